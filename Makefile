@@ -1,0 +1,79 @@
+# The verbs that people and CI share. `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONPATH := $(CURDIR)
+
+ifdef PROMPT
+DEMO_ARGS += --prompt "$(PROMPT)"
+endif
+ifdef MODEL
+DEMO_ARGS += --model "$(MODEL)"
+endif
+ifdef IMAGE
+DEMO_ARGS += --image "$(IMAGE)"
+endif
+ifdef SEED
+DEMO_ARGS += --seed "$(SEED)"
+endif
+
+.PHONY: help
+help: ## list the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+.PHONY: setup
+setup: $(VENV)/.installed ## build .venv from requirements.lock
+
+$(VENV)/.installed: requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	touch $@
+
+.PHONY: setup-dev
+setup-dev: $(VENV)/.installed-dev ## setup, and the developer's tools
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	touch $@
+
+.PHONY: demo
+demo: setup ## one real video: make demo PROMPT="a blue square moves up on a white background"
+	@$(BIN)/python -m cli demo $(DEMO_ARGS)
+
+.PHONY: serve
+serve: setup ## the service in the foreground on http://127.0.0.1:8000
+	@exec $(BIN)/python -m cli serve
+
+.PHONY: check
+check: setup-dev ## ruff, mypy --strict and import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: fix
+fix: setup-dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: test
+test: setup-dev ## every test that a machine without a GPU can run
+	$(BIN)/python -m pytest
+
+.PHONY: eval-tiny
+eval-tiny: setup ## judge the demo model on 200 prompts it never saw
+	$(BIN)/python -m training evaluate
+
+.PHONY: train-tiny
+train-tiny: setup ## train the demo model from scratch into out/ltx-tiny (about two hours on 2 cores)
+	$(BIN)/python -m training train --out out/ltx-tiny
+
+.PHONY: bench-overhead
+bench-overhead: setup ## the service against diffusers in one process
+	$(BIN)/python -m benchmarks.overhead
+
+.PHONY: lock
+lock: ## compile requirements.lock and requirements-dev.lock anew
+	scripts/lock

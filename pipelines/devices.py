@@ -1,0 +1,61 @@
+"""Where a leg computes: device, dtype, threads and attention kernel.
+
+A replica without a GPU of its own uses the CPU even on a machine that has one: Ray leaves the other replicas' GPUs
+visible to it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from pipelines.catalogue import ModelCard
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where and how one leg runs."""
+
+    device: torch.device
+    dtype: torch.dtype
+    attention: str  # "xformers" or "native" (PyTorch's scaled_dot_product_attention)
+
+
+def place(card: ModelCard, *, gpu: bool, threads: int | None = None) -> Placement:
+    """Choose a leg's device and dtype, and fix its thread count, which is part of what "same bits" means on a CPU."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        _hide_xformers()
+    dtype: torch.dtype = getattr(torch, card.dtype["cuda" if device.type == "cuda" else "cpu"])
+    return Placement(device, dtype, attention_backend(device, dtype))
+
+
+def _hide_xformers() -> None:
+    """Keep diffusers from importing xformers where it cannot run: it costs a second and a screenful of warnings."""
+    import diffusers.utils.import_utils
+
+    diffusers.utils.import_utils._xformers_available = False
+
+
+def attention_backend(device: torch.device, dtype: torch.dtype) -> str:
+    """xformers where one token of attention with it really runs on the device, PyTorch's own kernels otherwise.
+
+    xformers has no CPU kernels, so a CPU leg does not ask.
+    """
+    if device.type != "cuda":
+        return "native"
+    try:
+        from xformers.ops import memory_efficient_attention
+
+        token = torch.zeros(1, 1, 1, 64, device=device, dtype=dtype)
+        memory_efficient_attention(token, token, token)
+    except (ImportError, NotImplementedError, RuntimeError, OSError) as error:
+        log.info("xformers does not run here, using PyTorch attention: %s", str(error).splitlines()[0])
+        return "native"
+    return "xformers"

@@ -1,0 +1,86 @@
+"""Everything that can go wrong, as one tree.
+
+KinorayError
+├── RequestError              the client's mistake: answered at once, never retried, no GPU is touched
+│   ├── InvalidRequest        400
+│   ├── NotFound              404
+│   ├── PayloadTooLarge       413
+│   └── NotReady              400: the job exists, its result does not yet
+├── JobFailed                 the job cannot succeed, however often it is tried
+│   └── WeightsUnavailable    a checkpoint cannot be found or fetched
+└── ConfigError               the operator's mistake: the service does not start
+
+A message says what to do next. It never repeats a prompt or a request body.
+"""
+
+from __future__ import annotations
+
+
+class KinorayError(Exception):
+    """Base of the tree. `code` is for programs, the message for people."""
+
+    code = "server_error"
+    http_status = 500
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or type(self).code
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross process boundaries; the default reduction loses keyword-only arguments.
+        return (_rebuild, (type(self), self.message, self.param, self.code))
+
+
+class RequestError(KinorayError):
+    """The client's mistake."""
+
+    code = "invalid_request"
+    http_status = 400
+
+
+class InvalidRequest(RequestError):
+    """A field of the request is missing, unknown, out of range or unreadable."""
+
+
+class NotFound(RequestError):
+    """No such video, or it has been deleted."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class PayloadTooLarge(RequestError):
+    """The request's body or a file in it is larger than the server accepts."""
+
+    code = "payload_too_large"
+    http_status = 413
+
+
+class NotReady(RequestError):
+    """The video has not been rendered yet. 400 and not 409, which the OpenAI client would retry silently."""
+
+    code = "video_not_ready"
+
+
+class JobFailed(KinorayError):
+    """The job cannot succeed, however often it is tried."""
+
+    code = "generation_failed"
+
+
+class WeightsUnavailable(JobFailed):
+    """A checkpoint cannot be found on this machine, nor fetched."""
+
+    code = "weights_unavailable"
+
+
+class ConfigError(KinorayError):
+    """A configuration file is wrong. Raised before anything starts."""
+
+    code = "config_error"
+
+
+def _rebuild(kind: type[KinorayError], message: str, param: str | None, code: str) -> KinorayError:
+    return kind(message, param=param, code=code)

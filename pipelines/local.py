@@ -1,0 +1,60 @@
+"""Every leg in one process: the same mathematics without the relay, for evaluation, benchmarks and offline use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from PIL.Image import Image
+from torch import Tensor
+
+from pipelines.catalogue import ModelCard
+from pipelines.devices import place
+from pipelines.families import Leg, load_leg
+from pipelines.requests import Parameters
+
+
+class LocalPipeline:
+    """A model whose legs load when first used."""
+
+    def __init__(self, card: ModelCard, *, gpu: bool = True, threads: int | None = None) -> None:
+        self.card = card
+        self.placement = place(card, gpu=gpu, threads=threads)
+
+    @cached_property
+    def text(self) -> Any:
+        return self._load("text")
+
+    @cached_property
+    def image(self) -> Any:
+        return self._load("image")
+
+    @cached_property
+    def denoiser(self) -> Any:
+        return self._load("denoise")
+
+    @cached_property
+    def decoder(self) -> Any:
+        return self._load("decode")
+
+    def generate(
+        self,
+        prompt: str,
+        parameters: Parameters,
+        image: Image | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """One video, [F, 3, H, W] float32 in [0, 1]."""
+        text = self.text.encode(prompt, parameters)
+        first = None if image is None else self.image.encode(image, parameters)
+        run = self.denoiser.begin(parameters, text, first)
+        while run.step_index < run.num_steps:
+            run.step()
+            if on_step is not None:
+                on_step(run.step_index, run.num_steps)
+        pixels: Tensor = self.decoder.decode(run.result(), parameters)
+        return pixels
+
+    def _load(self, leg: Leg) -> Any:
+        return load_leg(leg, self.card, self.placement)

@@ -1,0 +1,56 @@
+"""Leg 3: latents to frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.catalogue import ModelCard
+from pipelines.devices import Placement
+from pipelines.ltx.handover import FinalLatents
+from pipelines.requests import Parameters
+from pipelines.weights import load_component
+
+
+class VideoDecoder:
+    """The decoder half of the autoencoder.
+
+    A video is decoded whole, as diffusers does: the decoder is not causal, so framewise decoding gives other pixels.
+    One video per call, because `AutoencoderKLLTXVideo.decode` with timestep conditioning cannot slice a batch.
+    """
+
+    def __init__(self, card: ModelCard, placement: Placement) -> None:
+        from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
+
+        self.vae = load_component(AutoencoderKLLTXVideo, card, "vae", dtype=placement.dtype, device=placement.device)
+        del self.vae.encoder
+        self.placement = placement
+
+    @torch.no_grad()
+    def decode(self, final: FinalLatents, parameters: Parameters) -> Tensor:
+        """Latents to pixels, [F, 3, H, W] float32 in [0, 1] on the leg's device."""
+        vae, device, dtype = self.vae, self.placement.device, self.placement.dtype
+        mean, std = (part.view(1, -1, 1, 1, 1).cpu().float() for part in (vae.latents_mean, vae.latents_std))
+        latents = (final.latents * std / vae.config.scaling_factor + mean).to(dtype)
+        timestep = None
+        if vae.config.timestep_conditioning:
+            generator = torch.Generator("cpu")
+            generator.set_state(final.rng_state)
+            noise = torch.randn(latents.shape, generator=generator, dtype=dtype)
+            noise_scale = parameters.decode_noise_scale
+            if noise_scale is None:
+                noise_scale = parameters.decode_timestep
+            share = torch.tensor([noise_scale], dtype=dtype)[:, None, None, None, None]
+            latents = (1 - share) * latents + share * noise
+            timestep = torch.tensor([parameters.decode_timestep], dtype=dtype, device=device)
+        video = vae.decode(latents.to(device), timestep, return_dict=False)[0]  # [1, 3, F, H, W] in [-1, 1]
+        return (video[0].permute(1, 0, 2, 3) * 0.5 + 0.5).clamp(0, 1)
+
+    def frames(self, final: FinalLatents, parameters: Parameters) -> Iterator[NDArray[np.uint8]]:
+        """Latents to frames for a video encoder: [H, W, 3] uint8, in order."""
+        for frame in self.decode(final, parameters):
+            yield (frame.permute(1, 2, 0).float() * 255).round().to(torch.uint8).cpu().numpy()

@@ -1,0 +1,197 @@
+"""Leg 2: noise to latents, one step at a time.
+
+The arithmetic and its order are those of diffusers' `LTXPipeline.__call__` and `LTXImageToVideoPipeline.__call__`; the
+loop is ours, so that it can stop between any two steps and go on elsewhere with the same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.catalogue import ModelCard
+from pipelines.devices import Placement
+from pipelines.ltx.handover import DenoiseState, FinalLatents, ImageConditioning, TextConditioning
+from pipelines.ltx.packing import pack, unpack
+from pipelines.requests import Parameters
+from pipelines.weights import load_component, locate
+
+
+class Denoiser:
+    """The transformer and its scheduler's configuration."""
+
+    def __init__(self, card: ModelCard, placement: Placement) -> None:
+        from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
+        from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
+        self.transformer = load_component(
+            LTXVideoTransformer3DModel, card, "transformer", dtype=placement.dtype, device=placement.device
+        )
+        self.transformer.set_attention_backend(placement.attention)
+        folder = locate(card, "scheduler")
+        self.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(str(folder), subfolder="scheduler")
+        self.card = card
+        self.placement = placement
+
+    def begin(
+        self,
+        parameters: Parameters,
+        text: TextConditioning,
+        image: ImageConditioning | None = None,
+        state: DenoiseState | None = None,
+    ) -> DenoiseRun:
+        """Start a denoise, or go on with one from its state."""
+        return DenoiseRun(self, parameters, text, image, state)
+
+
+class DenoiseRun:
+    """One video's denoise. Call `step` until `step_index` reaches `num_steps`, then take `result`."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        parameters: Parameters,
+        text: TextConditioning,
+        image: ImageConditioning | None,
+        state: DenoiseState | None,
+    ) -> None:
+        self.transformer = denoiser.transformer
+        self.parameters = parameters
+        self.device = denoiser.placement.device
+        compression = denoiser.card.compression
+        self.grid = (  # f, h, w
+            (parameters.num_frames - 1) // compression.temporal + 1,
+            parameters.height // compression.spatial,
+            parameters.width // compression.spatial,
+        )
+        self.rope_scale = (compression.temporal / parameters.fps, compression.spatial, compression.spatial)
+        self.embeds, self.mask = self._conditioning(text)
+        self.clean_tokens = self._clean_tokens() if image is not None else None  # [B, S], 1 on the given frame
+        # The scheduler keeps a step counter, so each run has its own. With one step there is nothing to stretch to the
+        # terminal sigma, and diffusers' stretch divides by zero.
+        single = {"shift_terminal": None} if parameters.num_inference_steps == 1 else {}
+        self.scheduler = type(denoiser.scheduler).from_config(denoiser.scheduler.config, **single)
+        self.timesteps = self._schedule()
+        self.num_steps = len(self.timesteps)
+        if state is None:
+            self.generator = torch.Generator("cpu").manual_seed(parameters.seed)
+            self.latents = self._initial_latents(image)
+            self.step_index = 0
+        else:
+            self.generator = torch.Generator("cpu")
+            self.generator.set_state(state.rng_state)
+            self.latents = state.latents.to(self.device)
+            self.step_index = state.step
+        self.scheduler.set_begin_index(self.step_index)
+
+    @property
+    def state(self) -> DenoiseState:
+        """The run as it stands between two steps, on the CPU."""
+        return DenoiseState(self.latents.cpu(), self.step_index, self.generator.get_state())
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Run the next step."""
+        timestep = self.timesteps[self.step_index]
+        guided = self.parameters.guided
+        batch = torch.cat([self.latents] * 2) if guided else self.latents
+        batch = batch.to(self.embeds.dtype)
+        per_sample = timestep.expand(batch.shape[0])  # [B]
+        if self.clean_tokens is not None:
+            per_sample = per_sample.unsqueeze(-1) * (1 - self.clean_tokens)  # [B, S]
+        num_frames, height, width = self.grid
+        with self.transformer.cache_context("cond_uncond"):
+            prediction = self.transformer(
+                hidden_states=batch,
+                encoder_hidden_states=self.embeds,
+                timestep=per_sample,
+                encoder_attention_mask=self.mask,
+                num_frames=num_frames,
+                height=height,
+                width=width,
+                rope_interpolation_scale=self.rope_scale,
+                return_dict=False,
+            )[0].float()
+        if guided:
+            prediction = self._guided(*prediction.chunk(2))
+        self.latents = self._advance(prediction, timestep)
+        self.step_index += 1
+
+    def result(self) -> FinalLatents:
+        """The finished latents, on the CPU. Only after the last step."""
+        assert self.step_index == self.num_steps, f"{self.num_steps - self.step_index} steps are left"
+        return FinalLatents(unpack(self.latents, *self.grid).cpu(), self.generator.get_state())
+
+    def _conditioning(self, text: TextConditioning) -> tuple[Tensor, Tensor]:
+        embeds, mask = text.prompt_embeds, text.prompt_attention_mask
+        if self.parameters.guided:
+            assert text.negative_prompt_embeds is not None, "guidance needs the negative prompt's embeddings"
+            assert text.negative_prompt_attention_mask is not None, "guidance needs the negative prompt's mask"
+            embeds = torch.cat([text.negative_prompt_embeds, embeds])
+            mask = torch.cat([text.negative_prompt_attention_mask, mask])
+        return embeds.to(self.device), mask.to(self.device)
+
+    def _clean_tokens(self) -> Tensor:
+        num_frames, height, width = self.grid
+        mask = torch.zeros(1, 1, num_frames, height, width, device=self.device)
+        mask[:, :, 0] = 1.0
+        packed = pack(mask).squeeze(-1)
+        return torch.cat([packed, packed]) if self.parameters.guided else packed
+
+    def _schedule(self) -> Tensor:
+        if self.parameters.timesteps is not None:
+            self.scheduler.set_timesteps(
+                timesteps=list(self.parameters.timesteps), device=self.device, mu=self._shift()
+            )
+        else:
+            steps = self.parameters.num_inference_steps
+            sigmas = np.linspace(1.0, 1 / steps, steps)
+            self.scheduler.set_timesteps(sigmas=sigmas, device=self.device, mu=self._shift())
+        timesteps: Tensor = self.scheduler.timesteps
+        return timesteps
+
+    def _shift(self) -> float:
+        """The resolution-dependent shift of the schedule (diffusers `calculate_shift`)."""
+        config = self.scheduler.config
+        low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        base, top = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+        num_frames, height, width = self.grid
+        slope = (top - base) / (high - low)
+        shift: float = num_frames * height * width * slope + (base - slope * low)
+        return shift
+
+    def _initial_latents(self, image: ImageConditioning | None) -> Tensor:
+        channels = self.transformer.config.in_channels
+        shape = (1, channels, *self.grid)
+        if image is None:
+            return pack(torch.randn(shape, generator=self.generator)).to(self.device)
+        mean, logvar = image.moments.chunk(2, dim=1)
+        deviation = torch.exp(0.5 * torch.clamp(logvar, -30.0, 20.0))
+        first = mean + deviation * torch.randn(mean.shape, generator=self.generator, dtype=mean.dtype)
+        first = first.float()
+        first = (first - image.latents_mean.view(1, -1, 1, 1, 1)) / image.latents_std.view(1, -1, 1, 1, 1)
+        noise = torch.randn(shape, generator=self.generator)
+        clean = torch.zeros(1, 1, *self.grid)
+        clean[:, :, 0] = 1.0
+        first = first.repeat(1, 1, self.grid[0], 1, 1)
+        return pack(first * clean + noise * (1 - clean)).to(self.device)
+
+    def _guided(self, unconditional: Tensor, conditional: Tensor) -> Tensor:
+        """Classifier-free guidance, rescaled to the conditional prediction's deviation (arXiv 2305.08891, 3.4)."""
+        guided = unconditional + self.parameters.guidance_scale * (conditional - unconditional)
+        share = self.parameters.guidance_rescale
+        if share <= 0:
+            return guided
+        axes = list(range(1, guided.ndim))
+        rescaled = guided * (conditional.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True))
+        return share * rescaled + (1 - share) * guided
+
+    def _advance(self, prediction: Tensor, timestep: Tensor) -> Tensor:
+        if self.clean_tokens is None:
+            advanced: Tensor = self.scheduler.step(prediction, timestep, self.latents, return_dict=False)[0]
+            return advanced
+        # The given first frame stays as it is; only the others move.
+        prediction, latents = unpack(prediction, *self.grid), unpack(self.latents, *self.grid)
+        moved = self.scheduler.step(prediction[:, :, 1:], timestep, latents[:, :, 1:], return_dict=False)[0]
+        return pack(torch.cat([latents[:, :, :1], moved], dim=2))

@@ -1,0 +1,35 @@
+"""Leg 1b: the first frame to the moments of its latent distribution."""
+
+from __future__ import annotations
+
+import torch
+from PIL.Image import Image
+
+from pipelines.catalogue import ModelCard
+from pipelines.devices import Placement
+from pipelines.ltx.handover import ImageConditioning
+from pipelines.requests import Parameters
+from pipelines.weights import load_component
+
+
+class ImageEncoder:
+    """The encoder half of the autoencoder."""
+
+    def __init__(self, card: ModelCard, placement: Placement) -> None:
+        from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
+        from diffusers.video_processor import VideoProcessor
+
+        self.vae = load_component(AutoencoderKLLTXVideo, card, "vae", dtype=placement.dtype, device=placement.device)
+        del self.vae.decoder
+        self.processor = VideoProcessor(vae_scale_factor=self.vae.spatial_compression_ratio)
+        self.placement = placement
+
+    @torch.no_grad()
+    def encode(self, image: Image, parameters: Parameters) -> ImageConditioning:
+        """Resize (the aspect ratio is not kept, as in diffusers) and encode. Results are on the CPU."""
+        pixels = self.processor.preprocess(
+            image, height=parameters.height, width=parameters.width
+        )  # [1, 3, H, W] in [-1, 1]
+        pixels = pixels.to(self.placement.device, self.placement.dtype)
+        moments = self.vae.encode(pixels.unsqueeze(2)).latent_dist.parameters
+        return ImageConditioning(moments.cpu(), self.vae.latents_mean.cpu(), self.vae.latents_std.cpu())

@@ -1,0 +1,18 @@
+"""The transformer's view of a video: one token per latent position, frame by frame, row by row.
+
+Source: diffusers `LTXPipeline._pack_latents` and `_unpack_latents` with patch size 1, the only one LTX-Video has.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def pack(latents: Tensor) -> Tensor:
+    """[B, C, f, h, w] to [B, f*h*w, C]."""
+    return latents.permute(0, 2, 3, 4, 1).flatten(1, 3)
+
+
+def unpack(latents: Tensor, num_frames: int, height: int, width: int) -> Tensor:
+    """[B, f*h*w, C] to [B, C, f, h, w]."""
+    return latents.reshape(latents.shape[0], num_frames, height, width, -1).permute(0, 4, 1, 2, 3)

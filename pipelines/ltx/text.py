@@ -1,0 +1,52 @@
+"""Leg 1a: prompt to T5 embeddings."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pipelines.catalogue import ModelCard
+from pipelines.devices import Placement
+from pipelines.ltx.handover import TextConditioning
+from pipelines.requests import Parameters
+from pipelines.weights import load_component, locate
+
+
+class TextEncoder:
+    """T5 and its tokenizer.
+
+    Prompts are padded to the model's `max_sequence_length` and T5 attends to the padding, as in diffusers
+    (`LTXPipeline._get_t5_prompt_embeds`); the length is therefore part of the result. One prompt per forward, because a
+    batch changes bits.
+    """
+
+    def __init__(self, card: ModelCard, placement: Placement) -> None:
+        from transformers import AutoTokenizer, T5EncoderModel
+
+        folder = locate(card, "tokenizer")
+        self.tokenizer = AutoTokenizer.from_pretrained(str(folder), subfolder="tokenizer")
+        self.network = load_component(
+            T5EncoderModel, card, "text_encoder", dtype=placement.dtype, device=placement.device
+        )
+        self.device = placement.device
+
+    @torch.no_grad()
+    def encode(self, prompt: str, parameters: Parameters) -> TextConditioning:
+        """Embed a prompt, and the negative prompt when guidance is on. Results are on the CPU."""
+        embeds, mask = self._embed(prompt, parameters.max_sequence_length)
+        negative_embeds, negative_mask = None, None
+        if parameters.guided:
+            negative_embeds, negative_mask = self._embed(parameters.negative_prompt, parameters.max_sequence_length)
+        return TextConditioning(embeds, mask, negative_embeds, negative_mask)
+
+    def _embed(self, prompt: str, length: int) -> tuple[Tensor, Tensor]:
+        tokens = self.tokenizer(
+            [prompt],
+            padding="max_length",
+            max_length=length,
+            truncation=True,
+            add_special_tokens=True,
+            return_tensors="pt",
+        )
+        embeds = self.network(tokens.input_ids.to(self.device))[0]
+        return embeds.cpu(), tokens.attention_mask.bool()

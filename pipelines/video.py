@@ -1,0 +1,63 @@
+"""Frames to an mp4 that plays in a browser, and back.
+
+Fixed threads and no clock or host in the file: the same frames and metadata give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Frame = NDArray[np.uint8]  # [H, W, 3] RGB
+
+
+def encode_mp4(frames: Iterable[Frame], fps: int, metadata: dict[str, Any], *, threads: int = 1) -> bytes:
+    """Encode frames as H.264 (yuv420p, CRF 18) with the index in front and `metadata` as JSON in the comment.
+
+    Frames are taken one at a time, so a decoder may still be producing them.
+    """
+    with TemporaryDirectory(prefix="kinoray-mp4-") as folder:
+        # The muxer moves the index to the front in a second pass, which needs a real file.
+        path = Path(folder) / "video.mp4"
+        options = {"movflags": "+faststart", "fflags": "+bitexact"}
+        with av.open(str(path), "w", options=options) as container:
+            container.metadata["comment"] = json.dumps(metadata, sort_keys=True)
+            stream = None
+            for pixels in frames:
+                if stream is None:
+                    stream = container.add_stream(
+                        "libx264", rate=Fraction(fps), options={"crf": "18", "preset": "medium"}
+                    )
+                    stream.height, stream.width = pixels.shape[:2]
+                    stream.pix_fmt = "yuv420p"
+                    stream.codec_context.thread_count = threads
+                for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                    container.mux(packet)
+            assert stream is not None, "a video needs at least one frame"
+            for packet in stream.encode():
+                container.mux(packet)
+        return path.read_bytes()
+
+
+def read_frames(mp4: Path) -> Iterator[Frame]:
+    """The frames of a video file, in order."""
+    with av.open(str(mp4)) as container:
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
+
+
+def contact_sheet(mp4: Path, columns: int = 9, scale: int = 2) -> Image.Image:
+    """Evenly spaced frames of a video side by side, enlarged without smoothing."""
+    frames = list(read_frames(mp4))
+    chosen = [frames[round(i)] for i in np.linspace(0, len(frames) - 1, min(columns, len(frames)))]
+    sheet = Image.fromarray(np.concatenate(chosen, axis=1))
+    return sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)

@@ -1,0 +1,66 @@
+"""What a request becomes, and what the catalogue allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pipelines.catalogue import ModelCard, get_card, load_card, load_catalogue
+from pipelines.errors import ConfigError, InvalidRequest
+from pipelines.requests import GenerationRequest, resolve
+
+
+def request(**fields: object) -> GenerationRequest:
+    return GenerationRequest.model_validate({"prompt": "x", **fields})
+
+
+def test_every_shipped_card_accepts_its_own_defaults() -> None:
+    cards = load_catalogue()
+    assert set(cards) == {"ltx-tiny", "ltx-video-0.9.5", "ltx-video-0.9.8-2b-distilled"}
+    for card in cards.values():
+        parameters = resolve(request(width=card.defaults.width, height=card.defaults.height), card)
+        assert parameters.num_frames == card.defaults.num_frames
+
+
+def test_real_ltx_models_take_8k_plus_1_frames() -> None:
+    with pytest.raises(InvalidRequest, match="nearest are 97 and 105"):
+        resolve(request(num_frames=100), get_card("ltx-video-0.9.5"))
+
+
+def test_a_distilled_model_has_its_own_schedule() -> None:
+    card = get_card("ltx-video-0.9.8-2b-distilled")
+    assert resolve(request(), card).timesteps == (1000, 993, 987, 981, 975, 909, 725, 0.03)
+    with pytest.raises(InvalidRequest, match="must be 8"):
+        resolve(request(num_inference_steps=20), card)
+
+
+def test_seconds_choose_the_nearest_number_of_frames() -> None:
+    card = get_card("ltx-video-0.9.5")
+    assert resolve(request(), card, seconds=4).num_frames == 97
+    assert resolve(request(fps=24), card, seconds=0.01).num_frames == 1
+    with pytest.raises(InvalidRequest, match="between 1 and 257"):
+        resolve(request(), card, seconds=60)
+
+
+def test_a_seed_is_drawn_when_none_is_given() -> None:
+    card = get_card("ltx-tiny")
+    assert resolve(request(seed=0), card).seed == 0
+    assert len({resolve(request(), card).seed for _ in range(8)}) > 1
+
+
+def test_a_misspelt_key_of_a_card_is_refused_at_every_level(tmp_path: Path) -> None:
+    good = (Path("configs/models") / "ltx-tiny.yaml").read_text()
+    path = tmp_path / "ltx-tiny.yaml"
+    for wrong in (good + "extra: 1\n", good.replace("fps: 8", "fsp: 8"), good.replace("max_size:", "max_sise:")):
+        path.write_text(wrong)
+        with pytest.raises(ConfigError):
+            load_card(path)
+
+
+def test_a_source_is_in_one_place() -> None:
+    card = get_card("ltx-tiny").model_dump(mode="json")
+    for source in ({}, {"folder": "a", "repo": "b"}, {"file": "x.safetensors"}):
+        with pytest.raises(ValidationError):
+            ModelCard.model_validate({**card, "source": source})
