@@ -1,0 +1,34 @@
+"""The table of jobs, in SQLAlchemy Core."""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
+
+metadata = MetaData()
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(48), primary_key=True),
+    Column("model", String(128), nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("parameters", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("has_image", Boolean, nullable=False),
+    Column("user", String(256)),
+    Column("status", String(16), nullable=False),
+    Column("leg", String(16)),
+    Column("progress", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("not_before", Float, nullable=False),
+    Column("started_at", Float),
+    Column("completed_at", Float),
+    Column("leg_seconds", JSON, nullable=False),
+    Column("facts", JSON, nullable=False),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    Column("lease_owner", String(128)),
+    Column("lease_token", String(48)),
+    Column("lease_expires_at", Float),
+    Index("jobs_by_status", "status", "id"),
+)
