@@ -1,0 +1,174 @@
+"""The HTTP API: stateless, any number of replicas. Everything that can be known without a GPU is refused here."""
+
+# No postponed annotations here: Serve rebuilds the routes from the methods' signatures and needs the types themselves.
+
+import asyncio
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import FileResponse
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from deployments.body import check_image, read_body
+from deployments.events import emit
+from deployments.facts import exposition
+from deployments.http_errors import install
+from deployments.readiness import missing_legs
+from deployments.schemas import CreateVideo, DeletedVideo, Model, ModelList, Video, VideoList, parse_create
+from deployments.settings import Settings, data_dir
+from jobs.lifecycle import Status
+from jobs.record import Job, new_job_id
+from jobs.store import JobStore
+from pipelines.errors import InvalidRequest, NotFound, NotReady, PayloadTooLarge
+from pipelines.requests import resolve
+from storage.folder import FolderStore
+from storage.store import input_key, job_prefix, video_key
+
+POLL_AFTER_MS = {Status.QUEUED: 500, Status.IN_PROGRESS: 250}
+
+app = FastAPI(title="Kinoray", description="Video generation on a Ray cluster.", version="0.1.0")
+install(app)
+
+CREATE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            kind: {"schema": CreateVideo.model_json_schema()} for kind in ("application/json", "multipart/form-data")
+        },
+    }
+}
+
+
+def _unknown() -> NotFound:
+    return NotFound("no such video; it may have been deleted", param="video_id")
+
+
+def _poll_after(response: Response, status: Status) -> None:
+    """Tell the openai client how long to wait before it asks again."""
+    if status in POLL_AFTER_MS:
+        response.headers["openai-poll-after-ms"] = str(POLL_AFTER_MS[status])
+
+
+# Serve pickles the class by value when it decorates it, with what the module holds by then: helpers stand above it.
+@serve.deployment(name="Api", max_ongoing_requests=200, graceful_shutdown_timeout_s=20)
+@serve.ingress(app)
+class Api:
+    """OpenAI's Videos API, and what an operator needs beside it."""
+
+    def __init__(self, settings: Settings, conductor: DeploymentHandle[Any]) -> None:
+        self.settings = settings
+        self.cards = settings.cards()
+        self.conductor = conductor
+        self.jobs = JobStore(data_dir() / "jobs.sqlite3")
+        self.store = FolderStore(data_dir() / "artifacts")
+
+    @app.post("/v1/videos", openapi_extra=CREATE_BODY)
+    async def create(self, request: Request, response: Response) -> Video:
+        """Accept a job. Once this answers, the job is stored and will be rendered."""
+        limit = self.settings.max_body_bytes
+        if int(request.headers.get("content-length") or 0) > limit:
+            raise PayloadTooLarge(f"the body must be at most {limit} bytes")
+        fields, image = await read_body(request, limit)
+        body = parse_create(fields)
+        model = body.model or self.settings.models[0]
+        card = self.cards.get(model)
+        if card is None:
+            known = ", ".join(self.cards)
+            raise InvalidRequest(f"no such model here; there are {known}", param="model", code="model_not_found")
+        parameters = resolve(body.generation(), card, body.duration())
+        if image is not None:
+            image = await asyncio.to_thread(check_image, image, self.settings.max_image_pixels)
+        job = Job(
+            id=new_job_id(),
+            model=model,
+            prompt=body.prompt or "",
+            parameters=parameters.model_dump(mode="json"),
+            created_at=time.time(),
+            has_image=image is not None,
+            user=body.user,
+        )
+        await asyncio.to_thread(self._accept, job, image)
+        emit("job.accepted", job_id=job.id, model=model, size=f"{parameters.width}x{parameters.height}")
+        self.conductor.nudge.remote()
+        _poll_after(response, job.status)
+        return Video.of(job)
+
+    @app.get("/v1/videos")
+    async def list(
+        self,
+        after: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Literal["asc", "desc"] = "desc",
+    ) -> VideoList:
+        """Jobs by time of creation."""
+        jobs, more = await asyncio.to_thread(self.jobs.page, after=after, limit=limit, newest_first=order == "desc")
+        data = [Video.of(job) for job in jobs]
+        ends = (data[0].id, data[-1].id) if data else (None, None)
+        return VideoList(data=data, first_id=ends[0], last_id=ends[1], has_more=more)
+
+    @app.get("/v1/videos/{video_id}")
+    async def retrieve(self, video_id: str, response: Response) -> Video:
+        """A job as it stands, with true step progress."""
+        job = await self._job(video_id)
+        _poll_after(response, job.status)
+        return Video.of(job)
+
+    @app.get("/v1/videos/{video_id}/content", response_class=FileResponse)
+    async def content(self, video_id: str) -> FileResponse:
+        """The finished mp4; supports Range."""
+        job = await self._job(video_id)
+        if job.status is not Status.COMPLETED:
+            raise NotReady(f"the video is {job.status}; its content exists once it is completed", param="video_id")
+        path = self.store.path(video_key(job.id))
+        return FileResponse(path, media_type="video/mp4", filename=f"{job.id}.mp4", content_disposition_type="inline")
+
+    @app.delete("/v1/videos/{video_id}")
+    async def delete(self, video_id: str) -> DeletedVideo:
+        """Forget a job and everything it stored; a live one is stopped at its next step."""
+        job = await self._job(video_id)
+        if not await asyncio.to_thread(self.jobs.delete, job.id):
+            raise _unknown()
+        await asyncio.to_thread(self.store.delete_prefix, job_prefix(job.id))
+        emit("job.deleted", job_id=job.id, model=job.model)
+        return DeletedVideo(id=job.id)
+
+    @app.get("/v1/models")
+    async def models(self) -> ModelList:
+        """The models this service runs, with their limits and defaults."""
+        return ModelList(data=[Model.of(card) for card in self.cards.values()])
+
+    @app.get("/healthz")
+    async def healthz(self) -> dict[str, str]:
+        """This process is alive."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz(self, response: Response) -> dict[str, Any]:
+        """200 once every model could run at once; a leg that its config scales to zero counts as ready."""
+        waiting = await asyncio.to_thread(missing_legs)
+        response.status_code = 503 if waiting else 200
+        return {"status": "loading" if waiting else "ready", "waiting_for": waiting}
+
+    @app.get("/metrics")
+    async def metrics(self) -> Response:
+        """Cluster-wide facts from the job store, for Prometheus."""
+        text, kind = await asyncio.to_thread(exposition, self.jobs)
+        return Response(text, media_type=kind)
+
+    async def _job(self, job_id: str) -> Job:
+        job = await asyncio.to_thread(self.jobs.get, job_id)
+        if job is None:
+            raise _unknown()
+        return job
+
+    def _accept(self, job: Job, image: bytes | None) -> None:
+        """Store the image, then the job, which is the moment of acceptance; or neither."""
+        try:
+            if image is not None:
+                self.store.put(input_key(job.id), image)
+            self.jobs.insert(job)
+        except BaseException:
+            self.store.delete_prefix(job_prefix(job.id))
+            raise

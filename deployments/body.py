@@ -1,0 +1,119 @@
+"""The body of a create request, JSON or form, as one dict of fields and perhaps an image."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import warnings
+from typing import Any
+
+from fastapi import Request
+from PIL import Image, ImageOps, UnidentifiedImageError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from pipelines.errors import InvalidRequest, PayloadTooLarge
+
+IMAGE_FIELD = "input_reference"
+
+
+async def read_body(request: Request, max_bytes: int) -> tuple[dict[str, Any], bytes | None]:
+    """The fields, and the bytes of `input_reference` if there is one.
+
+    The openai client always sends a form, also without a file, and its `extra_body` as flat form fields.
+
+    Raises:
+        InvalidRequest, PayloadTooLarge: the body cannot be read.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+        return await _read_form(request)
+    if kind in ("application/json", ""):
+        return _read_json(await _read_bytes(request, max_bytes))
+    raise InvalidRequest("send application/json or multipart/form-data", param="content-type")
+
+
+def check_image(data: bytes, max_pixels: int) -> bytes:
+    """Decode an image fully and return it as an upright RGB PNG.
+
+    Raises:
+        InvalidRequest: not an image, animated, truncated or too many pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of decompression bombs from a size of its own; ours is checked below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+        if image.width * image.height > max_pixels:
+            message = f"the image must have at most {max_pixels} pixels; it is {image.width}x{image.height}"
+            raise InvalidRequest(message, param=IMAGE_FIELD)
+        if getattr(image, "n_frames", 1) > 1:
+            raise InvalidRequest("the image must not be animated; send one frame", param=IMAGE_FIELD)
+        upright = ImageOps.exif_transpose(image)
+        if upright.has_transparency_data:
+            backdrop = Image.new("RGBA", upright.size, "black")
+            upright = Image.alpha_composite(backdrop, upright.convert("RGBA"))
+        out = io.BytesIO()
+        upright.convert("RGB").save(out, "PNG")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise InvalidRequest("the image cannot be read; send a complete PNG, JPEG or WebP", param=IMAGE_FIELD) from None
+    return out.getvalue()
+
+
+async def _read_bytes(request: Request, max_bytes: int) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise PayloadTooLarge(f"the body must be at most {max_bytes} bytes")
+    return bytes(body)
+
+
+async def _read_form(request: Request) -> tuple[dict[str, Any], bytes | None]:
+    try:
+        form = await request.form(max_files=1, max_fields=64)
+    except HTTPException as error:
+        raise InvalidRequest(f"the form cannot be read: {error.detail}", code="invalid_form") from None
+    fields: dict[str, Any] = {}
+    image: bytes | None = None
+    for name, value in form.multi_items():
+        if name in fields or (name == IMAGE_FIELD and image is not None):
+            raise InvalidRequest("this field was sent twice", param=name)
+        if isinstance(value, UploadFile):
+            if name != IMAGE_FIELD:
+                raise InvalidRequest(f"a file belongs into {IMAGE_FIELD}", param=name)
+            image = await value.read()
+        elif name == IMAGE_FIELD:
+            image = _data_url(value)
+        else:
+            fields[name] = value
+    return fields, image
+
+
+def _read_json(data: bytes) -> tuple[dict[str, Any], bytes | None]:
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError):
+        raise InvalidRequest("the body is not valid JSON", code="invalid_json") from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest("the body must be a JSON object", code="invalid_json")
+    reference = fields.pop(IMAGE_FIELD, None)
+    if reference is None:
+        return fields, None
+    if not isinstance(reference, str):
+        raise InvalidRequest("input_reference must be a data URL in JSON", param=IMAGE_FIELD)
+    return fields, _data_url(reference)
+
+
+def _data_url(value: str) -> bytes:
+    head, comma, data = value.partition(",")
+    if not (head.startswith("data:") and head.endswith(";base64") and comma):
+        raise InvalidRequest(
+            "input_reference must be a file, or a data URL: data:image/png;base64,...", param=IMAGE_FIELD
+        )
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest("the data URL is not valid base64", param=IMAGE_FIELD) from None

@@ -1,0 +1,67 @@
+"""Serve config files, read strictly: Ray ignores keys it does not know, here a typo dies with a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import DeploymentSchema, RayActorOptionsSchema, ServeApplicationSchema, ServeDeploySchema
+
+from deployments.settings import load_settings
+from pipelines.errors import ConfigError
+
+LOCAL = "configs/local.yaml"
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Read and check a Serve config file.
+
+    Raises:
+        ConfigError: naming the file and every key at fault.
+    """
+    try:
+        config: Any = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} must be a Serve config: a mapping with `applications`")
+    problems = check_config(config)
+    if problems:
+        raise ConfigError(f"{path}: " + "; ".join(problems))
+    return config
+
+
+def check_config(config: dict[str, Any]) -> list[str]:
+    """Everything wrong with a Serve config, as sentences."""
+    problems = _unknown(config, ServeDeploySchema, "the config")
+    for application in config.get("applications", []):
+        problems += _unknown(application, ServeApplicationSchema, f"application {application.get('name')}")
+        for deployment in application.get("deployments", []):
+            where = f"deployment {deployment.get('name')}"
+            problems += _unknown(deployment, DeploymentSchema, where)
+            problems += _unknown(
+                deployment.get("autoscaling_config"), AutoscalingConfig, f"{where}, autoscaling_config"
+            )
+            problems += _unknown(
+                deployment.get("ray_actor_options"), RayActorOptionsSchema, f"{where}, ray_actor_options"
+            )
+        try:
+            load_settings(application.get("args", {}))
+        except ConfigError as error:
+            problems.append(error.message)
+    if not problems:
+        try:
+            ServeDeploySchema.model_validate(config)
+        except ValidationError as error:
+            problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    return problems
+
+
+def _unknown(given: Any, schema: Any, where: str) -> list[str]:
+    if not isinstance(given, dict):
+        return []
+    known = set(schema.model_fields)
+    return [f"{where} has no option {key!r}" for key in given if key not in known]

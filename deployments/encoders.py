@@ -1,0 +1,54 @@
+"""Legs 1a and 1b: prompt and image to conditioning. Models that use the same checkpoint share a deployment."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator
+from typing import Any
+
+from ray import serve
+
+from deployments.leg import Worker, load
+from deployments.settings import Settings, data_dir
+from pipelines.catalogue import ModelCard
+from pipelines.requests import Parameters
+from storage.store import local_store
+
+
+@serve.deployment(name="TextEncoder", max_ongoing_requests=8, graceful_shutdown_timeout_s=60)
+class TextEncoder:
+    """Prompts to embeddings, one per forward."""
+
+    def __init__(self, card: ModelCard, settings: Settings) -> None:
+        self.worker = Worker(settings.step_timeout_s)
+        self.encoder = load("text", card, settings)
+
+    async def run(self, prompt: str, parameters: Parameters) -> AsyncIterator[Any]:
+        async for item in self.worker.stream(lambda _: self.encoder.encode(prompt, parameters)):
+            yield item
+
+    def check_health(self) -> None:
+        self.worker.check()
+
+
+@serve.deployment(name="ImageEncoder", max_ongoing_requests=8, graceful_shutdown_timeout_s=60)
+class ImageEncoder:
+    """First frames to latent moments. The image is read from the artifact store, where the API put it."""
+
+    def __init__(self, card: ModelCard, settings: Settings) -> None:
+        self.worker = Worker(settings.step_timeout_s)
+        self.encoder = load("image", card, settings)
+        self.store = local_store(data_dir())
+
+    async def run(self, key: str, parameters: Parameters) -> AsyncIterator[Any]:
+        async for item in self.worker.stream(lambda _: self._encode(key, parameters)):
+            yield item
+
+    def check_health(self) -> None:
+        self.worker.check()
+
+    def _encode(self, key: str, parameters: Parameters) -> Any:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(self.store.get(key))) as image:
+            return self.encoder.encode(image.convert("RGB"), parameters)

@@ -1,0 +1,35 @@
+"""Cluster-wide facts for Prometheus, read from the job store at each scrape: every API replica answers the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from jobs.store import JobStore
+
+
+class JobFacts(Collector):
+    """How many jobs are in each state, and how long the oldest has waited."""
+
+    def __init__(self, jobs: JobStore) -> None:
+        self.jobs = jobs
+
+    def collect(self) -> Iterator[Metric]:
+        counts = GaugeMetricFamily("kinoray_jobs", "Jobs in the store by state.", labels=("model", "status"))
+        for (model, status), count in sorted(self.jobs.counts().items()):
+            counts.add_metric((model, status.value), count)
+        yield counts
+        oldest = self.jobs.oldest_queued_at()
+        age = 0.0 if oldest is None else max(time.time() - oldest, 0.0)
+        yield GaugeMetricFamily("kinoray_oldest_queued_age_seconds", "Age of the oldest queued job.", value=age)
+
+
+def exposition(jobs: JobStore) -> tuple[bytes, str]:
+    """The text and content type of a scrape. The registry is made here: Serve re-pickles module-level ones."""
+    registry = CollectorRegistry()
+    registry.register(JobFacts(jobs))
+    return generate_latest(registry), CONTENT_TYPE_LATEST

@@ -1,0 +1,44 @@
+"""One handler turns every error into `{"error": {"message", "type", "param", "code"}}`, which OpenAI's clients read."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from pipelines.errors import InvalidRequest, KinorayError
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers on an app."""
+    app.add_exception_handler(KinorayError, _known)
+    app.add_exception_handler(RequestValidationError, _bad_query)
+    app.add_exception_handler(HTTPException, _no_route)
+
+
+def render(error: KinorayError, status: int | None = None) -> JSONResponse:
+    """An error on the wire."""
+    kind = "invalid_request_error" if (status or error.http_status) < 500 else "server_error"
+    body = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+    return JSONResponse({"error": body}, status or error.http_status)
+
+
+async def _known(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, KinorayError)
+    return render(error)
+
+
+async def _bad_query(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    name = str(first["loc"][-1])
+    return render(InvalidRequest(f"{name}: {first['msg'][:1].lower()}{first['msg'][1:]}", param=name))
+
+
+async def _no_route(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}.get(
+        error.status_code, "invalid_request"
+    )
+    return render(KinorayError(str(error.detail), code=code), error.status_code)

@@ -1,0 +1,163 @@
+"""What every leg that computes has in common: one worker thread, a stream of small events, cancellation, health.
+
+A leg answers a call with a stream: `Progress` while it works, then `Finished`, then its value. The caller awaits the
+small events and passes the reference of the value on, unread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import ray
+
+from deployments import metrics
+from deployments.events import emit
+from deployments.settings import Settings
+from pipelines.catalogue import ModelCard
+
+T = TypeVar("T")
+
+EVENTS_PER_SECOND = 5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """Steps done so far. At most five a second are sent; the last one always is."""
+
+    step: int
+    num_steps: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finished:
+    """The leg is done; the next item of the stream is its value."""
+
+    seconds: float
+    nbytes: int
+    facts: dict[str, Any]
+
+
+class Stopped(Exception):
+    """The caller cancelled the call; the worker thread unwinds at its next step."""
+
+
+class Control:
+    """The worker thread's side of a call: report progress, and learn at each step whether to stop."""
+
+    def __init__(self, report: Callable[[Progress], None]) -> None:
+        self._report = report
+        self._stop = threading.Event()
+        self.last_beat = time.monotonic()
+        self.facts: dict[str, Any] = {}
+
+    def step(self, done: int, of: int) -> None:
+        """Call between steps. Raises Stopped when the call was cancelled."""
+        self.last_beat = time.monotonic()
+        if self._stop.is_set():
+            raise Stopped
+        self._report(Progress(done, of))
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
+class Worker:
+    """Runs a leg's calls one at a time in a thread, so that the replica's event loop stays free."""
+
+    def __init__(self, step_timeout_s: float) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="leg")
+        self._step_timeout_s = step_timeout_s
+        self._current: Control | None = None
+
+    async def stream(self, work: Callable[[Control], T]) -> AsyncIterator[Progress | Finished | T]:
+        """Run `work` and yield its events. Cancelled, it ends only when the thread has really stopped."""
+        loop = asyncio.get_running_loop()
+        latest: list[Progress] = []
+        news = asyncio.Event()
+
+        def receive(progress: Progress) -> None:
+            latest[:] = [progress]
+            news.set()
+
+        def report(progress: Progress) -> None:
+            loop.call_soon_threadsafe(receive, progress)
+
+        control = Control(report)
+        future = loop.run_in_executor(self._pool, self._run, control, work)
+        future.add_done_callback(lambda _: news.set())
+        try:
+            while not future.done():
+                await news.wait()
+                news.clear()
+                if latest:
+                    yield latest.pop()
+                    await asyncio.wait([future], timeout=1 / EVENTS_PER_SECOND)
+            if latest:
+                yield latest.pop()
+            value, seconds = future.result()
+            yield Finished(seconds, payload_bytes(value), control.facts)
+            yield value
+        finally:
+            # The slot stays taken until the thread is out of the GPU.
+            control.stop()
+            while not future.done():
+                await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()
+
+    def check(self) -> None:
+        """Raise when the current call shows no sign of life, or the GPU's context is lost."""
+        control = self._current
+        if control is not None and time.monotonic() - control.last_beat > self._step_timeout_s:
+            raise RuntimeError(f"no step finished in {self._step_timeout_s:.0f} s; the replica is wedged")
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.mem_get_info()
+
+    def _run(self, control: Control, work: Callable[[Control], T]) -> tuple[T, float]:
+        self._current = control
+        started = time.perf_counter()
+        try:
+            return work(control), time.perf_counter() - started
+        finally:
+            self._current = None
+
+
+def payload_bytes(value: Any) -> int:
+    """Bytes of the tensors or the blob in a hand-over."""
+    if isinstance(value, bytes):
+        return len(value)
+    if not dataclasses.is_dataclass(value):
+        return 0
+    parts = (getattr(value, field.name) for field in dataclasses.fields(value))
+    return sum(part.nbytes if hasattr(part, "nbytes") else payload_bytes(part) for part in parts)
+
+
+def load(leg: str, card: ModelCard, settings: Settings) -> Any:
+    """Load one leg of a model in this replica, with the GPU that Ray gave it, if any."""
+    started = time.perf_counter()
+    # Importing torch and diffusers makes millions of objects that live as long as the process: collecting among them
+    # costs a tenth of the start, and again at every full collection later.
+    gc.disable()
+    from pipelines.devices import place
+    from pipelines.families import load_leg
+
+    placement = place(card, gpu=bool(ray.get_gpu_ids()), threads=getattr(settings.threads, leg))
+    loaded = load_leg(leg, card, placement)  # type: ignore[arg-type]
+    gc.freeze()
+    gc.enable()
+    seconds = time.perf_counter() - started
+    metrics.model_load_seconds().observe(seconds, {"model": card.id, "leg": leg})
+    emit(
+        "leg.loaded", leg=leg, model=card.id, seconds=round(seconds, 3), device=str(placement.device),
+        dtype=str(placement.dtype).removeprefix("torch."), attention=placement.attention,
+    )  # fmt: skip
+    return loaded

@@ -1,0 +1,66 @@
+"""Every metric the relay exports, once. Ray adds application, deployment and replica, and the prefix `ray_`.
+
+Names end up as `ray_kinoray_*` on each node's metrics port. No ids and no prompts in labels.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from ray.serve.metrics import Counter, Histogram
+
+SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600]
+STEP_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
+BYTES = [2.0**power for power in range(10, 31, 2)]
+
+
+@cache
+def jobs_total() -> Counter:
+    """Jobs that ended, by outcome (completed, failed, deleted) and retries (retried)."""
+    return Counter("kinoray_jobs_total", description="Jobs by outcome.", tag_keys=("model", "outcome"))
+
+
+@cache
+def queue_wait_seconds() -> Histogram:
+    return Histogram(
+        "kinoray_queue_wait_seconds", description="From accepted to claimed.", boundaries=SECONDS, tag_keys=("model",)
+    )
+
+
+@cache
+def leg_seconds() -> Histogram:
+    return Histogram(
+        "kinoray_leg_seconds", description="Seconds of work in a leg.", boundaries=SECONDS, tag_keys=("model", "leg")
+    )
+
+
+@cache
+def step_seconds() -> Histogram:
+    return Histogram(
+        "kinoray_step_seconds", description="Seconds per denoising step.", boundaries=STEP_SECONDS, tag_keys=("model",)
+    )
+
+
+@cache
+def handover_bytes() -> Histogram:
+    return Histogram(
+        "kinoray_handover_bytes",
+        description="Bytes that a leg hands to the next.",
+        boundaries=BYTES,
+        tag_keys=("model", "leg"),
+    )
+
+
+@cache
+def frames_total() -> Counter:
+    return Counter("kinoray_frames_total", description="Frames decoded.", tag_keys=("model",))
+
+
+@cache
+def model_load_seconds() -> Histogram:
+    return Histogram(
+        "kinoray_model_load_seconds",
+        description="From an empty process to a warm leg.",
+        boundaries=SECONDS,
+        tag_keys=("model", "leg"),
+    )

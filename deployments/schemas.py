@@ -1,0 +1,171 @@
+"""What goes over the wire: the create request, and the Video object with OpenAI's field names first, then ours."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from jobs.lifecycle import Status
+from jobs.record import Job
+from pipelines.catalogue import ModelCard
+from pipelines.errors import InvalidRequest
+from pipelines.requests import GenerationRequest, Parameters
+
+
+class CreateVideo(GenerationRequest):
+    """The body of POST /v1/videos, as JSON or as form fields."""
+
+    model: str | None = None
+    """An id from GET /v1/models."""
+    size: str | None = Field(default=None, pattern=r"^\d{1,5}x\d{1,5}$")
+    """WIDTHxHEIGHT, another way to say width and height."""
+    seconds: str | float | None = None
+    """Length of the video, another way to say num_frames: the nearest number of frames the model can make."""
+    input_reference: str | None = None
+    """The first frame: a file in a form, a data URL in JSON."""
+    user: str | None = Field(default=None, max_length=256)
+    """Who asks, for your own records."""
+
+    def generation(self) -> GenerationRequest:
+        """The request with `size` written out."""
+        fields = self.model_dump(include=set(GenerationRequest.model_fields))
+        if self.size is not None:
+            if self.width is not None or self.height is not None:
+                raise InvalidRequest("give size, or width and height, not both", param="size")
+            fields["width"], fields["height"] = map(int, self.size.split("x"))
+        return GenerationRequest.model_construct(**fields)
+
+    def duration(self) -> float | None:
+        """`seconds` as a number, which OpenAI's clients send as a string."""
+        if self.seconds is None:
+            return None
+        try:
+            value = float(self.seconds)
+        except ValueError:
+            value = -1.0
+        if not 0 < value <= 3600:
+            raise InvalidRequest("seconds must be a number above 0 and at most 3600", param="seconds")
+        if self.num_frames is not None:
+            raise InvalidRequest("give seconds or num_frames, not both", param="seconds")
+        return value
+
+
+class VideoError(BaseModel):
+    code: str
+    message: str
+
+
+class Video(BaseModel):
+    """A job as clients see it."""
+
+    id: str
+    object: Literal["video"] = "video"
+    model: str
+    status: Status
+    progress: int
+    created_at: int
+    completed_at: int | None
+    expires_at: int | None = None
+    seconds: str
+    size: str
+    prompt: str
+    error: VideoError | None
+    remixed_from_video_id: str | None = None
+    # Ours.
+    seed: int
+    leg: str | None
+    attempts: int
+    parameters: dict[str, Any]
+    leg_seconds: dict[str, float]
+    facts: dict[str, Any]
+    user: str | None
+
+    @classmethod
+    def of(cls, job: Job) -> Video:
+        parameters = Parameters.model_validate(job.parameters)
+        error = None
+        if job.error_code is not None:
+            error = VideoError(code=job.error_code, message=job.error_message or "")
+        return cls(
+            id=job.id,
+            model=job.model,
+            status=job.status,
+            progress=job.progress,
+            created_at=int(job.created_at),
+            completed_at=None if job.completed_at is None else int(job.completed_at),
+            seconds=f"{parameters.seconds:g}",
+            size=f"{parameters.width}x{parameters.height}",
+            prompt=job.prompt,
+            error=error,
+            seed=parameters.seed,
+            leg=job.leg,
+            attempts=job.attempts,
+            parameters=job.parameters,
+            leg_seconds=job.leg_seconds,
+            facts=job.facts,
+            user=job.user,
+        )
+
+
+class VideoList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Video]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class DeletedVideo(BaseModel):
+    id: str
+    deleted: Literal[True] = True
+    object: Literal["video.deleted"] = "video.deleted"
+
+
+class Model(BaseModel):
+    """A model this service runs, with what a request may ask of it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    owned_by: Literal["kinoray"] = "kinoray"
+    name: str
+    family: str
+    license: str
+    limits: dict[str, Any]
+    defaults: dict[str, Any]
+
+    @classmethod
+    def of(cls, card: ModelCard) -> Model:
+        limits = {**card.limits.model_dump(), "frames_multiple": card.compression.temporal}
+        return cls(
+            id=card.id, name=card.name, family=card.family, license=card.license, limits=limits,
+            defaults=card.defaults.model_dump(exclude_none=True),
+        )  # fmt: skip
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+def parse_create(fields: dict[str, Any]) -> CreateVideo:
+    """Validate the fields of a create request.
+
+    Raises:
+        InvalidRequest: for the first field at fault. The message never repeats what was sent.
+    """
+    try:
+        return CreateVideo.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        param = str(first["loc"][0]) if first["loc"] else None
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(sorted(CreateVideo.model_fields))
+            raise InvalidRequest(
+                f"this field is not known; there are {known}", param=param, code="unknown_field"
+            ) from None
+        if param == "size":
+            raise InvalidRequest("size must be WIDTHxHEIGHT in pixels, such as 704x480", param=param) from None
+        raise InvalidRequest(
+            f"{param or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", param=param
+        ) from None

@@ -1,0 +1,84 @@
+"""The graph and its config files, without starting Ray or importing torch."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments.config import check_config, load_config
+from deployments.service import for_model
+from pipelines.catalogue import ROOT
+from pipelines.errors import ConfigError
+from serve_app import build_app
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def deployments_of(app: Any) -> set[str]:
+    """The names of every deployment in a bound application."""
+    from ray.serve._private.build_app import build_app as build_graph
+
+    return {deployment.name for deployment in build_graph(app, name="kinoray").deployments}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configs_are_sound_and_name_every_deployment(path: Path) -> None:
+    (application,) = load_config(path)["applications"]
+    named = {deployment["name"] for deployment in application["deployments"]}
+    assert named == deployments_of(build_app(application["args"]))
+    assert application["name"] == "kinoray"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c.update(proxy_loc="x"), "proxy_loc"),
+        (lambda c: c["applications"][0].update(arg={}), "'arg'"),
+        (lambda c: c["applications"][0]["args"].update(modles=["x"]), "args.modles"),
+        (lambda c: c["applications"][0]["args"].update(models=["x"]), "no model 'x'"),
+        (lambda c: c["applications"][0]["args"].update(models=["ltx-tiny", "ltx-tiny"]), "named twice"),
+        (lambda c: c["applications"][0]["args"]["threads"].update(vae=1), "threads.vae"),
+        (lambda c: c["applications"][0]["deployments"][0].update(num_replica=2), "num_replica"),
+        (lambda c: c["applications"][0]["deployments"][0].update(autoscaling_config={"max_replica": 2}), "max_replica"),
+        (lambda c: c["applications"][0]["deployments"][0]["ray_actor_options"].update(num_gpu=1), "num_gpu"),
+        (lambda c: c["applications"][0]["deployments"][0].update(num_replicas=-1), "num_replicas"),
+    ],
+)
+def test_a_typo_dies_with_a_sentence(change: Any, says: str) -> None:
+    config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
+    change(config)
+    assert any(says in problem for problem in check_config(config))
+
+
+def test_a_config_for_one_model_keeps_its_legs() -> None:
+    config = load_config(ROOT / "configs/local.yaml")
+    before = copy.deepcopy(config)
+    text = for_model(config, "ltx-video-0.9.5", with_image=False)
+    assert config == before
+    (application,) = text["applications"]
+    assert {d["name"] for d in application["deployments"]} == deployments_of(build_app(application["args"]))
+    (image,) = [d for d in application["deployments"] if d["name"].startswith("ImageEncoder")]
+    assert image["autoscaling_config"]["min_replicas"] == 0
+    assert check_config(text) == []
+
+
+def test_models_that_share_a_checkpoint_share_its_encoder() -> None:
+    names = deployments_of(build_app({"models": ["ltx-tiny", "ltx-video-0.9.5", "ltx-video-0.9.8-2b-distilled"]}))
+    assert {name for name in names if name.startswith("TextEncoder")} == {"TextEncoder-ltx-tiny", "TextEncoder"}
+    assert len([name for name in names if name.startswith("Denoiser")]) == 3
+
+
+def test_wrong_args_stop_the_build() -> None:
+    with pytest.raises(ConfigError, match="lease_s"):
+        build_app({"lease_s": 0})
+
+
+def test_what_needs_no_gpu_imports_no_torch() -> None:
+    code = "import serve_app, deployments.api, cli.__main__, sys; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
