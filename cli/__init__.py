@@ -1,0 +1,1 @@
+"""The `kinoray` command: talks HTTP like any client; starts the service on this machine; prefetches weights."""

@@ -1,0 +1,92 @@
+"""The verbs of `kinoray`. Each imports what it needs when it runs, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from pipelines.errors import KinorayError
+
+app = typer.Typer(name="kinoray", no_args_is_help=True, add_completion=False, help="Video generation on a Ray cluster.")
+console = Console(stderr=True, highlight=False)
+
+PROMPT = "a red circle moves left on a black background"
+
+
+@app.command()
+def demo(
+    prompt: Annotated[str, typer.Option(help="What to show.")] = PROMPT,
+    model: Annotated[str, typer.Option(help="A model of the catalogue that is on this machine.")] = "ltx-tiny",
+    image: Annotated[Path | None, typer.Option(help="The first frame; makes it image-to-video.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Repeat a video; random when absent.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the video goes.")] = Path("out/demo.mp4"),
+) -> None:
+    """Start a service of its own, make one video with it, stop it again."""
+    from cli.demo import run_demo
+
+    run_demo(console, prompt=prompt, model=model, image=image, seed=seed, out=out)
+
+
+@app.command()
+def serve(
+    config: Annotated[
+        Path | None, typer.Option(help="A Serve config file; by default the one for this machine.")
+    ] = None,
+) -> None:
+    """Run the service in the foreground until SIGINT or SIGTERM."""
+    from cli.serve import run_forever
+
+    run_forever(console, config)
+
+
+@app.command()
+def prefetch(model: Annotated[str, typer.Argument(help="A model of the catalogue.")]) -> None:
+    """Fetch a model's weights onto this machine, with a progress bar."""
+    from pipelines.catalogue import get_card
+    from pipelines.weights import prefetch as fetch
+
+    for place in fetch(get_card(model)):
+        console.print(f"{model}: {place}")
+
+
+@app.command("check-config")
+def check_config(config: Annotated[Path, typer.Argument(help="A Serve config file.")]) -> None:
+    """Read a config file strictly and say what is wrong with it."""
+    from deployments.config import load_config
+
+    load_config(config)
+    console.print(f"{config} is sound")
+
+
+def main() -> None:
+    """Run a verb; a known error is one sentence and exit code 1."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(standalone_mode=False)
+    except KinorayError as error:
+        console.print(f"[red]error:[/] {error.message}")
+        raise SystemExit(1) from None
+    except (KeyboardInterrupt, typer.Abort):
+        console.print("stopped")
+        raise SystemExit(130) from None
+    except typer.Exit as done:
+        raise SystemExit(done.exit_code) from None
+    except Exception as error:
+        # click's usage errors know how to show themselves; everything else is a bug and keeps its traceback.
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        raise SystemExit(2) from None
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""`kinoray demo`: one real video through the whole service, from nothing to an mp4."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from cli.client import Client
+from deployments.config import load_config
+from deployments.service import default_config, for_model, free_port, run_service
+from pipelines.errors import ConfigError, KinorayError
+
+
+def run_demo(console: Console, *, prompt: str, model: str, image: Path | None, seed: int | None, out: Path) -> None:
+    """Start a private service, render one video, leave it at `out` with a contact sheet beside it."""
+    if image is not None and not image.is_file():
+        raise ConfigError(f"there is no image {image}")
+    started = time.monotonic()
+    config = for_model(load_config(default_config()), model, with_image=image is not None)
+    config["http_options"]["port"] = free_port()
+    console.print(f"Starting Ray and the service for [bold]{model}[/] ...")
+    with tempfile.TemporaryDirectory(prefix="kinoray-demo-") as data, console.status("Loading") as status:
+
+        def on_waiting(legs: list[str]) -> None:
+            status.update(f"Loading {', '.join(legs)}")
+
+        with run_service(config, data=Path(data), private=True, graceful=False, on_waiting=on_waiting) as url:
+            status.stop()
+            ready = time.monotonic()
+            console.print(f"Ready on {url} after {ready - started:.1f} s. Asking for: [bold]{prompt}[/]")
+            client = Client(url)
+            video = _render(console, client, {"prompt": prompt, "model": model, "seed": seed}, image)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_bytes(client.download(video["id"]))
+            rendered = time.monotonic()
+    _report(console, video, out, rendered - ready)
+    console.print(f"Everything that was started is stopped; {time.monotonic() - started:.1f} s in all.")
+
+
+def _render(console: Console, client: Client, fields: dict[str, Any], image: Path | None) -> dict[str, Any]:
+    created = client.create(fields, image)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("queued", total=100)
+        for video in client.watch(created["id"]):
+            bar.update(task, completed=video["progress"], description=video["leg"] or video["status"])
+    if video["status"] == "failed":
+        raise KinorayError(f"the video failed: {video['error']['message']}")
+    return video
+
+
+def _report(console: Console, video: dict[str, Any], out: Path, seconds: float) -> None:
+    from pipelines.video import contact_sheet
+
+    sheet = out.with_suffix(".png")
+    contact_sheet(out).save(sheet)
+    parameters = video["parameters"]
+    legs = ", ".join(f"{leg} {spent:.2f} s" for leg, spent in video["leg_seconds"].items())
+    console.print(
+        f"[bold]{out}[/]: {parameters['num_frames']} frames of {video['size']} at {parameters['fps']} fps, "
+        f"{parameters['num_inference_steps']} steps, seed {video['seed']}, {out.stat().st_size} bytes, {seconds:.1f} s"
+    )
+    console.print(f"The relay: {legs}. Frames side by side: [bold]{sheet}[/]")

@@ -1,0 +1,29 @@
+"""`kinoray serve`: the service in the foreground."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from rich.console import Console
+
+from deployments.config import load_config
+from deployments.service import default_config, run_service
+from deployments.settings import data_dir
+
+
+def run_forever(console: Console, path: Path | None) -> None:
+    """Start the service and wait for SIGINT or SIGTERM."""
+    path = path or default_config()
+    config = load_config(path)
+    console.print(f"Starting Kinoray from {path} ...")
+    with run_service(config, data=data_dir(), dashboard=True, show_logs=True) as url:
+        console.print(f"Kinoray listens on {url} (docs on {url}/docs). Ctrl-C stops it.")
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            console.print("Stopping ...")
+            # A second signal must not interrupt the clean-up and leave processes behind.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    console.print("Stopped.")
