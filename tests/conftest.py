@@ -1,0 +1,71 @@
+"""One running service for every test that talks HTTP: real Ray and Serve, the shipped model, own ports and state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from deployments.config import load_config
+from deployments.service import default_config, free_port, run_service
+
+PROMPT = "a red circle moves left on a black background"
+DEADLINE_S = 120
+
+
+class ServiceClient:
+    """Plain HTTP, for what the openai client cannot express."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.http = httpx2.Client(base_url=url, timeout=30)
+
+    def create(self, **fields: Any) -> dict[str, Any]:
+        response = self.http.post("/v1/videos", json={"prompt": PROMPT, **fields})
+        assert response.status_code == 200, response.text
+        video: dict[str, Any] = response.json()
+        return video
+
+    def get(self, video_id: str) -> dict[str, Any]:
+        video: dict[str, Any] = self.http.get(f"/v1/videos/{video_id}").json()
+        return video
+
+    def until(self, video_id: str, reached: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+        """Poll until a condition holds; returns everything that was seen."""
+        seen = []
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            seen.append(self.get(video_id))
+            if reached(seen[-1]):
+                return seen
+            time.sleep(0.05)
+        raise AssertionError(f"not within {DEADLINE_S} s; the last answer was {seen[-1]}")
+
+    def finish(self, video_id: str) -> dict[str, Any]:
+        video = self.until(video_id, lambda v: v["status"] in ("completed", "failed"))[-1]
+        assert video["status"] == "completed", video["error"]
+        return video
+
+    def content(self, video_id: str) -> bytes:
+        response = self.http.get(f"/v1/videos/{video_id}/content")
+        assert response.status_code == 200, response.text
+        return response.content
+
+
+@pytest.fixture(scope="session")
+def service_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The running service's KINORAY_DATA."""
+    return tmp_path_factory.mktemp("kinoray-data")
+
+
+@pytest.fixture(scope="session")
+def service(service_data: Path) -> Iterator[ServiceClient]:
+    config = load_config(default_config())
+    config["http_options"]["port"] = free_port()
+    config["applications"][0]["args"]["lease_s"] = 3
+    with run_service(config, data=service_data, private=True, graceful=False) as url:
+        yield ServiceClient(url)

@@ -1,0 +1,87 @@
+"""The official openai package drives the service as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import openai
+import pytest
+
+from pipelines.video import read_frames
+from tests.conftest import ServiceClient
+from training.detect import detect
+
+
+@pytest.fixture
+def client(service: ServiceClient) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{service.url}/v1", api_key="anything", max_retries=0)
+
+
+def test_create_poll_and_download(client: openai.OpenAI, tmp_path: Path) -> None:
+    created = client.videos.create(
+        model="ltx-tiny",
+        prompt="a blue square moves up on a white background",
+        extra_body={"seed": 4, "num_inference_steps": 60},
+    )
+    assert (created.status, created.progress) == ("queued", 0)
+    progress = [created.progress]
+    while (video := client.videos.retrieve(created.id)).status in ("queued", "in_progress"):
+        progress.append(video.progress)
+    assert video.status == "completed"
+    assert video.progress == 100
+    assert progress == sorted(progress)
+    assert len({value for value in progress if 0 < value < 100}) >= 3
+
+    path = tmp_path / "video.mp4"
+    client.videos.download_content(created.id).write_to_file(path)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert (stream.width, stream.height, stream.average_rate) == (64, 64, 8)
+    frames = list(read_frames(path))
+    assert len(frames) == 9
+    seen = detect(frames)
+    assert (seen.color, seen.motion, seen.background) == ("blue", "up", "white")
+
+
+def test_create_and_poll_with_openai_sizes_and_seconds(client: openai.OpenAI) -> None:
+    video = client.videos.create_and_poll(
+        prompt="a red circle moves left on a black background",
+        size="64x96",  # type: ignore[arg-type]  # the client's type names OpenAI's own sizes; any string passes
+        seconds="2",  # type: ignore[arg-type]
+    )
+    assert (video.status, video.size, video.model) == ("completed", "64x96", "ltx-tiny")
+    assert video.seconds == "2.125"  # 17 frames at 8 fps: the nearest the model can make
+
+
+def test_lists_in_pages_and_deletes(client: openai.OpenAI) -> None:
+    made = [client.videos.create_and_poll(prompt=f"a {color} circle stays still on a black background").id
+            for color in ("red", "green", "blue")]  # fmt: skip
+    listed = [video.id for video in client.videos.list(limit=2)]  # the client turns the pages
+    assert [video_id for video_id in listed if video_id in made] == made[::-1]
+    deleted = client.videos.delete(made[0])
+    assert (deleted.id, deleted.deleted, deleted.object) == (made[0], True, "video.deleted")
+    with pytest.raises(openai.NotFoundError) as gone:
+        client.videos.retrieve(made[0])
+    assert gone.value.code == "not_found"
+    assert made[0] not in [video.id for video in client.videos.list(limit=100)]
+
+
+def test_an_image_becomes_the_first_frame(client: openai.OpenAI, tmp_path: Path) -> None:
+    picture = Path(__file__).parent / "red-circle-white.png"
+    video = client.videos.create_and_poll(
+        prompt="a red circle moves right on a white background", input_reference=picture, extra_body={"seed": 3}
+    )
+    assert video.status == "completed"
+    path = tmp_path / "video.mp4"
+    client.videos.download_content(video.id).write_to_file(path)
+    seen = detect(read_frames(path))
+    assert (seen.color, seen.background) == ("red", "white")
+
+
+def test_a_refused_request_is_a_typed_error(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.videos.create(prompt="x", model="sora-2")
+    assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
+    assert "ltx-tiny" in refused.value.message

@@ -1,0 +1,153 @@
+"""The HTTP API of a running service: what it refuses, what it answers, what it leaves behind."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.conftest import PROMPT, ServiceClient
+
+GIF = io.BytesIO()
+Image.new("RGB", (8, 8)).save(GIF, "GIF", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
+PNG = io.BytesIO()
+Image.effect_noise((64, 64), 50).save(PNG, "PNG")
+
+
+def data_url(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({"model": "sora-2"}, "model", "ltx-tiny"),
+    ({"colour": "red"}, "colour", "not known"),
+    ({"prompt": " "}, "prompt", "empty"),
+    ({"prompt": "x" * 1001}, "prompt", "1000"),
+    ({"negative_prompt": "x" * 1001}, "negative_prompt", "1000"),
+    ({"width": 100}, "width", "96 and 128"),
+    ({"height": 2048}, "height", "between 32 and 1024"),
+    ({"size": "big"}, "size", "WIDTHxHEIGHT"),
+    ({"size": "64x64", "width": 64}, "size", "not both"),
+    ({"num_frames": 10}, "num_frames", "9 and 11"),
+    ({"num_frames": 0}, "num_frames", "between 1"),
+    ({"width": 1024, "height": 1024, "num_frames": 257}, "num_frames", "at most"),
+    ({"num_inference_steps": 0}, "num_inference_steps", "greater than or equal to 1"),
+    ({"num_inference_steps": 1001}, "num_inference_steps", "1000"),
+    ({"guidance_scale": "nan"}, "guidance_scale", "finite"),
+    ({"guidance_rescale": 2}, "guidance_rescale", "less than or equal to 1"),
+    ({"seconds": "-1"}, "seconds", "above 0"),
+    ({"seconds": "soon"}, "seconds", "number"),
+    ({"seed": -1}, "seed", "greater than or equal to 0"),
+    ({"fps": 0}, "fps", "greater than or equal to 1"),
+    ({"input_reference": "http://example.org/x.png"}, "input_reference", "data URL"),
+    ({"input_reference": data_url(b"not an image")}, "input_reference", "cannot be read"),
+    ({"input_reference": data_url(PNG.getvalue()[:-200])}, "input_reference", "cannot be read"),
+    ({"input_reference": data_url(GIF.getvalue())}, "input_reference", "animated"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param", "says"), REFUSED, ids=lambda value: str(value)[:40])
+def test_refuses_with_a_sentence_and_stores_nothing(
+    service: ServiceClient, service_data: Path, fields: dict[str, Any], param: str, says: str
+) -> None:
+    before = service.http.get("/v1/videos").json()["first_id"]
+    response = service.http.post("/v1/videos", json={"prompt": PROMPT, **fields})
+    error = response.json()["error"]
+    assert response.status_code == 400, response.text
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert says in error["message"]
+    assert service.http.get("/v1/videos").json()["first_id"] == before
+    assert not list((service_data / "artifacts").rglob("reference.png.partial*"))
+
+
+@pytest.mark.parametrize("body", [b"{", b"[1]", b'"x"', b"\xff", b'{"prompt": NaN}', b"[" * 100000])
+def test_malformed_json_is_400(service: ServiceClient, body: bytes) -> None:
+    response = service.http.post("/v1/videos", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_errors_never_echo_what_was_sent(service: ServiceClient) -> None:
+    response = service.http.post("/v1/videos", json={"prompt": ["hunter2"], "width": "hunter2"})
+    assert response.status_code == 400
+    assert "hunter2" not in response.text
+
+
+def test_unknown_routes_and_videos_have_the_same_error_shape(service: ServiceClient) -> None:
+    for path in ("/v1/videos/video_none", "/v1/videos/video_none/content", "/nowhere"):
+        response = service.http.get(path)
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
+    response = service.http.get("/v1/videos", params={"limit": 0})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "limit")
+
+
+def test_too_large_a_body_is_413(service: ServiceClient) -> None:
+    response = service.http.post("/v1/videos", files={"input_reference": b"x" * (33 * 2**20)}, data={"prompt": PROMPT})
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "payload_too_large")
+
+
+def test_progress_rises_and_content_comes_only_when_completed(service: ServiceClient) -> None:
+    created = service.create(num_inference_steps=80)
+    early = service.http.get(f"/v1/videos/{created['id']}/content")
+    assert (early.status_code, early.json()["error"]["code"]) == (400, "video_not_ready")
+    seen = service.until(created["id"], lambda v: v["status"] == "completed")
+    progress = [video["progress"] for video in seen]
+    assert progress == sorted(progress)
+    assert len({value for value in progress if 5 < value < 85}) >= 3, "steps are reported"
+    assert all(video["progress"] < 100 for video in seen[:-1])
+    assert seen[-1]["progress"] == 100
+    assert set(seen[-1]["leg_seconds"]) == {"text", "denoise", "decode", "publish"}
+    assert seen[-1]["facts"]["attention"] in ("native", "xformers")
+
+
+def test_one_seed_gives_identical_bytes_and_is_reported_when_random(service: ServiceClient) -> None:
+    first = service.finish(service.create()["id"])
+    again = service.finish(service.create(seed=first["seed"])["id"])
+    other = service.finish(service.create()["id"])
+    assert service.content(first["id"]) == service.content(again["id"])
+    assert service.content(first["id"]) != service.content(other["id"])
+
+
+def test_form_and_json_are_the_same_request(service: ServiceClient) -> None:
+    form = service.http.post("/v1/videos", data={"prompt": PROMPT, "seed": "7", "size": "96x64"})
+    json = service.create(seed=7, size="96x64")
+    assert form.json()["parameters"] == json["parameters"]
+    assert service.content(service.finish(form.json()["id"])["id"]) == service.content(service.finish(json["id"])["id"])
+
+
+def test_ranges_of_the_content(service: ServiceClient) -> None:
+    video = service.finish(service.create()["id"])
+    part = service.http.get(f"/v1/videos/{video['id']}/content", headers={"range": "bytes=4-7"})
+    assert (part.status_code, part.content) == (206, b"ftyp")
+
+
+def test_deleting_a_live_job_frees_the_denoiser_and_leaves_nothing(service: ServiceClient, service_data: Path) -> None:
+    long = service.create(num_inference_steps=1000, width=256, height=256, input_reference=data_url(PNG.getvalue()))
+    service.until(long["id"], lambda v: v["leg"] == "denoise")
+    assert service.http.delete(f"/v1/videos/{long['id']}").json()["deleted"] is True
+    started = time.monotonic()
+    service.finish(service.create()["id"])
+    assert time.monotonic() - started < 30, "the denoiser was still busy with a deleted job"
+    assert service.http.get(f"/v1/videos/{long['id']}").status_code == 404
+    assert not (service_data / "artifacts" / "videos" / long["id"]).exists()
+
+
+def test_health_readiness_models_and_metrics(service: ServiceClient) -> None:
+    assert service.http.get("/healthz").json() == {"status": "ok"}
+    ready = service.http.get("/readyz")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "waiting_for": []})
+    models = service.http.get("/v1/models").json()["data"]
+    assert [model["id"] for model in models] == ["ltx-tiny"]
+    service.finish(service.create()["id"])
+    metrics = service.http.get("/metrics").text
+    assert 'kinoray_jobs{model="ltx-tiny",status="completed"}' in metrics
+
+
+def test_any_authorization_header_is_ignored(service: ServiceClient) -> None:
+    assert service.http.get("/v1/models", headers={"authorization": "Bearer x"}).status_code == 200
