@@ -6,18 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR)
 
-ifdef PROMPT
-DEMO_ARGS += --prompt "$(PROMPT)"
-endif
-ifdef MODEL
-DEMO_ARGS += --model "$(MODEL)"
-endif
-ifdef IMAGE
-DEMO_ARGS += --image "$(IMAGE)"
-endif
-ifdef SEED
-DEMO_ARGS += --seed "$(SEED)"
-endif
+# Through the environment, so that no quote in a prompt can break the command line.
+export PROMPT MODEL IMAGE SEED
+DEMO_ARGS = $(if $(PROMPT),--prompt "$$PROMPT") $(if $(MODEL),--model "$$MODEL") \
+            $(if $(IMAGE),--image "$$IMAGE") $(if $(SEED),--seed "$$SEED")
 
 .PHONY: help
 help: ## list the verbs
@@ -27,7 +19,7 @@ help: ## list the verbs
 setup: $(VENV)/.installed ## build .venv from requirements.lock
 
 $(VENV)/.installed: requirements.lock
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	touch $@
 

@@ -31,8 +31,8 @@ def build_app(args: dict[str, Any]) -> Application:
     """
     settings = load_settings(args)
     cards = settings.cards()
-    text = _shared_encoders(TextEncoder, "text_encoder", cards, settings)
-    image = _shared_encoders(ImageEncoder, "vae", cards, settings)
+    text = _shared_encoders(TextEncoder, ("text_encoder", "tokenizer"), cards, settings)
+    image = _shared_encoders(ImageEncoder, ("vae",), cards, settings)
     legs = {
         model: {
             "text": text[model],
@@ -54,12 +54,13 @@ def _bind(deployment: Any, *args: Any, name: str | None = None) -> Application:
 
 
 def _shared_encoders(
-    deployment: Any, component: Component, cards: dict[str, ModelCard], settings: Settings
+    deployment: Any, components: tuple[Component, ...], cards: dict[str, ModelCard], settings: Settings
 ) -> dict[str, Application]:
     """One encoder per checkpoint, by model. It carries the model's name only when a single model uses it."""
     groups: dict[object, list[str]] = {}
     for model, card in cards.items():
-        groups.setdefault((card.family, card.component_source(component)), []).append(model)
+        sources = [card.component_source(each) for each in components]
+        groups.setdefault((card.family, *sources, *sorted(card.dtype.items())), []).append(model)
     encoders = {}
     shared = 0
     for models in groups.values():

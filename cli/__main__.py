@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from pipelines.errors import KinorayError
 
@@ -68,7 +69,7 @@ def main() -> None:
     try:
         app(standalone_mode=False)
     except KinorayError as error:
-        console.print(f"[red]error:[/] {error.message}")
+        console.print(f"[red]error:[/] {escape(error.message)}")
         raise SystemExit(1) from None
     except (KeyboardInterrupt, typer.Abort):
         console.print("stopped")

@@ -22,7 +22,7 @@ class Client:
     """Create, watch and download videos."""
 
     def __init__(self, base_url: str) -> None:
-        self._http = httpx2.Client(base_url=base_url, timeout=60)
+        self._http = httpx2.Client(base_url=base_url, timeout=60, trust_env=False)  # never through a proxy
 
     def create(self, fields: dict[str, Any], image: Path | None = None) -> dict[str, Any]:
         """Accept a job; None values are left out."""

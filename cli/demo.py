@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from cli.client import Client
 from deployments.config import load_config
 from deployments.service import default_config, for_model, free_port, run_service
+from pipelines.catalogue import get_card
 from pipelines.errors import ConfigError, KinorayError
+from pipelines.weights import prefetch
 
 
 def run_demo(console: Console, *, prompt: str, model: str, image: Path | None, seed: int | None, out: Path) -> None:
@@ -21,8 +24,9 @@ def run_demo(console: Console, *, prompt: str, model: str, image: Path | None, s
     if image is not None and not image.is_file():
         raise ConfigError(f"there is no image {image}")
     started = time.monotonic()
+    prefetch(get_card(model))
     config = for_model(load_config(default_config()), model, with_image=image is not None)
-    config["http_options"]["port"] = free_port()
+    config["http_options"] = {"host": "127.0.0.1", "port": free_port()}
     console.print(f"Starting Ray and the service for [bold]{model}[/] ...")
     with tempfile.TemporaryDirectory(prefix="kinoray-demo-") as data, console.status("Loading") as status:
 
@@ -32,7 +36,7 @@ def run_demo(console: Console, *, prompt: str, model: str, image: Path | None, s
         with run_service(config, data=Path(data), private=True, graceful=False, on_waiting=on_waiting) as url:
             status.stop()
             ready = time.monotonic()
-            console.print(f"Ready on {url} after {ready - started:.1f} s. Asking for: [bold]{prompt}[/]")
+            console.print(f"Ready on {url} after {ready - started:.1f} s. Asking for: [bold]{escape(prompt)}[/]")
             client = Client(url)
             video = _render(console, client, {"prompt": prompt, "model": model, "seed": seed}, image)
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -9,13 +9,17 @@ from rich.console import Console
 
 from deployments.config import load_config
 from deployments.service import default_config, run_service
-from deployments.settings import data_dir
+from deployments.settings import data_dir, load_settings
+from pipelines.weights import prefetch
 
 
 def run_forever(console: Console, path: Path | None) -> None:
     """Start the service and wait for SIGINT or SIGTERM."""
     path = path or default_config()
     config = load_config(path)
+    for application in config["applications"]:
+        for card in load_settings(application.get("args") or {}).cards().values():
+            prefetch(card)  # a missing checkpoint is a sentence now, not a replica that dies later
     console.print(f"Starting Kinoray from {path} ...")
     with run_service(config, data=data_dir(), dashboard=True, show_logs=True) as url:
         console.print(f"Kinoray listens on {url} (docs on {url}/docs). Ctrl-C stops it.")
@@ -23,7 +27,4 @@ def run_forever(console: Console, path: Path | None) -> None:
             signal.pause()
         except KeyboardInterrupt:
             console.print("Stopping ...")
-            # A second signal must not interrupt the clean-up and leave processes behind.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
     console.print("Stopped.")

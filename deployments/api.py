@@ -4,6 +4,7 @@
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
@@ -21,10 +22,9 @@ from deployments.settings import Settings, data_dir
 from jobs.lifecycle import Status
 from jobs.record import Job, new_job_id
 from jobs.store import JobStore
-from pipelines.errors import InvalidRequest, NotFound, NotReady, PayloadTooLarge
+from pipelines.errors import InvalidRequest, NotFound, NotReady
 from pipelines.requests import resolve
-from storage.folder import FolderStore
-from storage.store import input_key, job_prefix, video_key
+from storage.store import input_key, job_prefix, local_store, video_key
 
 POLL_AFTER_MS = {Status.QUEUED: 500, Status.IN_PROGRESS: 250}
 
@@ -62,15 +62,14 @@ class Api:
         self.cards = settings.cards()
         self.conductor = conductor
         self.jobs = JobStore(data_dir() / "jobs.sqlite3")
-        self.store = FolderStore(data_dir() / "artifacts")
+        self.store = local_store(data_dir())
+        # Decoding a large image takes seconds; it must not hold up the threads that read the job store.
+        self.images = ThreadPoolExecutor(1, thread_name_prefix="image")
 
     @app.post("/v1/videos", openapi_extra=CREATE_BODY)
     async def create(self, request: Request, response: Response) -> Video:
         """Accept a job. Once this answers, the job is stored and will be rendered."""
-        limit = self.settings.max_body_bytes
-        if int(request.headers.get("content-length") or 0) > limit:
-            raise PayloadTooLarge(f"the body must be at most {limit} bytes")
-        fields, image = await read_body(request, limit)
+        fields, image = await read_body(request, self.settings.max_body_bytes)
         body = parse_create(fields)
         model = body.model or self.settings.models[0]
         card = self.cards.get(model)
@@ -79,7 +78,8 @@ class Api:
             raise InvalidRequest(f"no such model here; there are {known}", param="model", code="model_not_found")
         parameters = resolve(body.generation(), card, body.duration())
         if image is not None:
-            image = await asyncio.to_thread(check_image, image, self.settings.max_image_pixels)
+            loop = asyncio.get_running_loop()
+            image = await loop.run_in_executor(self.images, check_image, image, self.settings.max_image_pixels)
         job = Job(
             id=new_job_id(),
             model=model,
@@ -121,7 +121,9 @@ class Api:
         job = await self._job(video_id)
         if job.status is not Status.COMPLETED:
             raise NotReady(f"the video is {job.status}; its content exists once it is completed", param="video_id")
-        path = self.store.path(video_key(job.id))
+        path = self.store.local_path(video_key(job.id))
+        if path is None:
+            raise _unknown()
         return FileResponse(path, media_type="video/mp4", filename=f"{job.id}.mp4", content_disposition_type="inline")
 
     @app.delete("/v1/videos/{video_id}")

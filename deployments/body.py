@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import io
 import json
+import struct
 import warnings
 from typing import Any
 
 from fastapi import Request
-from PIL import Image, ImageOps, UnidentifiedImageError
-from starlette.datastructures import UploadFile
+from PIL import Image, ImageOps
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive
 
+from deployments.schemas import speakable
 from pipelines.errors import InvalidRequest, PayloadTooLarge
 
 IMAGE_FIELD = "input_reference"
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+# What Pillow's decoders and its EXIF reader raise on broken files.
+IMAGE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error, Image.DecompressionBombError)
+
+Image.init()  # `formats` knows a format only once its plugin is loaded
+# Pillow warns of decompression bombs from a size of its own; `check_image` has its own limit.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 async def read_body(request: Request, max_bytes: int) -> tuple[dict[str, Any], bytes | None]:
@@ -27,12 +38,16 @@ async def read_body(request: Request, max_bytes: int) -> tuple[dict[str, Any], b
     Raises:
         InvalidRequest, PayloadTooLarge: the body cannot be read.
     """
+    request = Request(request.scope, _bounded(request, max_bytes))
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+    if kind == "multipart/form-data":
         return await _read_form(request)
-    if kind in ("application/json", ""):
-        return _read_json(await _read_bytes(request, max_bytes))
-    raise InvalidRequest("send application/json or multipart/form-data", param="content-type")
+    if kind == "application/json":
+        return await asyncio.to_thread(_read_json, await request.body())
+    raise InvalidRequest(
+        "say in the header content-type what the body is: application/json or multipart/form-data",
+        code="unknown_content_type",
+    )
 
 
 def check_image(data: bytes, max_pixels: int) -> bytes:
@@ -42,14 +57,12 @@ def check_image(data: bytes, max_pixels: int) -> bytes:
         InvalidRequest: not an image, animated, truncated or too many pixels.
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of decompression bombs from a size of its own; ours is checked below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
         if image.width * image.height > max_pixels:
             message = f"the image must have at most {max_pixels} pixels; it is {image.width}x{image.height}"
             raise InvalidRequest(message, param=IMAGE_FIELD)
-        if getattr(image, "n_frames", 1) > 1:
+        # MPO is a JPEG with a second picture behind it, as many phones write it.
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
             raise InvalidRequest("the image must not be animated; send one frame", param=IMAGE_FIELD)
         upright = ImageOps.exif_transpose(image)
         if upright.has_transparency_data:
@@ -57,33 +70,43 @@ def check_image(data: bytes, max_pixels: int) -> bytes:
             upright = Image.alpha_composite(backdrop, upright.convert("RGBA"))
         out = io.BytesIO()
         upright.convert("RGB").save(out, "PNG")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except IMAGE_ERRORS:
         raise InvalidRequest("the image cannot be read; send a complete PNG, JPEG or WebP", param=IMAGE_FIELD) from None
     return out.getvalue()
 
 
-async def _read_bytes(request: Request, max_bytes: int) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
+def _bounded(request: Request, max_bytes: int) -> Receive:
+    """The request's body, cut off with an error once it is too large, whether or not it said its length."""
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if max(received, int(request.headers.get("content-length") or 0)) > max_bytes:
             raise PayloadTooLarge(f"the body must be at most {max_bytes} bytes")
-    return bytes(body)
+        return message
+
+    return receive
 
 
 async def _read_form(request: Request) -> tuple[dict[str, Any], bytes | None]:
     try:
-        form = await request.form(max_files=1, max_fields=64)
+        async with request.form(max_files=1, max_fields=64) as form:
+            return await _form_fields(form)
     except HTTPException as error:
         raise InvalidRequest(f"the form cannot be read: {error.detail}", code="invalid_form") from None
+
+
+async def _form_fields(form: FormData) -> tuple[dict[str, Any], bytes | None]:
     fields: dict[str, Any] = {}
     image: bytes | None = None
     for name, value in form.multi_items():
         if name in fields or (name == IMAGE_FIELD and image is not None):
-            raise InvalidRequest("this field was sent twice", param=name)
+            raise InvalidRequest("this field was sent twice", param=speakable(name))
         if isinstance(value, UploadFile):
             if name != IMAGE_FIELD:
-                raise InvalidRequest(f"a file belongs into {IMAGE_FIELD}", param=name)
+                raise InvalidRequest(f"a file belongs into {IMAGE_FIELD}", param=speakable(name))
             image = await value.read()
         elif name == IMAGE_FIELD:
             image = _data_url(value)

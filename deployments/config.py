@@ -8,7 +8,13 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 from ray.serve.config import AutoscalingConfig
-from ray.serve.schema import DeploymentSchema, RayActorOptionsSchema, ServeApplicationSchema, ServeDeploySchema
+from ray.serve.schema import (
+    DeploymentSchema,
+    HTTPOptionsSchema,
+    RayActorOptionsSchema,
+    ServeApplicationSchema,
+    ServeDeploySchema,
+)
 
 from deployments.settings import load_settings
 from pipelines.errors import ConfigError
@@ -37,9 +43,10 @@ def load_config(path: Path) -> dict[str, Any]:
 def check_config(config: dict[str, Any]) -> list[str]:
     """Everything wrong with a Serve config, as sentences."""
     problems = _unknown(config, ServeDeploySchema, "the config")
-    for application in config.get("applications", []):
+    problems += _unknown(config.get("http_options"), HTTPOptionsSchema, "http_options")
+    for application in _mappings(config.get("applications")):
         problems += _unknown(application, ServeApplicationSchema, f"application {application.get('name')}")
-        for deployment in application.get("deployments", []):
+        for deployment in _mappings(application.get("deployments")):
             where = f"deployment {deployment.get('name')}"
             problems += _unknown(deployment, DeploymentSchema, where)
             problems += _unknown(
@@ -49,15 +56,19 @@ def check_config(config: dict[str, Any]) -> list[str]:
                 deployment.get("ray_actor_options"), RayActorOptionsSchema, f"{where}, ray_actor_options"
             )
         try:
-            load_settings(application.get("args", {}))
+            load_settings(application.get("args") or {})
         except ConfigError as error:
             problems.append(error.message)
-    if not problems:
-        try:
-            ServeDeploySchema.model_validate(config)
-        except ValidationError as error:
-            problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    try:
+        ServeDeploySchema.model_validate(config)
+    except ValidationError as error:
+        problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
     return problems
+
+
+def _mappings(value: Any) -> list[dict[str, Any]]:
+    """The mappings in a list; what is not one is for Ray's schema to name."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _unknown(given: Any, schema: Any, where: str) -> list[str]:

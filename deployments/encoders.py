@@ -8,7 +8,7 @@ from typing import Any
 
 from ray import serve
 
-from deployments.leg import Worker, load
+from deployments.leg import Control, Worker, load
 from deployments.settings import Settings, data_dir
 from pipelines.catalogue import ModelCard
 from pipelines.requests import Parameters
@@ -24,11 +24,16 @@ class TextEncoder:
         self.encoder = load("text", card, settings)
 
     async def run(self, prompt: str, parameters: Parameters) -> AsyncIterator[Any]:
-        async for item in self.worker.stream(lambda _: self.encoder.encode(prompt, parameters)):
+        async for item in self.worker.stream(lambda control: self._encode(control, prompt, parameters)):
             yield item
 
     def check_health(self) -> None:
         self.worker.check()
+
+    def _encode(self, control: Control, prompt: str, parameters: Parameters) -> Any:
+        if self.encoder.truncates(prompt, parameters):
+            control.facts["prompt_truncated"] = True
+        return self.encoder.encode(prompt, parameters)
 
 
 @serve.deployment(name="ImageEncoder", max_ongoing_requests=8, graceful_shutdown_timeout_s=60)

@@ -15,6 +15,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(KinorayError, _known)
     app.add_exception_handler(RequestValidationError, _bad_query)
     app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(Exception, _bug)
 
 
 def render(error: KinorayError, status: int | None = None) -> JSONResponse:
@@ -42,3 +43,9 @@ async def _no_route(_: Request, error: Exception) -> JSONResponse:
         error.status_code, "invalid_request"
     )
     return render(KinorayError(str(error.detail), code=code), error.status_code)
+
+
+async def _bug(_: Request, error: Exception) -> JSONResponse:
+    # Starlette raises the error again after this answer, and Serve logs its traceback.
+    message = f"the server failed with {type(error).__name__}; its log says more"
+    return render(KinorayError(message), 500)

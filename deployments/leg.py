@@ -58,11 +58,15 @@ class Control:
         self.last_beat = time.monotonic()
         self.facts: dict[str, Any] = {}
 
-    def step(self, done: int, of: int) -> None:
-        """Call between steps. Raises Stopped when the call was cancelled."""
+    def begin(self) -> None:
+        """The call leaves the queue. Raises Stopped when it was cancelled there."""
         self.last_beat = time.monotonic()
         if self._stop.is_set():
             raise Stopped
+
+    def step(self, done: int, of: int) -> None:
+        """Call between steps. Raises Stopped when the call was cancelled."""
+        self.begin()
         self._report(Progress(done, of))
 
     def stop(self) -> None:
@@ -106,10 +110,13 @@ class Worker:
             yield Finished(seconds, payload_bytes(value), control.facts)
             yield value
         finally:
-            # The slot stays taken until the thread is out of the GPU.
+            # The slot stays taken until the thread is out of the GPU, however often the call is cancelled.
             control.stop()
             while not future.done():
-                await asyncio.wait([future])
+                try:
+                    await asyncio.wait([future])
+                except asyncio.CancelledError:
+                    continue
             if not future.cancelled():
                 future.exception()
 
@@ -126,6 +133,7 @@ class Worker:
         self._current = control
         started = time.perf_counter()
         try:
+            control.begin()
             return work(control), time.perf_counter() - started
         finally:
             self._current = None
@@ -142,7 +150,7 @@ def payload_bytes(value: Any) -> int:
 
 
 def load(leg: str, card: ModelCard, settings: Settings) -> Any:
-    """Load one leg of a model in this replica, with the GPU that Ray gave it, if any."""
+    """Load and warm up one leg of a model in this replica, with the GPU that Ray gave it, if any."""
     started = time.perf_counter()
     # Importing torch and diffusers makes millions of objects that live as long as the process: collecting among them
     # costs a tenth of the start, and again at every full collection later.
@@ -152,6 +160,7 @@ def load(leg: str, card: ModelCard, settings: Settings) -> Any:
 
     placement = place(card, gpu=bool(ray.get_gpu_ids()), threads=getattr(settings.threads, leg))
     loaded = load_leg(leg, card, placement)  # type: ignore[arg-type]
+    loaded.warm_up()
     gc.freeze()
     gc.enable()
     seconds = time.perf_counter() - started

@@ -7,7 +7,7 @@ import asyncio
 from ray import serve
 
 from deployments.settings import data_dir
-from storage.store import local_store, video_key
+from storage.store import job_prefix, local_store, video_key
 
 
 @serve.deployment(name="Publisher", max_ongoing_requests=16, graceful_shutdown_timeout_s=60)
@@ -22,3 +22,7 @@ class Publisher:
         key = video_key(job_id)
         await asyncio.to_thread(self.store.put, key, mp4)
         return key
+
+    async def discard(self, job_id: str) -> None:
+        """Remove everything of a job that was deleted while it was being published."""
+        await asyncio.to_thread(self.store.delete_prefix, job_prefix(job_id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Relay:
         del latents
         await self.on_progress(Leg.PUBLISH, 0)
         started = time.perf_counter()
-        await route.publisher.publish.remote(job.id, mp4)
+        await _to_its_end(route.publisher.publish.remote(job.id, mp4))
         self._finished("publish", Finished(time.perf_counter() - started, 0, {}))
 
     async def _leg(self, leg: Leg, name: str, handle: DeploymentHandle[Any], *inputs: Any) -> ObjectRef[Any]:
@@ -97,3 +98,13 @@ class Relay:
             seconds=self.seconds[name],
             nbytes=finished.nbytes,
         )
+
+
+async def _to_its_end(call: Awaitable[Any]) -> Any:
+    """Await a call that cannot be taken back. Cancelled, wait for its end, so that what follows comes after it."""
+    task = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

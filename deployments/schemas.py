@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
@@ -148,17 +149,25 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
+def speakable(name: str) -> str | None:
+    """A field's name for an error, or None where it is not one: a misread body must not come back as a name."""
+    return name if re.fullmatch(r"[A-Za-z_]\w{0,63}", name, re.ASCII) else None
+
+
 def parse_create(fields: dict[str, Any]) -> CreateVideo:
     """Validate the fields of a create request.
 
     Raises:
         InvalidRequest: for the first field at fault. The message never repeats what was sent.
     """
+    for name, value in fields.items():
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise InvalidRequest("this field holds half a surrogate pair, which is no text", param=speakable(name))
     try:
         return CreateVideo.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        param = str(first["loc"][0]) if first["loc"] else None
+        param = speakable(str(first["loc"][0])) if first["loc"] else None
         if first["type"] == "extra_forbidden":
             known = ", ".join(sorted(CreateVideo.model_fields))
             raise InvalidRequest(

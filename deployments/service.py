@@ -6,21 +6,24 @@ import copy
 import json
 import os
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from deployments.readiness import APPLICATION
 from pipelines.catalogue import ROOT
 from pipelines.errors import KinorayError
 
 START_TIMEOUT_S = 300
+STOP_TIMEOUT_S = 15
 
 
 class StartFailed(KinorayError):
@@ -38,8 +41,12 @@ def free_port() -> int:
 
 
 def default_config() -> Path:
-    """The config file for this machine: the one for a GPU where the NVIDIA driver shows one."""
-    return ROOT / "configs" / ("gpu.yaml" if Path("/dev/nvidia0").exists() else "local.yaml")
+    """The config file for this machine: the one for a GPU where Ray would find one to lend."""
+    from ray._private.accelerators import NvidiaGPUAcceleratorManager
+
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    found = 0 if hidden else NvidiaGPUAcceleratorManager.get_current_node_num_accelerators()
+    return ROOT / "configs" / ("gpu.yaml" if found else "local.yaml")
 
 
 def for_model(config: dict[str, Any], model: str, *, with_image: bool) -> dict[str, Any]:
@@ -83,9 +90,9 @@ def run_service(
         on_waiting: called with the legs that are still loading.
 
     Raises:
-        StartFailed: Serve reports a failed deployment, or it takes longer than five minutes.
+        StartFailed: the port is taken, Serve reports a failed deployment, or it takes longer than five minutes.
     """
-    # Set before Ray is imported: it reads them once, and every process it starts inherits them.
+    # Set before Ray starts: every process of it inherits them.
     os.environ.update(
         KINORAY_DATA=str(data.resolve()),
         RAY_AUTH_MODE="disabled",  # everything listens on the loopback interface only
@@ -96,9 +103,13 @@ def run_service(
     )
     data.mkdir(parents=True, exist_ok=True)
     import ray
-    from ray import serve
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
 
-    with ExitStack() as cleanup:
+    schema = ServeDeploySchema.model_validate(config)
+    host, port = schema.http_options.host, schema.http_options.port
+    _require_free(host, port)
+    with _Signals() as signals, ExitStack() as cleanup:
         options: dict[str, Any] = {}
         if private:
             # Short, because Ray puts unix sockets below it and their paths are limited to 107 bytes.
@@ -106,6 +117,7 @@ def run_service(
             cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
             options["_temp_dir"] = folder
         cleanup.callback(ray.shutdown)
+        cleanup.callback(signals.ignore)
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, 2),
@@ -118,20 +130,47 @@ def run_service(
             **options,
         )
         if graceful:
-            cleanup.callback(serve.shutdown)
-        _deploy(config)
-        http = config["http_options"]
-        url = f"http://{http['host']}:{http['port']}"
+            cleanup.callback(lambda: _get_global_client().shutdown(timeout_s=STOP_TIMEOUT_S))
+            cleanup.callback(signals.ignore)
+        _deploy(schema)
+        url = f"http://{host}:{port}"
         _wait_until_ready(url, on_waiting)
         yield url
 
 
-def _deploy(config: dict[str, Any]) -> None:
+def _require_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartFailed(
+                f"port {port} of {host} is taken ({error.strerror}); choose another in http_options"
+            ) from None
+
+
+class _Signals:
+    """Once the clean-up has begun, another Ctrl-C or SIGTERM must not interrupt it and leave processes behind."""
+
+    def __enter__(self) -> Self:
+        self._before: dict[signal.Signals, Any] = {}
+        return self
+
+    def ignore(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for each in (signal.SIGINT, signal.SIGTERM):
+                before = signal.signal(each, signal.SIG_IGN)
+                self._before.setdefault(each, before)
+
+    def __exit__(self, *_: object) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+
+def _deploy(schema: Any) -> None:
     """What `serve run CONFIG` does, on the Ray of this process."""
     from ray.serve._private.api import serve_start
-    from ray.serve.schema import ServeDeploySchema
 
-    schema = ServeDeploySchema.model_validate(config)
     client = serve_start(
         proxy_location=schema.proxy_location,
         http_options=schema.http_options.model_dump(),
@@ -145,19 +184,22 @@ def _wait_until_ready(url: str, on_waiting: Callable[[list[str]], None]) -> None
     from ray.serve.schema import ApplicationStatus
 
     deadline = time.monotonic() + START_TIMEOUT_S
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach our loopback
     while True:
+        waiting = ["Ray Serve"]
         try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=10):
+            with direct.open(f"{url}/readyz", timeout=10):
                 return
         except urllib.error.HTTPError as error:
-            on_waiting(_waiting_for(error))
+            waiting = _waiting_for(error)
         except OSError:
-            on_waiting(["Ray Serve"])
+            pass  # the proxy of Serve does not listen yet
+        on_waiting(waiting)
         application = serve.status().applications.get(APPLICATION)
         if application is not None and application.status is ApplicationStatus.DEPLOY_FAILED:
             raise StartFailed(f"the application could not be deployed: {application.message}")
         if time.monotonic() > deadline:
-            raise StartFailed(f"the service was not ready within {START_TIMEOUT_S} s")
+            raise StartFailed(f"not ready within {START_TIMEOUT_S} s; still waiting for {', '.join(waiting)}")
         time.sleep(0.5)  # each question costs the controller some work, and the legs are loading
 
 

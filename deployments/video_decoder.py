@@ -19,10 +19,10 @@ class VideoDecoder:
     """Decodes and encodes one video at a time."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
-        from pipelines.video import encode_mp4
+        from pipelines import video
 
         self.card = card
-        self.encode_mp4 = encode_mp4
+        self.video = video
         self.mp4_threads = settings.threads.mp4
         self.worker = Worker(settings.step_timeout_s)
         self.decoder = load("decode", card, settings)
@@ -35,13 +35,6 @@ class VideoDecoder:
         self.worker.check()
 
     def _decode(self, control: Control, latents: Any, parameters: Parameters) -> bytes:
-        metadata = {
-            "model": self.card.id,
-            "seed": parameters.seed,
-            "steps": parameters.num_inference_steps,
-            "size": f"{parameters.width}x{parameters.height}",
-            "fps": parameters.fps,
-        }
         frames = self.decoder.frames(latents, parameters)
 
         def counted() -> Any:
@@ -49,7 +42,8 @@ class VideoDecoder:
                 control.step(index, parameters.num_frames)
                 yield frame
 
-        mp4: bytes = self.encode_mp4(counted(), parameters.fps, metadata, threads=self.mp4_threads)
+        metadata = self.video.metadata_of(self.card.id, parameters)
+        mp4: bytes = self.video.encode_mp4(counted(), parameters.fps, metadata, threads=self.mp4_threads)
         metrics.frames_total().inc(parameters.num_frames, {"model": self.card.id})
         control.facts.update(frames=parameters.num_frames, bytes=len(mp4))
         return mp4

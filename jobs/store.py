@@ -22,6 +22,7 @@ from jobs.record import Job
 from jobs.schema import jobs, metadata
 
 RETRY_DELAY_S = 1.0
+READ_ONLY = "kinoray_read_only"
 
 
 class JobStore:
@@ -29,7 +30,7 @@ class JobStore:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+        self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 4}, hide_parameters=True)
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", _begin)
         with self._transaction() as connection:
@@ -40,7 +41,7 @@ class JobStore:
             connection.execute(insert(jobs).values(**dataclasses.asdict(job)))
 
     def get(self, job_id: str) -> Job | None:
-        with self._transaction() as connection:
+        with self._snapshot() as connection:
             row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
         return _job(row) if row else None
 
@@ -49,7 +50,7 @@ class JobStore:
         query = select(jobs).order_by(jobs.c.id.desc() if newest_first else jobs.c.id.asc()).limit(limit + 1)
         if after is not None:
             query = query.where(jobs.c.id < after if newest_first else jobs.c.id > after)
-        with self._transaction() as connection:
+        with self._snapshot() as connection:
             found = [_job(row) for row in connection.execute(query)]
         return found[:limit], len(found) > limit
 
@@ -129,11 +130,11 @@ class JobStore:
     def counts(self) -> dict[tuple[str, Status], int]:
         """How many jobs of each model are in each state."""
         query = select(jobs.c.model, jobs.c.status, func.count()).group_by(jobs.c.model, jobs.c.status)
-        with self._transaction() as connection:
+        with self._snapshot() as connection:
             return {(model, Status(status)): count for model, status, count in connection.execute(query)}
 
     def oldest_queued_at(self) -> float | None:
-        with self._transaction() as connection:
+        with self._snapshot() as connection:
             query = select(func.min(jobs.c.created_at)).where(jobs.c.status == Status.QUEUED)
             oldest: float | None = connection.execute(query).scalar_one()
         return oldest
@@ -154,6 +155,12 @@ class JobStore:
         with self._engine.begin() as connection:
             yield connection
 
+    @contextmanager
+    def _snapshot(self) -> Iterator[Connection]:
+        """A read that waits for no writer and makes none wait."""
+        with self._engine.connect().execution_options(**{READ_ONLY: True}) as connection:
+            yield connection
+
 
 _NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_expires_at": None}
 
@@ -169,9 +176,10 @@ def _configure(connection: Any, _record: object) -> None:
     # The driver's own transaction handling starts them lazily and deferred; `_begin` does it instead.
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA synchronous=FULL")
 
 
 def _begin(connection: Connection) -> None:
     # Immediate: a deferred transaction that reads first and writes later can fail instead of waiting its turn.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    read_only = connection.get_execution_options().get(READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

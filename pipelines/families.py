@@ -1,7 +1,7 @@
 """The families and their legs, by name, so that a process imports only the leg it runs.
 
 A family is a package with four modules: `text` (TextEncoder), `image` (ImageEncoder), `denoise` (Denoiser) and `decode`
-(VideoDecoder). Each class takes a card and a placement and loads only its own leg's weights.
+(VideoDecoder). Each class takes a card and a placement, loads only its own leg's weights, and has `warm_up`.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def resolve(request: GenerationRequest, card: ModelCard, seconds: float | None =
     fps = request.fps or defaults.fps
     num_frames = request.num_frames
     if num_frames is None:
-        num_frames = defaults.num_frames if seconds is None else _nearest_frames(seconds * fps, card)
+        num_frames = defaults.num_frames if seconds is None else _nearest_frames(seconds, fps, card)
     _check_frames(num_frames, card)
     steps = request.num_inference_steps or defaults.num_inference_steps
     if defaults.timesteps is not None and steps != defaults.num_inference_steps:
@@ -86,7 +86,8 @@ def resolve(request: GenerationRequest, card: ModelCard, seconds: float | None =
         )
     width, height = request.width or defaults.width, request.height or defaults.height
     if width * height * num_frames > limits.max_pixels:
-        most = limits.max_pixels // (width * height)
+        ratio = card.compression.temporal
+        most = (limits.max_pixels // (width * height) - 1) // ratio * ratio + 1
         raise InvalidRequest(
             f"width x height x num_frames must be at most {limits.max_pixels}; at {width}x{height} that is {most}",
             param="num_frames",
@@ -151,6 +152,9 @@ def _check_frames(num_frames: int, card: ModelCard) -> None:
         )
 
 
-def _nearest_frames(frames: float, card: ModelCard) -> int:
-    ratio = card.compression.temporal
-    return max(round((frames - 1) / ratio), 0) * ratio + 1
+def _nearest_frames(seconds: float, fps: int, card: ModelCard) -> int:
+    ratio, most = card.compression.temporal, card.limits.max_num_frames
+    frames = max(round((seconds * fps - 1) / ratio), 0) * ratio + 1
+    if frames > most:
+        raise InvalidRequest(f"seconds must be at most {most / fps:.4g} for {card.id} at {fps} fps", param="seconds")
+    return frames

@@ -17,7 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.requests import Parameters
+
 Frame = NDArray[np.uint8]  # [H, W, 3] RGB
+
+
+def metadata_of(model: str, parameters: Parameters) -> dict[str, Any]:
+    """What a video's file says about how it was made; nothing that differs between two runs of one seed."""
+    return {
+        "model": model,
+        "seed": parameters.seed,
+        "steps": parameters.num_inference_steps,
+        "size": f"{parameters.width}x{parameters.height}",
+        "fps": parameters.fps,
+    }
 
 
 def encode_mp4(frames: Iterable[Frame], fps: int, metadata: dict[str, Any], *, threads: int = 1) -> bytes:

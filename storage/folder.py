@@ -25,6 +25,7 @@ class FolderStore:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
+            _flush(path.parent)
         except BaseException:
             Path(partial).unlink(missing_ok=True)
             raise
@@ -49,3 +50,16 @@ class FolderStore:
         if not path.is_relative_to(self.root) or path == self.root:
             raise ValueError(f"{key!r} is not a key of this store")
         return path
+
+    def local_path(self, key: str) -> Path | None:
+        path = self.path(key)
+        return path if path.is_file() else None
+
+
+def _flush(folder: Path) -> None:
+    """Make a new name in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -17,6 +17,9 @@ class ArtifactStore(Protocol):
     def size(self, key: str) -> int | None:
         """Bytes, or None when there is no such key."""
 
+    def local_path(self, key: str) -> Path | None:
+        """The file of a key, where the store is a folder of this machine and has it."""
+
     def delete_prefix(self, prefix: str) -> None:
         """Delete every key under a prefix; none is fine."""
 

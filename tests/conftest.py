@@ -22,7 +22,7 @@ class ServiceClient:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.http = httpx2.Client(base_url=url, timeout=30)
+        self.http = httpx2.Client(base_url=url, timeout=30, trust_env=False)
 
     def create(self, **fields: Any) -> dict[str, Any]:
         response = self.http.post("/v1/videos", json={"prompt": PROMPT, **fields})
@@ -68,4 +68,6 @@ def service(service_data: Path) -> Iterator[ServiceClient]:
     config["http_options"]["port"] = free_port()
     config["applications"][0]["args"]["lease_s"] = 3
     with run_service(config, data=service_data, private=True, graceful=False) as url:
-        yield ServiceClient(url)
+        client = ServiceClient(url)
+        yield client
+        client.http.close()

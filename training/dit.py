@@ -26,14 +26,14 @@ from training.world import Scene, describe, render, sample_scene
 
 log = logging.getLogger(__name__)
 
-STEPS = 5000
+STEPS = 2800
 LEARNING_RATE = 2e-3
 # (num_frames, height, width, clips, batch, weight)
 POOLS = (
-    (9, 64, 64, 14000, 32, 0.88),
-    (9, 64, 96, 1200, 20, 0.05),
-    (9, 96, 64, 1200, 20, 0.05),
-    (17, 64, 64, 600, 16, 0.02),
+    (9, 64, 64, 9000, 24, 0.88),
+    (9, 64, 96, 800, 16, 0.05),
+    (9, 96, 64, 800, 16, 0.05),
+    (17, 64, 64, 400, 12, 0.02),
 )
 PROMPT_DROPOUT, IMAGE_SHARE, EMA = 0.1, 0.25, 0.998
 
@@ -59,10 +59,10 @@ def build_text_encoder(tokenizer: T5Tokenizer) -> T5EncoderModel:
 
 
 def build_transformer(latent_channels: int) -> LTXVideoTransformer3DModel:
-    """LTX-Video's transformer, six layers of 192 (4 M parameters)."""
+    """LTX-Video's transformer, five layers of 192 (3.3 M parameters)."""
     return LTXVideoTransformer3DModel(
         in_channels=latent_channels, out_channels=latent_channels, num_attention_heads=6, attention_head_dim=32,
-        cross_attention_dim=192, num_layers=6, caption_channels=64,
+        cross_attention_dim=192, num_layers=5, caption_channels=64,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from training.world import HELD_OUT, TRAINING_COMBINATIONS, Scene, describe, ren
 ATTRIBUTES = ("color", "shape", "motion", "background")
 BOUNDS = {"color": 95.0, "motion": 95.0, "background": 95.0, "shape": 85.0}
 PSNR_BOUND = 28.0
+SECONDS_BOUND = 1.0
 SEEN_COMBINATIONS, PICTURES = 160, 60
 
 
@@ -58,6 +59,8 @@ class Verdict:
             for row in self.rows
             if row.name in BOUNDS and row.percent < BOUNDS[row.name]
         ]
+        if self.seconds_per_video > SECONDS_BOUND:
+            missed.append(f"compute per video: {self.seconds_per_video:.2f} s of {SECONDS_BOUND:.0f} s")
         if self.vae_psnr < PSNR_BOUND:
             missed.append(f"autoencoder: {self.vae_psnr:.2f} dB of {PSNR_BOUND:.0f} dB")
         return missed

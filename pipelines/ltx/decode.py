@@ -12,7 +12,8 @@ from torch import Tensor
 from pipelines.catalogue import ModelCard
 from pipelines.devices import Placement
 from pipelines.ltx.handover import FinalLatents
-from pipelines.requests import Parameters
+from pipelines.ltx.packing import latent_grid
+from pipelines.requests import GenerationRequest, Parameters, resolve
 from pipelines.weights import load_component
 
 
@@ -28,7 +29,15 @@ class VideoDecoder:
 
         self.vae = load_component(AutoencoderKLLTXVideo, card, "vae", dtype=placement.dtype, device=placement.device)
         del self.vae.encoder
+        self.card = card
         self.placement = placement
+
+    def warm_up(self) -> None:
+        """Decode one black video of the default size, so that the first request finds every kernel in place."""
+        parameters = resolve(GenerationRequest(prompt="warm-up", seed=0), self.card)
+        grid = latent_grid(parameters, self.card.compression)
+        latents = torch.zeros(1, self.vae.config.latent_channels, *grid)
+        self.decode(FinalLatents(latents, torch.Generator("cpu").get_state()), parameters)
 
     @torch.no_grad()
     def decode(self, final: FinalLatents, parameters: Parameters) -> Tensor:

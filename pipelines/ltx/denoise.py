@@ -13,8 +13,8 @@ from torch import Tensor
 from pipelines.catalogue import ModelCard
 from pipelines.devices import Placement
 from pipelines.ltx.handover import DenoiseState, FinalLatents, ImageConditioning, TextConditioning
-from pipelines.ltx.packing import pack, unpack
-from pipelines.requests import Parameters
+from pipelines.ltx.packing import latent_grid, pack, unpack
+from pipelines.requests import GenerationRequest, Parameters, resolve
 from pipelines.weights import load_component, locate
 
 
@@ -33,6 +33,14 @@ class Denoiser:
         self.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(str(folder), subfolder="scheduler")
         self.card = card
         self.placement = placement
+
+    def warm_up(self) -> None:
+        """Run one step at the default size, so that the first request finds every kernel in place."""
+        parameters = resolve(GenerationRequest(prompt="warm-up", seed=0), self.card)
+        length, width = parameters.max_sequence_length, self.transformer.config.caption_channels
+        embeds = torch.zeros(1, length, width, dtype=self.placement.dtype)
+        mask = torch.ones(1, length, dtype=torch.bool)
+        self.begin(parameters, TextConditioning(embeds, mask, embeds, mask)).step()
 
     def begin(
         self,
@@ -60,11 +68,7 @@ class DenoiseRun:
         self.parameters = parameters
         self.device = denoiser.placement.device
         compression = denoiser.card.compression
-        self.grid = (  # f, h, w
-            (parameters.num_frames - 1) // compression.temporal + 1,
-            parameters.height // compression.spatial,
-            parameters.width // compression.spatial,
-        )
+        self.grid = latent_grid(parameters, compression)  # f, h, w
         self.rope_scale = (compression.temporal / parameters.fps, compression.spatial, compression.spatial)
         self.embeds, self.mask = self._conditioning(text)
         self.clean_tokens = self._clean_tokens() if image is not None else None  # [B, S], 1 on the given frame

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from PIL.Image import Image
+from PIL.Image import new as new_image
 
 from pipelines.catalogue import ModelCard
 from pipelines.devices import Placement
 from pipelines.ltx.handover import ImageConditioning
-from pipelines.requests import Parameters
+from pipelines.requests import GenerationRequest, Parameters, resolve
 from pipelines.weights import load_component
 
 
@@ -22,7 +23,12 @@ class ImageEncoder:
         self.vae = load_component(AutoencoderKLLTXVideo, card, "vae", dtype=placement.dtype, device=placement.device)
         del self.vae.decoder
         self.processor = VideoProcessor(vae_scale_factor=self.vae.spatial_compression_ratio)
+        self.card = card
         self.placement = placement
+
+    def warm_up(self) -> None:
+        """Run once, so that the first request finds everything in place."""
+        self.encode(new_image("RGB", (64, 64)), resolve(GenerationRequest(prompt="warm-up", seed=0), self.card))
 
     @torch.no_grad()
     def encode(self, image: Image, parameters: Parameters) -> ImageConditioning:

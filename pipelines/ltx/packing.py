@@ -7,6 +7,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from pipelines.catalogue import Compression
+from pipelines.requests import Parameters
+
+
+def latent_grid(parameters: Parameters, compression: Compression) -> tuple[int, int, int]:
+    """Latent frames, rows and columns of a video: f, h, w."""
+    return (
+        (parameters.num_frames - 1) // compression.temporal + 1,
+        parameters.height // compression.spatial,
+        parameters.width // compression.spatial,
+    )
+
 
 def pack(latents: Tensor) -> Tensor:
     """[B, C, f, h, w] to [B, f*h*w, C]."""

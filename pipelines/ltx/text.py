@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from pipelines.devices import Placement
 from pipelines.ltx.handover import TextConditioning
 from pipelines.requests import Parameters
 from pipelines.weights import load_component, locate
+
+CACHED_PROMPTS = 64  # of at most a megabyte each
 
 
 class TextEncoder:
@@ -29,8 +33,17 @@ class TextEncoder:
             T5EncoderModel, card, "text_encoder", dtype=placement.dtype, device=placement.device
         )
         self.device = placement.device
+        # Deterministic, so worth keeping: a negative prompt is the same for nearly every job.
+        self._embed = lru_cache(maxsize=CACHED_PROMPTS)(self._embed_uncached)
 
-    @torch.no_grad()
+    def warm_up(self) -> None:
+        """Run once, so that the first request finds everything in place."""
+        self._embed_uncached("", 16)
+
+    def truncates(self, prompt: str, parameters: Parameters) -> bool:
+        """Whether the model sees only the beginning of a prompt."""
+        return len(self.tokenizer(prompt).input_ids) > parameters.max_sequence_length
+
     def encode(self, prompt: str, parameters: Parameters) -> TextConditioning:
         """Embed a prompt, and the negative prompt when guidance is on. Results are on the CPU."""
         embeds, mask = self._embed(prompt, parameters.max_sequence_length)
@@ -39,7 +52,8 @@ class TextEncoder:
             negative_embeds, negative_mask = self._embed(parameters.negative_prompt, parameters.max_sequence_length)
         return TextConditioning(embeds, mask, negative_embeds, negative_mask)
 
-    def _embed(self, prompt: str, length: int) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def _embed_uncached(self, prompt: str, length: int) -> tuple[Tensor, Tensor]:
         tokens = self.tokenizer(
             [prompt],
             padding="max_length",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -14,8 +15,9 @@ from training.detect import detect
 
 
 @pytest.fixture
-def client(service: ServiceClient) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{service.url}/v1", api_key="anything", max_retries=0)
+def client(service: ServiceClient) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="anything", max_retries=0) as client:
+        yield client
 
 
 def test_create_poll_and_download(client: openai.OpenAI, tmp_path: Path) -> None:

@@ -55,15 +55,15 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 def test_refuses_with_a_sentence_and_stores_nothing(
     service: ServiceClient, service_data: Path, fields: dict[str, Any], param: str, says: str
 ) -> None:
-    before = service.http.get("/v1/videos").json()["first_id"]
+    stored = service_data / "artifacts" / "videos"
+    before = service.http.get("/v1/videos").json()["first_id"], set(stored.glob("*"))
     response = service.http.post("/v1/videos", json={"prompt": PROMPT, **fields})
     error = response.json()["error"]
     assert response.status_code == 400, response.text
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
     assert says in error["message"]
-    assert service.http.get("/v1/videos").json()["first_id"] == before
-    assert not list((service_data / "artifacts").rglob("reference.png.partial*"))
+    assert (service.http.get("/v1/videos").json()["first_id"], set(stored.glob("*"))) == before
 
 
 @pytest.mark.parametrize("body", [b"{", b"[1]", b'"x"', b"\xff", b'{"prompt": NaN}', b"[" * 100000])
@@ -77,6 +77,14 @@ def test_errors_never_echo_what_was_sent(service: ServiceClient) -> None:
     response = service.http.post("/v1/videos", json={"prompt": ["hunter2"], "width": "hunter2"})
     assert response.status_code == 400
     assert "hunter2" not in response.text
+    unsaid = service.http.post("/v1/videos", content=b'{"prompt": "hunter2"}')  # as curl -d sends it
+    assert (unsaid.status_code, unsaid.json()["error"]["code"]) == (400, "unknown_content_type")
+    assert "hunter2" not in unsaid.text
+    odd = service.http.post(
+        "/v1/videos", content=b'{"\\ud800 hunter2": 1}', headers={"content-type": "application/json"}
+    )
+    assert (odd.status_code, odd.json()["error"]["param"]) == (400, None)
+    assert "hunter2" not in odd.text
 
 
 def test_unknown_routes_and_videos_have_the_same_error_shape(service: ServiceClient) -> None:
@@ -151,3 +159,9 @@ def test_health_readiness_models_and_metrics(service: ServiceClient) -> None:
 
 def test_any_authorization_header_is_ignored(service: ServiceClient) -> None:
     assert service.http.get("/v1/models", headers={"authorization": "Bearer x"}).status_code == 200
+
+
+def test_a_prompt_that_is_no_text_is_refused(service: ServiceClient) -> None:
+    body = b'{"prompt": "\\ud800"}'
+    response = service.http.post("/v1/videos", content=body, headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "prompt")

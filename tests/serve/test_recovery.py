@@ -22,7 +22,7 @@ def replica_pid(deployment: str) -> int:
 
 def test_a_killed_denoiser_costs_a_retry_not_the_job(service: ServiceClient) -> None:
     assert ray.is_initialized()
-    job = service.create(num_inference_steps=150, width=128, height=128)
+    job = service.create(num_inference_steps=60, width=128, height=128)
     before = service.until(job["id"], lambda v: v["progress"] > 10)
     os.kill(replica_pid("Denoiser-ltx-tiny"), signal.SIGKILL)
     after = service.until(job["id"], lambda v: v["status"] in ("completed", "failed"))
@@ -33,7 +33,7 @@ def test_a_killed_denoiser_costs_a_retry_not_the_job(service: ServiceClient) -> 
 
 
 def test_a_killed_conductor_loses_its_lease_and_not_the_job(service: ServiceClient) -> None:
-    job = service.create(num_inference_steps=150, width=128, height=128)
+    job = service.create(num_inference_steps=60, width=128, height=128)
     service.until(job["id"], lambda v: v["leg"] == "denoise")
     os.kill(replica_pid("Conductor"), signal.SIGKILL)
     assert service.finish(job["id"])["attempts"] == 2

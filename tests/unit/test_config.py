@@ -39,7 +39,9 @@ def test_shipped_configs_are_sound_and_name_every_deployment(path: Path) -> None
     ("change", "says"),
     [
         (lambda c: c.update(proxy_loc="x"), "proxy_loc"),
+        (lambda c: c["http_options"].update(prot=8000), "prot"),
         (lambda c: c["applications"][0].update(arg={}), "'arg'"),
+        (lambda c: c["applications"][0].update(deployments=None), "deployments"),
         (lambda c: c["applications"][0]["args"].update(modles=["x"]), "args.modles"),
         (lambda c: c["applications"][0]["args"].update(models=["x"]), "no model 'x'"),
         (lambda c: c["applications"][0]["args"].update(models=["ltx-tiny", "ltx-tiny"]), "named twice"),

@@ -1,0 +1,139 @@
+"""The commands a newcomer types, as processes of their own that leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deployments.service import default_config, free_port
+from pipelines.catalogue import ROOT
+from pipelines.video import read_frames
+from training.detect import detect
+
+START_S, STOP_S = 240, 30
+
+
+class Command:
+    """A running `kinoray` command, findable with all it started by a mark in the environment."""
+
+    def __init__(self, *args: str, mark: str) -> None:
+        self.mark = f"KINORAY_TEST_MARK={mark}".encode()
+        env = {**os.environ, "KINORAY_TEST_MARK": mark, "KINORAY_DATA": mark, "PYTHONPATH": str(ROOT)}
+        # A file and not a pipe, which would fill up and block the command while nobody reads it.
+        self.output = Path(mark).with_suffix(".log")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "cli", *args],
+            cwd=ROOT,
+            env=env,
+            stdout=self.output.open("w"),
+            stderr=subprocess.STDOUT,
+        )
+
+    def left(self) -> list[str]:
+        """Command lines of living processes that carry the mark."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.mark in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue  # it ended while we looked
+        return [line for line in found if line]
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = START_S) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.output.read_text()
+            assert time.monotonic() < deadline, f"not within {seconds} s"
+            time.sleep(0.2)
+
+    def stop(self, with_signal: signal.Signals) -> str:
+        self.process.send_signal(with_signal)
+        return self.ended(STOP_S)
+
+    def ended(self, within_s: float) -> str:
+        """Wait for the end; returns what was printed."""
+        self.process.wait(within_s)
+        return self.output.read_text()
+
+    def wait_until_nothing_is_left(self) -> None:
+        deadline = time.monotonic() + 10  # the kernel reaps the last of Ray's processes a moment later
+        while (left := self.left()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert left == []
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
+    commands: list[Command] = []
+
+    def run(*args: str) -> Command:
+        commands.append(Command(*args, mark=str(tmp_path / "data")))
+        return commands[-1]
+
+    yield run
+    for command in commands:
+        if command.process.poll() is None:
+            command.process.kill()
+        command.process.wait()
+
+
+def test_demo_makes_the_video_that_was_asked_for(start: Callable[..., Command], tmp_path: Path) -> None:
+    out = tmp_path / "out" / "demo.mp4"
+    demo = start("demo", "--prompt", "a blue square moves up on a white background", "--seed", "1", "--out", str(out))
+    output = demo.ended(START_S)
+    assert demo.process.returncode == 0, output
+    seen = detect(read_frames(out))
+    assert (seen.color, seen.motion, seen.background) == ("blue", "up", "white")
+    assert out.with_suffix(".png").stat().st_size > 0
+    assert "seed 1" in output
+    demo.wait_until_nothing_is_left()
+
+
+def test_an_interrupted_demo_leaves_nothing(start: Callable[..., Command], tmp_path: Path) -> None:
+    demo = start("demo", "--out", str(tmp_path / "demo.mp4"))
+    demo.wait_for(lambda: any("ServeReplica" in line for line in demo.left()))
+    assert "stopped" in demo.stop(signal.SIGINT)
+    assert demo.process.returncode == 130
+    demo.wait_until_nothing_is_left()
+
+
+def test_serve_runs_until_it_is_told_to_stop(start: Callable[..., Command], tmp_path: Path) -> None:
+    config = yaml.safe_load(default_config().read_text())
+    port = config["http_options"]["port"] = free_port()
+    path = tmp_path / "serve.yaml"
+    path.write_text(yaml.safe_dump(config))
+    serve = start("serve", "--config", str(path))
+
+    def ready() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
+
+    serve.wait_for(ready)
+    started = time.monotonic()
+    output = serve.stop(signal.SIGTERM)
+    assert time.monotonic() - started < STOP_S
+    assert (serve.process.returncode, "Stopped." in output) == (0, True), output
+    serve.wait_until_nothing_is_left()
+
+
+def test_a_wrong_config_is_one_sentence(start: Callable[..., Command], tmp_path: Path) -> None:
+    path = tmp_path / "serve.yaml"
+    path.write_text(default_config().read_text().replace("threads:", "thread:"))
+    checked = start("check-config", str(path))
+    output = checked.ended(60)
+    assert checked.process.returncode == 1
+    assert "args.thread" in output.replace("\n", "")
+    assert "Traceback" not in output
