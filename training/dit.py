@@ -6,6 +6,7 @@ image-to-video; a tenth loses its prompt, which teaches classifier-free guidance
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import random
@@ -178,13 +179,10 @@ def _save(
     own = [p.detach().clone() for p in parameters]
     for parameter, mean in zip(parameters, average, strict=True):
         parameter.copy_(mean)
-    pipeline = LTXPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=text_encoder, tokenizer=tokenizer,
-        transformer=transformer,
-    )  # fmt: skip
-    pipeline.save_pretrained(out)
-    for module, name in ((vae, "vae"), (text_encoder, "text_encoder"), (transformer, "transformer")):
-        half = type(module).from_pretrained(out / name, dtype=torch.bfloat16)
-        half.save_pretrained(out / name)
+    halves = {
+        name: copy.deepcopy(module).to(torch.bfloat16)
+        for name, module in (("vae", vae), ("text_encoder", text_encoder), ("transformer", transformer))
+    }
+    LTXPipeline(scheduler=FlowMatchEulerDiscreteScheduler(), tokenizer=tokenizer, **halves).save_pretrained(out)
     for parameter, before in zip(parameters, own, strict=True):
         parameter.copy_(before)

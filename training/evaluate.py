@@ -19,7 +19,7 @@ from pipelines.requests import GenerationRequest, resolve
 from pipelines.video import encode_mp4, read_frames
 from training.detect import Seen, detect
 from training.vae import psnr, reconstruct
-from training.world import HELD_OUT, TRAINING_COMBINATIONS, Scene, describe, render, sample_scene
+from training.world import HELD_OUT, TRAINING_COMBINATIONS, Scene, judged_prompts, render, sample_scene
 
 ATTRIBUTES = ("color", "shape", "motion", "background")
 BOUNDS = {"color": 95.0, "motion": 95.0, "background": 95.0, "shape": 85.0}
@@ -114,7 +114,7 @@ def _generate(
     from_image: bool = False,
     on_first_frame: Callable[[float], None] = lambda _: None,
 ) -> Seen:
-    prompt = describe(scene, rng)
+    prompt = rng.choice(judged_prompts(scene))
     parameters = resolve(GenerationRequest(prompt=prompt, seed=seed), pipeline.card)
     image = None
     first = None

@@ -47,6 +47,18 @@ STILL_PHRASES = (
     "{a} {color} {shape} does not move on a {background} background",
     "motionless {color} {shape} over a {background} background",
 )
+# What the model is judged by: every verb in every frame, most of which training says only in other company.
+JUDGED_FRAMES = (
+    "{a} {color} {shape} {verb} on a {background} background",
+    "{a} {color} {shape} {verb}, {background} background",
+    "{a} {color} {shape} {verb} over a {background} background",
+)
+JUDGED_VERBS = {
+    True: ("moves {motion}", "moving {motion}", "going {motion}"),
+    False: ("stays still", "standing still", "does not move"),
+}
+JUDGED_RELATIVE = "video of {a} {color} {shape} that {verb}. the background is {background}"
+JUDGED_RELATIVE_VERBS = {True: ("moves {motion}",), False: ("stays still", "does not move")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +99,18 @@ def sample_scene(
 
 def describe(scene: Scene, rng: random.Random) -> str:
     """Say the scene in one of the phrasings the model is taught."""
-    phrase = rng.choice(STILL_PHRASES if scene.motion == "still" else MOVING_PHRASES)
+    return _say(rng.choice(STILL_PHRASES if scene.motion == "still" else MOVING_PHRASES), scene)
+
+
+def judged_prompts(scene: Scene) -> list[str]:
+    """Every way the model has to understand a scene in."""
+    moving = scene.motion != "still"
+    phrases = [frame.replace("{verb}", verb) for frame in JUDGED_FRAMES for verb in JUDGED_VERBS[moving]]
+    phrases += [JUDGED_RELATIVE.replace("{verb}", verb) for verb in JUDGED_RELATIVE_VERBS[moving]]
+    return [_say(phrase, scene) for phrase in phrases]
+
+
+def _say(phrase: str, scene: Scene) -> str:
     article = "an" if scene.color[0] in "aeiou" else "a"
     return phrase.format(
         a=article, color=scene.color, shape=scene.shape, motion=scene.motion, background=scene.background

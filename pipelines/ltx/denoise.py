@@ -28,7 +28,8 @@ class Denoiser:
         self.transformer = load_component(
             LTXVideoTransformer3DModel, card, "transformer", dtype=placement.dtype, device=placement.device
         )
-        self.transformer.set_attention_backend(placement.attention)
+        if placement.attention != "native":
+            self.transformer.set_attention_backend(placement.attention)
         folder = locate(card, "scheduler")
         self.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(str(folder), subfolder="scheduler")
         self.card = card

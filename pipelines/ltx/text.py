@@ -26,7 +26,9 @@ class TextEncoder:
 
     def __init__(self, card: ModelCard, placement: Placement) -> None:
         from transformers import AutoTokenizer, T5EncoderModel
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # it would write into a replica's log
         folder = locate(card, "tokenizer")
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder), subfolder="tokenizer")
         self.network = load_component(

@@ -123,7 +123,8 @@ def test_one_seed_gives_identical_bytes_and_is_reported_when_random(service: Ser
 
 
 def test_form_and_json_are_the_same_request(service: ServiceClient) -> None:
-    form = service.http.post("/v1/videos", data={"prompt": PROMPT, "seed": "7", "size": "96x64"})
+    fields = {"prompt": PROMPT, "seed": "7", "size": "96x64"}
+    form = service.http.post("/v1/videos", files={name: (None, value) for name, value in fields.items()})
     json = service.create(seed=7, size="96x64")
     assert form.json()["parameters"] == json["parameters"]
     assert service.content(service.finish(form.json()["id"])["id"]) == service.content(service.finish(json["id"])["id"])
