@@ -15,6 +15,7 @@ from pipelines.errors import KinorayError
 app = typer.Typer(name="kinoray", no_args_is_help=True, add_completion=False, help="Video generation on a Ray cluster.")
 console = Console(stderr=True, highlight=False)
 
+INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 PROMPT = "a red circle moves left on a black background"
 
 
@@ -67,22 +68,20 @@ def main() -> None:
     """Run a verb; a known error is one sentence and exit code 1."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False) or 0
     except KinorayError as error:
         console.print(f"[red]error:[/] {escape(error.message)}")
-        raise SystemExit(1) from None
-    except (KeyboardInterrupt, typer.Abort):
-        console.print("stopped")
-        raise SystemExit(130) from None
-    except typer.Exit as done:
-        raise SystemExit(done.exit_code) from None
+        code = 1
     except Exception as error:
-        # click's usage errors know how to show themselves; everything else is a bug and keeps its traceback.
+        # Usage errors know how to show themselves; everything else is a bug and keeps its traceback.
         show = getattr(error, "show", None)
         if show is None:
             raise
         show()
-        raise SystemExit(2) from None
+        code = 2
+    if code == INTERRUPTED:
+        console.print("stopped")
+    raise SystemExit(code)
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:

@@ -21,10 +21,10 @@ def run_forever(console: Console, path: Path | None) -> None:
         for card in load_settings(application.get("args") or {}).cards().values():
             prefetch(card)  # a missing checkpoint is a sentence now, not a replica that dies later
     console.print(f"Starting Kinoray from {path} ...")
-    with run_service(config, data=data_dir(), dashboard=True, show_logs=True) as url:
-        console.print(f"Kinoray listens on {url} (docs on {url}/docs). Ctrl-C stops it.")
-        try:
-            signal.pause()
-        except KeyboardInterrupt:
-            console.print("Stopping ...")
-    console.print("Stopped.")
+    try:
+        with run_service(config, data=data_dir(), dashboard=True, show_logs=True) as url:
+            console.print(f"Kinoray listens on {url} (docs on {url}/docs). Ctrl-C stops it.")
+            while True:
+                signal.pause()
+    except KeyboardInterrupt:
+        console.print("Stopped.")

@@ -26,7 +26,9 @@ from pipelines.errors import InvalidRequest, NotFound, NotReady
 from pipelines.requests import resolve
 from storage.store import input_key, job_prefix, local_store, video_key
 
-POLL_AFTER_MS = {Status.QUEUED: 500, Status.IN_PROGRESS: 250}
+# How long a client should wait before it asks again: short at first, then longer, since each question costs a little of
+# the processor that a render on a CPU needs.
+POLL_AFTER_MS, LONG_JOB_POLL_AFTER_MS, LONG_JOB_S = 250, 500, 2.0
 
 app = FastAPI(title="Kinoray", description="Video generation on a Ray cluster.", version="0.1.0")
 install(app)
@@ -45,10 +47,11 @@ def _unknown() -> NotFound:
     return NotFound("no such video; it may have been deleted", param="video_id")
 
 
-def _poll_after(response: Response, status: Status) -> None:
+def _poll_after(response: Response, job: Job) -> None:
     """Tell the openai client how long to wait before it asks again."""
-    if status in POLL_AFTER_MS:
-        response.headers["openai-poll-after-ms"] = str(POLL_AFTER_MS[status])
+    if not job.ended:
+        is_long = job.started_at is None or time.time() - job.started_at > LONG_JOB_S
+        response.headers["openai-poll-after-ms"] = str(LONG_JOB_POLL_AFTER_MS if is_long else POLL_AFTER_MS)
 
 
 # Serve pickles the class by value when it decorates it, with what the module holds by then: helpers stand above it.
@@ -92,7 +95,7 @@ class Api:
         await asyncio.to_thread(self._accept, job, image)
         emit("job.accepted", job_id=job.id, model=model, size=f"{parameters.width}x{parameters.height}")
         self.conductor.nudge.remote()
-        _poll_after(response, job.status)
+        _poll_after(response, job)
         return Video.of(job)
 
     @app.get("/v1/videos")
@@ -112,7 +115,7 @@ class Api:
     async def retrieve(self, video_id: str, response: Response) -> Video:
         """A job as it stands, with true step progress."""
         job = await self._job(video_id)
-        _poll_after(response, job.status)
+        _poll_after(response, job)
         return Video.of(job)
 
     @app.get("/v1/videos/{video_id}/content", response_class=FileResponse)

@@ -25,12 +25,12 @@ from pipelines.catalogue import ModelCard
 
 T = TypeVar("T")
 
-EVENTS_PER_SECOND = 5
+EVENTS_PER_SECOND = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Progress:
-    """Steps done so far. At most five a second are sent; the last one always is."""
+    """Steps done so far. At most two a second are sent; the last one always is."""
 
     step: int
     num_steps: int

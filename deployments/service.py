@@ -97,6 +97,7 @@ def run_service(
         KINORAY_DATA=str(data.resolve()),
         RAY_AUTH_MODE="disabled",  # everything listens on the loopback interface only
         RAY_USAGE_STATS_ENABLED="0",
+        RAY_worker_niceness="0",  # Ray's own 15 lets every other process on the machine go before a render
         RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
         HF_HUB_DISABLE_TELEMETRY="1",
         PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
@@ -129,6 +130,7 @@ def run_service(
             _node_ip_address="127.0.0.1",
             **options,
         )
+        signals.restore()  # Ray takes SIGTERM for itself
         if graceful:
             cleanup.callback(lambda: _get_global_client().shutdown(timeout_s=STOP_TIMEOUT_S))
             cleanup.callback(signals.ignore)
@@ -153,18 +155,21 @@ class _Signals:
     """Once the clean-up has begun, another Ctrl-C or SIGTERM must not interrupt it and leave processes behind."""
 
     def __enter__(self) -> Self:
-        self._before: dict[signal.Signals, Any] = {}
+        # Only the main thread may set handlers.
+        main = threading.current_thread() is threading.main_thread()
+        self._before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM) if main}
         return self
 
     def ignore(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for each in (signal.SIGINT, signal.SIGTERM):
-                before = signal.signal(each, signal.SIG_IGN)
-                self._before.setdefault(each, before)
+        for each in self._before:
+            signal.signal(each, signal.SIG_IGN)
 
-    def __exit__(self, *_: object) -> None:
+    def restore(self) -> None:
         for each, handler in self._before.items():
             signal.signal(each, handler)
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
 
 
 def _deploy(schema: Any) -> None:

@@ -30,13 +30,15 @@ class Command:
         env = {**os.environ, "KINORAY_TEST_MARK": mark, "KINORAY_DATA": mark, "PYTHONPATH": str(ROOT)}
         # A file and not a pipe, which would fill up and block the command while nobody reads it.
         self.output = Path(mark).with_suffix(".log")
+        log = self.output.open("w")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cli", *args],
             cwd=ROOT,
             env=env,
-            stdout=self.output.open("w"),
+            stdout=log,
             stderr=subprocess.STDOUT,
         )
+        log.close()
 
     def left(self) -> list[str]:
         """Command lines of living processes that carry the mark."""
