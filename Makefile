@@ -59,7 +59,7 @@ eval-tiny: setup ## judge the demo model on 200 prompts it never saw
 	$(BIN)/python -m training evaluate
 
 .PHONY: train-tiny
-train-tiny: setup ## train the demo model from scratch into out/ltx-tiny (about two hours on 2 cores)
+train-tiny: setup ## train the demo model from scratch into out/ltx-tiny (about 100 minutes on 2 cores)
 	$(BIN)/python -m training train --out out/ltx-tiny
 
 .PHONY: bench-overhead

@@ -69,8 +69,10 @@ def read_frames(mp4: Path) -> Iterator[Frame]:
 
 
 def contact_sheet(mp4: Path, columns: int = 9, scale: int = 2) -> Image.Image:
-    """Evenly spaced frames of a video side by side, enlarged without smoothing."""
+    """Evenly spaced frames of a video side by side with a light line between, enlarged without smoothing."""
     frames = list(read_frames(mp4))
     chosen = [frames[round(i)] for i in np.linspace(0, len(frames) - 1, min(columns, len(frames)))]
-    sheet = Image.fromarray(np.concatenate(chosen, axis=1))
+    line = np.full((len(chosen[0]), 1, 3), 200, np.uint8)
+    strips = [strip for frame in chosen for strip in (frame, line)][:-1]
+    sheet = Image.fromarray(np.concatenate(strips, axis=1))
     return sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
