@@ -22,7 +22,7 @@ class Denoiser:
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         self.card = card
         self.worker = Worker(settings.step_timeout_s)
-        self.denoiser = load("denoise", card, settings)
+        self.denoiser = self.worker.run(load, "denoise", card, settings)
 
     async def run(self, parameters: Parameters, text: Any, image: Any = None) -> AsyncIterator[Any]:
         async for item in self.worker.stream(lambda control: self._denoise(control, parameters, text, image)):

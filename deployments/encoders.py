@@ -21,7 +21,7 @@ class TextEncoder:
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         self.worker = Worker(settings.step_timeout_s)
-        self.encoder = load("text", card, settings)
+        self.encoder = self.worker.run(load, "text", card, settings)
 
     async def run(self, prompt: str, parameters: Parameters) -> AsyncIterator[Any]:
         async for item in self.worker.stream(lambda control: self._encode(control, prompt, parameters)):
@@ -42,7 +42,7 @@ class ImageEncoder:
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         self.worker = Worker(settings.step_timeout_s)
-        self.encoder = load("image", card, settings)
+        self.encoder = self.worker.run(load, "image", card, settings)
         self.store = local_store(data_dir())
 
     async def run(self, key: str, parameters: Parameters) -> AsyncIterator[Any]:

@@ -95,7 +95,7 @@ class Worker:
             loop.call_soon_threadsafe(receive, progress)
 
         control = Control(report)
-        future = loop.run_in_executor(self._pool, self._run, control, work)
+        future = loop.run_in_executor(self._pool, self._timed, control, work)
         future.add_done_callback(lambda _: news.set())
         try:
             while not future.done():
@@ -120,6 +120,14 @@ class Worker:
             if not future.cancelled():
                 future.exception()
 
+    def run(self, work: Callable[..., T], *args: Any) -> T:
+        """Run something in the worker's thread and wait for it, as a constructor may.
+
+        A leg's weights are loaded and warmed up there too: OpenMP keeps a team of threads for each thread that uses it,
+        and a second team competes with the first for the same cores.
+        """
+        return self._pool.submit(work, *args).result()
+
     def check(self) -> None:
         """Raise when the current call shows no sign of life, or the GPU's context is lost."""
         control = self._current
@@ -129,7 +137,7 @@ class Worker:
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.mem_get_info()
 
-    def _run(self, control: Control, work: Callable[[Control], T]) -> tuple[T, float]:
+    def _timed(self, control: Control, work: Callable[[Control], T]) -> tuple[T, float]:
         self._current = control
         started = time.perf_counter()
         try:

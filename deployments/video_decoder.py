@@ -25,7 +25,7 @@ class VideoDecoder:
         self.video = video
         self.mp4_threads = settings.threads.mp4
         self.worker = Worker(settings.step_timeout_s)
-        self.decoder = load("decode", card, settings)
+        self.decoder = self.worker.run(load, "decode", card, settings)
 
     async def run(self, latents: Any, parameters: Parameters) -> AsyncIterator[Any]:
         async for item in self.worker.stream(lambda control: self._decode(control, latents, parameters)):

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -23,55 +24,61 @@ START_S, STOP_S = 240, 30
 
 
 class Command:
-    """A running `kinoray` command, findable with all it started by a mark in the environment."""
+    """A running `kinoray` command, and every process it was ever seen to have started."""
 
-    def __init__(self, *args: str, mark: str) -> None:
-        self.mark = f"KINORAY_TEST_MARK={mark}".encode()
-        env = {**os.environ, "KINORAY_TEST_MARK": mark, "KINORAY_DATA": mark, "PYTHONPATH": str(ROOT)}
+    def __init__(self, *args: str, data: Path) -> None:
+        env = {**os.environ, "KINORAY_DATA": str(data), "PYTHONPATH": str(ROOT)}
         # A file and not a pipe, which would fill up and block the command while nobody reads it.
-        self.output = Path(mark).with_suffix(".log")
-        log = self.output.open("w")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "cli", *args],
-            cwd=ROOT,
-            env=env,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        log.close()
+        self.output = data.with_suffix(".log")
+        with self.output.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cli", *args], cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT
+            )
+        self.started: set[psutil.Process] = set()
 
-    def left(self) -> list[str]:
-        """Command lines of living processes that carry the mark."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if self.mark in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-            except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue  # it ended while we looked
-        return [line for line in found if line]
+    def look(self) -> list[str]:
+        """The titles of the processes below the command now; all are remembered."""
+        try:
+            below = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        self.started.update(below)
+        return [title for process in below if (title := _title(process))]
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = START_S) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
+            self.look()
             assert self.process.poll() is None, self.output.read_text()
             assert time.monotonic() < deadline, f"not within {seconds} s"
             time.sleep(0.2)
 
+    def ended(self, within_s: float) -> str:
+        """Wait for the end; returns what was printed."""
+        deadline = time.monotonic() + within_s
+        while self.process.poll() is None:
+            self.look()
+            assert time.monotonic() < deadline, f"still running after {within_s} s: {self.output.read_text()}"
+            time.sleep(0.2)
+        return self.output.read_text()
+
     def stop(self, with_signal: signal.Signals) -> str:
+        self.look()
         self.process.send_signal(with_signal)
         return self.ended(STOP_S)
 
-    def ended(self, within_s: float) -> str:
-        """Wait for the end; returns what was printed."""
-        self.process.wait(within_s)
-        return self.output.read_text()
+    def assert_nothing_is_left(self) -> None:
+        assert self.started, "it was never seen to start anything"
+        _, left = psutil.wait_procs(self.started, timeout=10)  # the kernel reaps the last of them a moment later
+        assert [title for process in left if (title := _title(process))] == []
 
-    def wait_until_nothing_is_left(self) -> None:
-        deadline = time.monotonic() + 10  # the kernel reaps the last of Ray's processes a moment later
-        while (left := self.left()) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert left == []
+
+def _title(process: psutil.Process) -> str:
+    """A process's command line; empty when it has ended."""
+    try:
+        return "" if process.status() == psutil.STATUS_ZOMBIE else " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 @pytest.fixture
@@ -79,7 +86,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     commands: list[Command] = []
 
     def run(*args: str) -> Command:
-        commands.append(Command(*args, mark=str(tmp_path / "data")))
+        commands.append(Command(*args, data=tmp_path / "data"))
         return commands[-1]
 
     yield run
@@ -98,15 +105,15 @@ def test_demo_makes_the_video_that_was_asked_for(start: Callable[..., Command], 
     assert (seen.color, seen.motion, seen.background) == ("blue", "up", "white")
     assert out.with_suffix(".png").stat().st_size > 0
     assert "seed 1" in output
-    demo.wait_until_nothing_is_left()
+    demo.assert_nothing_is_left()
 
 
 def test_an_interrupted_demo_leaves_nothing(start: Callable[..., Command], tmp_path: Path) -> None:
     demo = start("demo", "--out", str(tmp_path / "demo.mp4"))
-    demo.wait_for(lambda: any("ServeReplica" in line for line in demo.left()))
+    demo.wait_for(lambda: any("ServeReplica" in title for title in demo.look()))
     assert "stopped" in demo.stop(signal.SIGINT)
     assert demo.process.returncode == 130
-    demo.wait_until_nothing_is_left()
+    demo.assert_nothing_is_left()
 
 
 def test_serve_runs_until_it_is_told_to_stop(start: Callable[..., Command], tmp_path: Path) -> None:
@@ -128,7 +135,7 @@ def test_serve_runs_until_it_is_told_to_stop(start: Callable[..., Command], tmp_
     output = serve.stop(signal.SIGTERM)
     assert time.monotonic() - started < STOP_S
     assert (serve.process.returncode, "Stopped." in output) == (0, True), output
-    serve.wait_until_nothing_is_left()
+    serve.assert_nothing_is_left()
 
 
 def test_a_wrong_config_is_one_sentence(start: Callable[..., Command], tmp_path: Path) -> None:
