@@ -66,7 +66,9 @@ def check_config(config: Annotated[Path, typer.Argument(help="A Serve config fil
 
 def main() -> None:
     """Run a verb; a known error is one sentence and exit code 1."""
-    signal.signal(signal.SIGTERM, _terminate)
+    # SIGINT too: a shell starts background jobs with it ignored, and then nobody could stop them cleanly.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, _terminate)
     try:
         code = app(standalone_mode=False) or 0
     except KinorayError as error:
