@@ -20,7 +20,8 @@ from diffusers import LTXPipeline
 from deployments.config import load_config
 from deployments.service import default_config, for_model, free_port, run_service
 from pipelines.catalogue import get_card
-from pipelines.requests import GenerationRequest, Parameters, resolve
+from pipelines.reference import reference_video
+from pipelines.requests import GenerationRequest, resolve
 from pipelines.video import encode_mp4, metadata_of
 from pipelines.weights import locate
 
@@ -43,28 +44,9 @@ class Stock:
 
     def __call__(self, fields: dict[str, int]) -> bytes:
         parameters = resolve(GenerationRequest(prompt=PROMPT, seed=SEED, **fields), self.card)
-        video = self._render(parameters)  # [F, 3, H, W] in [0, 1]
+        video = reference_video(self.pipeline, PROMPT, parameters)  # [F, 3, H, W] in [0, 1]
         frames = (video * 255).round().byte().permute(0, 2, 3, 1).numpy()
         return encode_mp4(frames, parameters.fps, metadata_of(self.card.id, parameters))
-
-    def _render(self, parameters: Parameters) -> torch.Tensor:
-        frames = self.pipeline(
-            prompt=PROMPT,
-            negative_prompt=parameters.negative_prompt,
-            width=parameters.width,
-            height=parameters.height,
-            num_frames=parameters.num_frames,
-            frame_rate=parameters.fps,
-            num_inference_steps=parameters.num_inference_steps,
-            guidance_scale=parameters.guidance_scale,
-            decode_timestep=parameters.decode_timestep,
-            decode_noise_scale=parameters.decode_noise_scale,
-            max_sequence_length=parameters.max_sequence_length,
-            generator=torch.Generator().manual_seed(parameters.seed),
-            output_type="pt",
-        ).frames
-        video: torch.Tensor = frames[0]
-        return video
 
 
 class Service:

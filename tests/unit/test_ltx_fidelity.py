@@ -16,6 +16,7 @@ from PIL import Image
 from pipelines.catalogue import ModelCard
 from pipelines.local import LocalPipeline
 from pipelines.ltx.handover import DenoiseState, FinalLatents, ImageConditioning, TextConditioning
+from pipelines.reference import reference_video
 from pipelines.requests import GenerationRequest, Parameters, resolve
 from pipelines.serialization import from_bytes, to_bytes
 from tests.checkpoints import build_ltx, ltx_card
@@ -76,34 +77,10 @@ def picture() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8))
 
 
-def stock_video(
-    pipeline: LTXPipeline | LTXImageToVideoPipeline, parameters: Parameters, **inputs: object
-) -> torch.Tensor:
-    frames = pipeline(
-        prompt=PROMPT,
-        negative_prompt=parameters.negative_prompt,
-        width=parameters.width,
-        height=parameters.height,
-        num_frames=parameters.num_frames,
-        frame_rate=parameters.fps,
-        num_inference_steps=parameters.num_inference_steps,
-        guidance_scale=parameters.guidance_scale,
-        guidance_rescale=parameters.guidance_rescale,
-        decode_timestep=parameters.decode_timestep,
-        decode_noise_scale=parameters.decode_noise_scale,
-        max_sequence_length=parameters.max_sequence_length,
-        generator=torch.Generator().manual_seed(parameters.seed),
-        output_type="pt",
-        **inputs,
-    ).frames
-    video: torch.Tensor = frames[0]
-    return video
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_text_to_video_equals_diffusers(stock: LTXPipeline, staged: LocalPipeline, case: Case) -> None:
     parameters = case.parameters(staged.card)
-    assert torch.equal(staged.generate(PROMPT, parameters), stock_video(stock, parameters))
+    assert torch.equal(staged.generate(PROMPT, parameters), reference_video(stock, PROMPT, parameters))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.num_frames > 1], ids=str)
@@ -113,7 +90,7 @@ def test_image_to_video_equals_diffusers(
     parameters = case.parameters(staged.card)
     pipeline = LTXImageToVideoPipeline(**stock.components)
     pipeline.set_progress_bar_config(disable=True)
-    expected = stock_video(pipeline, parameters, image=picture)
+    expected = reference_video(pipeline, PROMPT, parameters, image=picture)
     assert torch.equal(staged.generate(PROMPT, parameters, image=picture), expected)
 
 
