@@ -11,6 +11,12 @@ export PROMPT MODEL IMAGE SEED
 DEMO_ARGS = $(if $(PROMPT),--prompt "$$PROMPT") $(if $(MODEL),--model "$$MODEL") \
             $(if $(IMAGE),--image "$$IMAGE") $(if $(SEED),--seed "$$SEED")
 
+# pip compiles on one core, compileall on all of them. It fails on the few files that are for newer Pythons only.
+define install
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -r $(1)
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+endef
+
 .PHONY: help
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -20,14 +26,14 @@ setup: $(VENV)/.installed ## build .venv from requirements.lock
 
 $(VENV)/.installed: requirements.lock
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(call install,requirements.lock)
 	touch $@
 
 .PHONY: setup-dev
 setup-dev: $(VENV)/.installed-dev ## setup, and the developer's tools
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	$(call install,requirements-dev.lock)
 	touch $@
 
 .PHONY: demo
