@@ -20,7 +20,8 @@ from deployments.encoders import ImageEncoder, TextEncoder
 from deployments.publisher import Publisher
 from deployments.settings import Settings, load_settings
 from deployments.video_decoder import VideoDecoder
-from pipelines.catalogue import Component, ModelCard
+from pipelines.card import Leg
+from pipelines.catalogue import ModelCard
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -31,12 +32,12 @@ def build_app(args: dict[str, Any]) -> Application:
     """
     settings = load_settings(args)
     cards = settings.cards()
-    text = _shared_encoders(TextEncoder, ("text_encoder", "tokenizer"), cards, settings)
-    image = _shared_encoders(ImageEncoder, ("vae",), cards, settings)
+    text = _shared_encoders(TextEncoder, "text", cards, settings)
+    image = _shared_encoders(ImageEncoder, "image", cards, settings)
     legs = {
         model: {
-            "text": text[model],
-            "image": image[model],
+            "text": text.get(model),
+            "image": image.get(model),
             "denoiser": _bind(Denoiser, card, settings, name=f"Denoiser-{model}"),
             "decoder": _bind(VideoDecoder, card, settings, name=f"VideoDecoder-{model}"),
         }
@@ -54,12 +55,14 @@ def _bind(deployment: Any, *args: Any, name: str | None = None) -> Application:
 
 
 def _shared_encoders(
-    deployment: Any, components: tuple[Component, ...], cards: dict[str, ModelCard], settings: Settings
+    deployment: Any, leg: Leg, cards: dict[str, ModelCard], settings: Settings
 ) -> dict[str, Application]:
     """One encoder per checkpoint, by model. It carries the model's name only when a single model uses it."""
     groups: dict[object, list[str]] = {}
     for model, card in cards.items():
-        sources = [card.component_source(each) for each in components]
+        if leg not in card.LEGS:
+            continue
+        sources = [card.component_source(each) for each in card.LEGS[leg]]
         groups.setdefault((card.family, *sources, *sorted(card.dtype.items())), []).append(model)
     encoders = {}
     shared = 0

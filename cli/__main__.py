@@ -16,14 +16,15 @@ app = typer.Typer(name="kinoray", no_args_is_help=True, add_completion=False, he
 console = Console(stderr=True, highlight=False)
 
 INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
-PROMPT = "a red circle moves left on a black background"
 
 
 @app.command()
 def demo(
-    prompt: Annotated[str, typer.Option(help="What to show.")] = PROMPT,
+    prompt: Annotated[str | None, typer.Option(help="What to show, for a model that reads it.")] = None,
     model: Annotated[str, typer.Option(help="A model of the catalogue that is on this machine.")] = "ltx-tiny",
-    image: Annotated[Path | None, typer.Option(help="The first frame; makes it image-to-video.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="The first frame; a model that needs one has its own to try.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Repeat a video; random when absent.")] = None,
     out: Annotated[Path, typer.Option(help="Where the video goes.")] = Path("out/demo.mp4"),
 ) -> None:

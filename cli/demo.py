@@ -14,17 +14,22 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from cli.client import Client
 from deployments.config import load_config
 from deployments.service import default_config, for_model, free_port, run_service
-from pipelines.catalogue import get_card
+from pipelines.card import ROOT
+from pipelines.catalogue import ModelCard, get_card
 from pipelines.errors import ConfigError, KinorayError
 from pipelines.weights import prefetch
 
+PROMPT = "a red circle moves left on a black background"
 
-def run_demo(console: Console, *, prompt: str, model: str, image: Path | None, seed: int | None, out: Path) -> None:
+
+def run_demo(
+    console: Console, *, prompt: str | None, model: str, image: Path | None, seed: int | None, out: Path
+) -> None:
     """Start a private service, render one video, leave it at `out` with a contact sheet beside it."""
-    if image is not None and not image.is_file():
-        raise ConfigError(f"there is no image {image}")
     started = time.monotonic()
-    prefetch(get_card(model))
+    card = get_card(model)
+    fields, image = _request(card, prompt, image)
+    prefetch(card)
     config = for_model(load_config(default_config()), model, with_image=image is not None)
     config["http_options"] = {"host": "127.0.0.1", "port": free_port()}
     console.print(f"Starting Ray and the service for [bold]{model}[/] ...")
@@ -36,14 +41,28 @@ def run_demo(console: Console, *, prompt: str, model: str, image: Path | None, s
         with run_service(config, data=Path(data), private=True, graceful=False, on_waiting=on_waiting) as url:
             status.stop()
             ready = time.monotonic()
-            console.print(f"Ready on {url} after {ready - started:.1f} s. Asking for: [bold]{escape(prompt)}[/]")
+            wish = escape(" from ".join(filter(None, [fields.get("prompt"), str(image) if image else None])))
+            console.print(f"Ready on {url} after {ready - started:.1f} s. Asking for: [bold]{wish}[/]")
             client = Client(url)
-            video = _render(console, client, {"prompt": prompt, "model": model, "seed": seed}, image)
+            video = _render(console, client, {**fields, "seed": seed}, image)
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_bytes(client.download(video["id"]))
             rendered = time.monotonic()
     _report(console, video, out, rendered - ready)
     console.print(f"Everything that was started is stopped; {time.monotonic() - started:.1f} s in all.")
+
+
+def _request(card: ModelCard, prompt: str | None, image: Path | None) -> tuple[dict[str, Any], Path | None]:
+    """What to ask a model for when the user does not say."""
+    if image is not None and not image.is_file():
+        raise ConfigError(f"there is no image {image}")
+    if image is None and card.NEEDS_IMAGE:
+        if card.example_image is None:
+            raise ConfigError(f"{card.id} makes a video from an image; give one with --image")
+        image = ROOT / card.example_image
+    if prompt is None and card.TAKES_PROMPT:
+        prompt = PROMPT
+    return {"model": card.id, "prompt": prompt}, image
 
 
 def _render(console: Console, client: Client, fields: dict[str, Any], image: Path | None) -> dict[str, Any]:

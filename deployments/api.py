@@ -79,10 +79,11 @@ class Api:
         if card is None:
             known = ", ".join(self.cards)
             raise InvalidRequest(f"no such model here; there are {known}", param="model", code="model_not_found")
-        parameters = resolve(body.generation(), card, body.duration())
+        parameters = resolve(body.generation(), card, seconds=body.duration(), has_image=image is not None)
         if image is not None:
+            limits = self.settings.max_image_pixels, self.settings.max_image_aspect_ratio
             loop = asyncio.get_running_loop()
-            image = await loop.run_in_executor(self.images, check_image, image, self.settings.max_image_pixels)
+            image = await loop.run_in_executor(self.images, check_image, image, *limits)
         job = Job(
             id=new_job_id(),
             model=model,
@@ -91,6 +92,7 @@ class Api:
             created_at=time.time(),
             has_image=image is not None,
             user=body.user,
+            facts={"prompt_used": False} if body.prompt and not card.TAKES_PROMPT else {},
         )
         await asyncio.to_thread(self._accept, job, image)
         emit("job.accepted", job_id=job.id, model=model, size=f"{parameters.width}x{parameters.height}")

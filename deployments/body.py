@@ -50,16 +50,22 @@ async def read_body(request: Request, max_bytes: int) -> tuple[dict[str, Any], b
     )
 
 
-def check_image(data: bytes, max_pixels: int) -> bytes:
+def check_image(data: bytes, max_pixels: int, max_aspect_ratio: float) -> bytes:
     """Decode an image fully and return it as an upright RGB PNG.
 
     Raises:
-        InvalidRequest: not an image, animated, truncated or too many pixels.
+        InvalidRequest: not an image, animated, truncated, too many pixels or too long and thin.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
         if image.width * image.height > max_pixels:
             message = f"the image must have at most {max_pixels} pixels; it is {image.width}x{image.height}"
+            raise InvalidRequest(message, param=IMAGE_FIELD)
+        if max(image.size) > max_aspect_ratio * min(image.size):
+            message = (
+                f"the image's longer side must be at most {max_aspect_ratio:g} times its shorter one; "
+                f"it is {image.width}x{image.height}"
+            )
             raise InvalidRequest(message, param=IMAGE_FIELD)
         # MPO is a JPEG with a second picture behind it, as many phones write it.
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:

@@ -44,7 +44,7 @@ class Conductor:
     def __init__(
         self,
         settings: Settings,
-        legs: dict[str, dict[str, DeploymentHandle[Any]]],
+        legs: dict[str, dict[str, Any]],
         publisher: DeploymentHandle[Any],
     ) -> None:
         self.settings = settings

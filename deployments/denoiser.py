@@ -24,7 +24,7 @@ class Denoiser:
         self.worker = Worker(settings.step_timeout_s)
         self.denoiser = self.worker.run(load, "denoise", card, settings)
 
-    async def run(self, parameters: Parameters, text: Any, image: Any = None) -> AsyncIterator[Any]:
+    async def run(self, parameters: Parameters, text: Any, image: Any) -> AsyncIterator[Any]:
         async for item in self.worker.stream(lambda control: self._denoise(control, parameters, text, image)):
             yield item
 

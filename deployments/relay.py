@@ -16,7 +16,7 @@ from deployments.events import emit
 from deployments.leg import Finished, Progress
 from jobs.lifecycle import Leg
 from jobs.record import Job
-from pipelines.requests import Parameters
+from pipelines.requests import read_parameters
 from storage.store import input_key
 
 OnProgress = Callable[[Leg, float], Awaitable[None]]
@@ -24,10 +24,10 @@ OnProgress = Callable[[Leg, float], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The deployments that one model's jobs run through."""
+    """The deployments that one model's jobs run through; None where its family has no such leg."""
 
-    text: DeploymentHandle[Any]
-    image: DeploymentHandle[Any]
+    text: DeploymentHandle[Any] | None
+    image: DeploymentHandle[Any] | None
     denoiser: DeploymentHandle[Any]
     decoder: DeploymentHandle[Any]
     publisher: DeploymentHandle[Any]
@@ -41,16 +41,17 @@ class Relay:
         self.route = route
         self.on_progress = on_progress
         self.seconds: dict[str, float] = {}
-        self.facts: dict[str, Any] = {}
+        self.facts: dict[str, Any] = dict(job.facts)
 
     async def run(self) -> None:
         """Encode, denoise, decode, publish. Each reference is dropped as soon as the next leg has its value."""
         job, route = self.job, self.route
-        parameters = Parameters.model_validate(job.parameters)
+        parameters = read_parameters(job.parameters)
         await self.on_progress(Leg.ENCODE, 0)
-        text = await self._leg(Leg.ENCODE, "text", route.text, job.prompt, parameters)
-        image = None
-        if job.has_image:
+        text = image = None
+        if route.text is not None:
+            text = await self._leg(Leg.ENCODE, "text", route.text, job.prompt, parameters)
+        if job.has_image and route.image is not None:
             image = await self._leg(Leg.ENCODE, "image", route.image, input_key(job.id), parameters)
         await self.on_progress(Leg.DENOISE, 0)
         latents = await self._leg(Leg.DENOISE, "denoise", route.denoiser, parameters, text, image)

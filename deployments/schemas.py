@@ -11,7 +11,7 @@ from jobs.lifecycle import Status
 from jobs.record import Job
 from pipelines.catalogue import ModelCard
 from pipelines.errors import InvalidRequest
-from pipelines.requests import GenerationRequest, Parameters
+from pipelines.requests import GenerationRequest, read_parameters
 
 
 class CreateVideo(GenerationRequest):
@@ -84,7 +84,7 @@ class Video(BaseModel):
 
     @classmethod
     def of(cls, job: Job) -> Video:
-        parameters = Parameters.model_validate(job.parameters)
+        parameters = read_parameters(job.parameters)
         error = None
         if job.error_code is not None:
             error = VideoError(code=job.error_code, message=job.error_message or "")

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from deployments.readiness import APPLICATION
-from pipelines.catalogue import ROOT
+from pipelines.card import ROOT
+from pipelines.catalogue import get_card
 from pipelines.errors import KinorayError
+from pipelines.families import CLASSES
 
 START_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 15
@@ -53,19 +55,19 @@ def for_model(config: dict[str, Any], model: str, *, with_image: bool) -> dict[s
     """A config's copy that serves one model only, every leg once; without an image its encoder need not start."""
     config = copy.deepcopy(config)
     (application,) = config["applications"]
-    replaced = application["args"].get("models", ["ltx-tiny"])[0]
     application["args"]["models"] = [model]
-    kept = []
-    for deployment in application["deployments"]:
-        leg, dash, served = deployment["name"].partition("-")
-        if dash and served != replaced:
-            continue
-        deployment["name"] = f"{leg}-{model}" if dash else leg
-        if leg == "ImageEncoder" and not with_image:
-            deployment.pop("num_replicas", None)
-            deployment["autoscaling_config"] = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1}
-        kept.append(deployment)
-    application["deployments"] = kept
+    deployments = application["deployments"]
+    application["deployments"] = [each for each in deployments if each["name"] in ("Api", "Conductor", "Publisher")]
+    for leg in get_card(model).LEGS:
+        kind = CLASSES[leg]
+        # The model's own options, or those of another model's leg of the same kind.
+        alike = [each for each in deployments if each["name"].startswith(kind)]
+        own = [each for each in alike if each["name"] == f"{kind}-{model}"]
+        options = {**(own or alike)[0], "name": f"{kind}-{model}"}
+        if leg == "image" and not with_image:
+            options.pop("num_replicas", None)
+            options["autoscaling_config"] = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1}
+        application["deployments"].append(options)
     return config
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from pipelines.catalogue import ROOT, ModelCard, StrictModel, get_card
+from pipelines.card import ROOT, StrictModel
+from pipelines.catalogue import ModelCard, get_card
 from pipelines.errors import ConfigError
 
 
@@ -40,6 +41,8 @@ class Settings(StrictModel):
     """A leg that shows no sign of life for so long fails its health check and is replaced."""
     max_body_bytes: int = Field(default=32 * 2**20, ge=1)
     max_image_pixels: int = Field(default=50_000_000, ge=1)
+    max_image_aspect_ratio: float = Field(default=8, ge=1)
+    """The longer side by the shorter: an input image is resized to the video's size, whatever its own ratio."""
 
     @field_validator("models")
     @classmethod

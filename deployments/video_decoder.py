@@ -16,12 +16,13 @@ from pipelines.requests import Parameters
 
 @serve.deployment(name="VideoDecoder", max_ongoing_requests=2, graceful_shutdown_timeout_s=300)
 class VideoDecoder:
-    """Decodes and encodes one video at a time."""
+    """Decodes and encodes one video at a time; the video encoder works while the next chunk is being decoded."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
-        from pipelines import video
+        from pipelines import frames, video
 
         self.card = card
+        self.frames = frames
         self.video = video
         self.mp4_threads = settings.threads.mp4
         self.worker = Worker(settings.step_timeout_s)
@@ -35,15 +36,17 @@ class VideoDecoder:
         self.worker.check()
 
     def _decode(self, control: Control, latents: Any, parameters: Parameters) -> bytes:
-        frames = self.decoder.frames(latents, parameters)
-
         def counted() -> Any:
-            for index, frame in enumerate(frames):
+            for index, frame in enumerate(self.frames.to_frames(self.decoder.chunks(latents, parameters))):
                 control.step(index, parameters.num_frames)
                 yield frame
 
-        metadata = self.video.metadata_of(self.card.id, parameters)
-        mp4: bytes = self.video.encode_mp4(counted(), parameters.fps, metadata, threads=self.mp4_threads)
+        def encode(frames: Any) -> bytes:
+            metadata = self.video.metadata_of(self.card.id, parameters)
+            mp4: bytes = self.video.encode_mp4(frames, parameters.fps, metadata, threads=self.mp4_threads)
+            return mp4
+
+        mp4: bytes = self.frames.consume_meanwhile(counted(), encode)
         metrics.frames_total().inc(parameters.num_frames, {"model": self.card.id})
         control.facts.update(frames=parameters.num_frames, bytes=len(mp4))
         return mp4

@@ -34,7 +34,7 @@ class Job:
     started_at: float | None = None  # of the first attempt
     completed_at: float | None = None  # when it ended, either way
     leg_seconds: dict[str, float] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)  # what the legs report: bytes, frames, attention kernel
+    facts: dict[str, Any] = field(default_factory=dict)  # what was found out: bytes, attention kernel, ...
     error_code: str | None = None
     error_message: str | None = None
     lease_owner: str | None = None

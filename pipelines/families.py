@@ -1,18 +1,21 @@
 """The families and their legs, by name, so that a process imports only the leg it runs.
 
-A family is a package with four modules: `text` (TextEncoder), `image` (ImageEncoder), `denoise` (Denoiser) and `decode`
-(VideoDecoder). Each class takes a card and a placement, loads only its own leg's weights, and has `warm_up`.
+A family is a package with up to four modules: `text` (TextEncoder), `image` (ImageEncoder), `denoise` (Denoiser) and
+`decode` (VideoDecoder). Each class takes a card and a placement, loads only its own leg's weights, and has `warm_up`.
+A seam that holds for every family: `encode(prompt or image, parameters)`, `begin(parameters, text, image, state)` with
+`step` and `result`, and `chunks(latents, parameters)`.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from pipelines.card import Leg
 from pipelines.catalogue import ModelCard
-from pipelines.devices import Placement
 
-Leg = Literal["text", "image", "denoise", "decode"]
+if TYPE_CHECKING:
+    from pipelines.devices import Placement
 
 CLASSES: dict[Leg, str] = {
     "text": "TextEncoder",

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from pipelines.card import Leg
 from pipelines.catalogue import ModelCard
 from pipelines.devices import place
-from pipelines.families import Leg, load_leg
+from pipelines.families import load_leg
 from pipelines.requests import Parameters
 
 
@@ -46,15 +48,14 @@ class LocalPipeline:
         on_step: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """One video, [F, 3, H, W] float32 in [0, 1]."""
-        text = self.text.encode(prompt, parameters)
+        text = self.text.encode(prompt, parameters) if "text" in self.card.LEGS else None
         first = None if image is None else self.image.encode(image, parameters)
         run = self.denoiser.begin(parameters, text, first)
         while run.step_index < run.num_steps:
             run.step()
             if on_step is not None:
                 on_step(run.step_index, run.num_steps)
-        pixels: Tensor = self.decoder.decode(run.result(), parameters)
-        return pixels
+        return torch.cat(list(self.decoder.chunks(run.result(), parameters)))
 
     def _load(self, leg: Leg) -> Any:
         return load_leg(leg, self.card, self.placement)

@@ -6,62 +6,36 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter
 
-from pipelines.catalogue import ModelCard, StrictModel
+from pipelines.card import CommonFields
+from pipelines.catalogue import ModelCard
 from pipelines.errors import InvalidRequest
+from pipelines.ltx.card import LTXFields, LTXParameters
+from pipelines.svd.card import SVDFields, SVDParameters
 
-T = TypeVar("T")
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Parameters = Annotated[LTXParameters | SVDParameters, Field(discriminator="family")]
+"""The effective parameters of one video, of any family."""
+
+_PARAMETERS: TypeAdapter[Parameters] = TypeAdapter(Parameters)
 
 
-class GenerationRequest(BaseModel):
-    """The generation fields of a request; None means the model's default."""
+class GenerationRequest(SVDFields, LTXFields, CommonFields):
+    """The generation fields of a request, of every family; None means the model's default."""
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: str | None = None
-    negative_prompt: str | None = None
-    width: int | None = None
-    height: int | None = None
-    num_frames: int | None = None
-    fps: Annotated[int, Field(ge=1, le=120)] | None = None
-    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    guidance_scale: Annotated[Finite, Field(ge=0, le=100)] | None = None
-    guidance_rescale: Annotated[Finite, Field(ge=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+def read_parameters(data: Any) -> Parameters:
+    """Parameters from the plain values that a job record holds. Raises ValidationError."""
+    return _PARAMETERS.validate_python(data)
 
 
-class Parameters(StrictModel):
-    """The effective parameters of one video. With the model's revision they determine its every pixel."""
-
-    width: int
-    height: int
-    num_frames: int
-    fps: int
-    num_inference_steps: int
-    guidance_scale: float
-    guidance_rescale: float
-    negative_prompt: str
-    seed: int
-    decode_timestep: float
-    decode_noise_scale: float | None
-    max_sequence_length: int
-    timesteps: tuple[float, ...] | None
-
-    @property
-    def guided(self) -> bool:
-        """Whether classifier-free guidance runs, which doubles the batch."""
-        return self.guidance_scale > 1.0
-
-    @property
-    def seconds(self) -> float:
-        return self.num_frames / self.fps
-
-
-def resolve(request: GenerationRequest, card: ModelCard, seconds: float | None = None) -> Parameters:
+def resolve(
+    request: GenerationRequest, card: ModelCard, *, seconds: float | None = None, has_image: bool = False
+) -> Parameters:
     """Fill in the card's defaults and refuse what the model cannot do.
 
     `seconds` chooses the nearest possible num_frames when that field is absent.
@@ -69,53 +43,42 @@ def resolve(request: GenerationRequest, card: ModelCard, seconds: float | None =
     Raises:
         InvalidRequest: with the field at fault and the nearest values that would work.
     """
-    defaults, limits = card.defaults, card.limits
     _check_prompt(request, card)
+    if card.NEEDS_IMAGE and not has_image:
+        raise InvalidRequest(
+            f"input_reference is missing: {card.id} makes a video from an image", param="input_reference"
+        )
+    said = request.model_dump(exclude_none=True, exclude={"prompt"})
+    _check_known(said, card)
     for name in ("width", "height"):
-        _check_size(name, getattr(request, name), card)
-    fps = request.fps or defaults.fps
-    num_frames = request.num_frames
-    if num_frames is None:
-        num_frames = defaults.num_frames if seconds is None else _nearest_frames(seconds, fps, card)
-    _check_frames(num_frames, card)
-    steps = request.num_inference_steps or defaults.num_inference_steps
-    if defaults.timesteps is not None and steps != defaults.num_inference_steps:
-        raise InvalidRequest(
-            f"num_inference_steps must be {defaults.num_inference_steps}: {card.id} is distilled for that many",
-            param="num_inference_steps",
-        )
-    width, height = request.width or defaults.width, request.height or defaults.height
-    if width * height * num_frames > limits.max_pixels:
-        ratio = card.compression.temporal
-        most = (limits.max_pixels // (width * height) - 1) // ratio * ratio + 1
-        raise InvalidRequest(
-            f"width x height x num_frames must be at most {limits.max_pixels}; at {width}x{height} that is {most}",
-            param="num_frames",
-        )
-
-    return Parameters(
-        width=width,
-        height=height,
-        num_frames=num_frames,
-        fps=fps,
-        num_inference_steps=steps,
-        guidance_scale=_given(request.guidance_scale, defaults.guidance_scale),
-        guidance_rescale=_given(request.guidance_rescale, defaults.guidance_rescale),
-        negative_prompt=_given(request.negative_prompt, defaults.negative_prompt),
-        seed=secrets.randbelow(2**32) if request.seed is None else request.seed,
-        decode_timestep=defaults.decode_timestep,
-        decode_noise_scale=defaults.decode_noise_scale,
-        max_sequence_length=defaults.max_sequence_length,
-        timesteps=defaults.timesteps,
-    )
+        _check_size(name, said.get(name), card)
+    if seconds is not None and "num_frames" not in said:
+        said["num_frames"] = _nearest_frames(seconds, said.get("fps", card.defaults.fps), card)
+    said.setdefault("seed", secrets.randbelow(2**32))
+    parameters = read_parameters({**card.defaults.model_dump(), **said, "family": card.family})
+    _check_frames(parameters.num_frames, card)
+    _check_pixels(parameters, card)
+    card.check(parameters)  # type: ignore[arg-type]  # a card's family is its parameters' family
+    return parameters
 
 
-def _given(value: T | None, default: T) -> T:
-    return default if value is None else value
+def default_parameters(card: ModelCard) -> Parameters:
+    """What a model does when nothing is said: what its legs warm up with."""
+    return read_parameters({**card.defaults.model_dump(), "seed": 0, "family": card.family})
+
+
+def _check_known(said: dict[str, Any], card: ModelCard) -> None:
+    known = set(card.defaults.model_dump()) | {"seed"}
+    for name in said:
+        if name not in known:
+            settable = ", ".join(sorted(known & GenerationRequest.model_fields.keys()))
+            raise InvalidRequest(
+                f"{card.id} has no {name}; its settings are {settable}", param=name, code="unsupported_field"
+            )
 
 
 def _check_prompt(request: GenerationRequest, card: ModelCard) -> None:
-    if not (request.prompt or "").strip():
+    if card.TAKES_PROMPT and not (request.prompt or "").strip():
         raise InvalidRequest("prompt must not be empty; describe the video", param="prompt")
     for name in ("prompt", "negative_prompt"):
         length = len(getattr(request, name) or "")
@@ -149,6 +112,17 @@ def _check_frames(num_frames: int, card: ModelCard) -> None:
         nearest = [str(n) for n in (below, below + ratio) if n <= most]
         raise InvalidRequest(
             f"num_frames must be {ratio}k+1 for {card.id}; nearest are {' and '.join(nearest)}", param="num_frames"
+        )
+
+
+def _check_pixels(parameters: Parameters, card: ModelCard) -> None:
+    width, height, limit = parameters.width, parameters.height, card.limits.max_pixels
+    if width * height * parameters.num_frames > limit:
+        ratio = card.compression.temporal
+        most = (limit // (width * height) - 1) // ratio * ratio + 1
+        raise InvalidRequest(
+            f"width x height x num_frames must be at most {limit}; at {width}x{height} that is {most}",
+            param="num_frames",
         )
 
 

@@ -6,22 +6,33 @@ fetches at start only what is missing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.catalogue import Component, ModelCard, Source
+from pipelines.card import Component, Source
+from pipelines.catalogue import ModelCard
 from pipelines.errors import WeightsUnavailable
 
 if TYPE_CHECKING:
     import torch
 
-WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt")
+FACTS = ("*.json", "*.model", "*.txt")
+WEIGHTLESS = frozenset({"tokenizer", "feature_extractor", "scheduler"})
 
 
 def load_component(
-    kind: Any, card: ModelCard, component: Component, *, dtype: torch.dtype, device: torch.device
+    kind: Any,
+    card: ModelCard,
+    component: Component,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    from_single_file: Callable[..., Any] | None = None,
 ) -> Any:
     """Load one network of a model, ready for inference.
+
+    `from_single_file` reads a single-file checkpoint where the network's class cannot.
 
     Raises:
         WeightsUnavailable: the folder or file is not there, or the hub cannot be reached.
@@ -29,12 +40,15 @@ def load_component(
     source = card.component_source(component)
     if source.file is not None:
         config = locate_config(card, source, component)
-        network = kind.from_single_file(
-            str(_single_file(card, source)), config=config, subfolder=component, dtype=dtype
-        )
+        read = from_single_file or kind.from_single_file
+        network = read(str(_single_file(card, source)), config=config, subfolder=component, dtype=dtype)
     else:
-        network = kind.from_pretrained(str(locate(card, component)), subfolder=component, dtype=dtype)
-    return network.to(device).eval().requires_grad_(False)
+        network = kind.from_pretrained(
+            str(locate(card, component)), subfolder=component, dtype=dtype, variant=source.variant
+        )
+    # Parameters go on requiring gradients, as in a diffusers pipeline: torch.matmul folds a batch by that flag, even
+    # where nothing is recorded, and the other kernel gives other bits.
+    return network.to(device).eval()
 
 
 def locate(card: ModelCard, component: Component) -> Path:
@@ -43,7 +57,9 @@ def locate(card: ModelCard, component: Component) -> Path:
     folder = source.path()
     if folder is None and source.file is not None:
         return Path(locate_config(card, source, component))
-    folder = folder or _from_hub(card, source.repo or "", source.revision, (component,))
+    if folder is None:
+        patterns = _patterns(component, source.variant)
+        folder = _from_hub(card, source.repo or "", source.revision, component, patterns)
     if not (folder / component).is_dir():
         raise WeightsUnavailable(f"{card.id}: {folder} has no folder {component}; it must be a diffusers checkpoint")
     return folder
@@ -52,12 +68,12 @@ def locate(card: ModelCard, component: Component) -> Path:
 def locate_config(card: ModelCard, source: Source, component: Component) -> str:
     """The folder with a single-file component's configuration."""
     config = source.config or ""
-    return config if Path(config).is_dir() else str(_from_hub(card, config, None, (component,), WEIGHTS[1:]))
+    return config if Path(config).is_dir() else str(_from_hub(card, config, None, component, FACTS))
 
 
 def prefetch(card: ModelCard) -> list[Path]:
     """Bring every component of a model onto this machine, with a progress bar for what has to be fetched."""
-    components: tuple[Component, ...] = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
+    components = sorted({component for leg in card.LEGS.values() for component in leg})
     places = []
     for component in components:
         source = card.component_source(component)
@@ -65,6 +81,13 @@ def prefetch(card: ModelCard) -> list[Path]:
         if source.file:
             locate_config(card, source, component)
     return sorted(set(places))
+
+
+def _patterns(component: Component, variant: str | None) -> tuple[str, ...]:
+    """A component's files, the indispensable ones first. Of several variants in a repository, one is fetched."""
+    if component in WEIGHTLESS:
+        return FACTS
+    return (f"*.{variant}.safetensors" if variant else "*.safetensors", *FACTS)
 
 
 def _single_file(card: ModelCard, source: Source) -> Path:
@@ -82,19 +105,15 @@ def _single_file(card: ModelCard, source: Source) -> Path:
 
 
 def _from_hub(
-    card: ModelCard,
-    repo: str,
-    revision: str | None,
-    components: tuple[Component, ...],
-    patterns: tuple[str, ...] = WEIGHTS,
+    card: ModelCard, repo: str, revision: str | None, component: Component, patterns: tuple[str, ...]
 ) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    wanted = [f"{component}/{pattern}" for component in components for pattern in patterns]
+    wanted = [f"{component}/{pattern}" for pattern in patterns]
     try:
         cached = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted, local_files_only=True))
-        if all(any((cached / component).glob("*")) for component in components):
+        if any((cached / component).glob(patterns[0])):
             return cached
     except LocalEntryNotFoundError:
         pass  # not cached yet: fetch it below

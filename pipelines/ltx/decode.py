@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.catalogue import ModelCard
 from pipelines.devices import Placement
+from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.handover import FinalLatents
 from pipelines.ltx.packing import latent_grid
-from pipelines.requests import GenerationRequest, Parameters, resolve
+from pipelines.requests import default_parameters
 from pipelines.weights import load_component
 
 
@@ -24,7 +22,7 @@ class VideoDecoder:
     One video per call, because `AutoencoderKLLTXVideo.decode` with timestep conditioning cannot slice a batch.
     """
 
-    def __init__(self, card: ModelCard, placement: Placement) -> None:
+    def __init__(self, card: LTXCard, placement: Placement) -> None:
         from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 
         self.vae = load_component(AutoencoderKLLTXVideo, card, "vae", dtype=placement.dtype, device=placement.device)
@@ -34,13 +32,14 @@ class VideoDecoder:
 
     def warm_up(self) -> None:
         """Decode one black video of the default size, so that the first request finds every kernel in place."""
-        parameters = resolve(GenerationRequest(prompt="warm-up", seed=0), self.card)
+        parameters = default_parameters(self.card)
+        assert isinstance(parameters, LTXParameters)
         grid = latent_grid(parameters, self.card.compression)
         latents = torch.zeros(1, self.vae.config.latent_channels, *grid)
         self.decode(FinalLatents(latents, torch.Generator("cpu").get_state()), parameters)
 
     @torch.no_grad()
-    def decode(self, final: FinalLatents, parameters: Parameters) -> Tensor:
+    def decode(self, final: FinalLatents, parameters: LTXParameters) -> Tensor:
         """Latents to pixels, [F, 3, H, W] float32 in [0, 1] on the leg's device."""
         vae, device, dtype = self.vae, self.placement.device, self.placement.dtype
         mean, std = (part.view(1, -1, 1, 1, 1).cpu().float() for part in (vae.latents_mean, vae.latents_std))
@@ -59,7 +58,6 @@ class VideoDecoder:
         video = vae.decode(latents.to(device), timestep, return_dict=False)[0]  # [1, 3, F, H, W] in [-1, 1]
         return (video[0].permute(1, 0, 2, 3) * 0.5 + 0.5).clamp(0, 1)
 
-    def frames(self, final: FinalLatents, parameters: Parameters) -> Iterator[NDArray[np.uint8]]:
-        """Latents to frames for a video encoder: [H, W, 3] uint8, in order."""
-        for frame in self.decode(final, parameters):
-            yield (frame.permute(1, 2, 0).float() * 255).round().to(torch.uint8).cpu().numpy()
+    def chunks(self, final: FinalLatents, parameters: LTXParameters) -> Iterator[Tensor]:
+        """The whole video as the one chunk it is."""
+        yield self.decode(final, parameters)

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.catalogue import ModelCard
 from pipelines.devices import Placement
+from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.handover import DenoiseState, FinalLatents, ImageConditioning, TextConditioning
 from pipelines.ltx.packing import latent_grid, pack, unpack
-from pipelines.requests import GenerationRequest, Parameters, resolve
+from pipelines.requests import default_parameters
 from pipelines.weights import load_component, locate
 
 
 class Denoiser:
     """The transformer and its scheduler's configuration."""
 
-    def __init__(self, card: ModelCard, placement: Placement) -> None:
+    def __init__(self, card: LTXCard, placement: Placement) -> None:
         from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
         from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
@@ -37,7 +37,8 @@ class Denoiser:
 
     def warm_up(self) -> None:
         """Run one step at the default size, so that the first request finds every kernel in place."""
-        parameters = resolve(GenerationRequest(prompt="warm-up", seed=0), self.card)
+        parameters = default_parameters(self.card)
+        assert isinstance(parameters, LTXParameters)
         length, width = parameters.max_sequence_length, self.transformer.config.caption_channels
         embeds = torch.zeros(1, length, width, dtype=self.placement.dtype)
         mask = torch.ones(1, length, dtype=torch.bool)
@@ -45,7 +46,7 @@ class Denoiser:
 
     def begin(
         self,
-        parameters: Parameters,
+        parameters: LTXParameters,
         text: TextConditioning,
         image: ImageConditioning | None = None,
         state: DenoiseState | None = None,
@@ -60,7 +61,7 @@ class DenoiseRun:
     def __init__(
         self,
         denoiser: Denoiser,
-        parameters: Parameters,
+        parameters: LTXParameters,
         text: TextConditioning,
         image: ImageConditioning | None,
         state: DenoiseState | None,
@@ -137,11 +138,14 @@ class DenoiseRun:
             mask = torch.cat([text.negative_prompt_attention_mask, mask])
         return embeds.to(self.device), mask.to(self.device)
 
-    def _clean_tokens(self) -> Tensor:
-        num_frames, height, width = self.grid
-        mask = torch.zeros(1, 1, num_frames, height, width, device=self.device)
+    def _first_frame(self) -> Tensor:
+        """1 on the first latent frame, 0 elsewhere; [1, 1, f, h, w]."""
+        mask = torch.zeros(1, 1, *self.grid)
         mask[:, :, 0] = 1.0
-        packed = pack(mask).squeeze(-1)
+        return mask
+
+    def _clean_tokens(self) -> Tensor:
+        packed = pack(self._first_frame()).squeeze(-1).to(self.device)
         return torch.cat([packed, packed]) if self.parameters.guided else packed
 
     def _schedule(self) -> Tensor:
@@ -177,8 +181,7 @@ class DenoiseRun:
         first = first.float()
         first = (first - image.latents_mean.view(1, -1, 1, 1, 1)) / image.latents_std.view(1, -1, 1, 1, 1)
         noise = torch.randn(shape, generator=self.generator)
-        clean = torch.zeros(1, 1, *self.grid)
-        clean[:, :, 0] = 1.0
+        clean = self._first_frame()
         first = first.repeat(1, 1, self.grid[0], 1, 1)
         return pack(first * clean + noise * (1 - clean)).to(self.device)
 

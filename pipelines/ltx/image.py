@@ -6,17 +6,17 @@ import torch
 from PIL.Image import Image
 from PIL.Image import new as new_image
 
-from pipelines.catalogue import ModelCard
 from pipelines.devices import Placement
+from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.handover import ImageConditioning
-from pipelines.requests import GenerationRequest, Parameters, resolve
+from pipelines.requests import default_parameters
 from pipelines.weights import load_component
 
 
 class ImageEncoder:
     """The encoder half of the autoencoder."""
 
-    def __init__(self, card: ModelCard, placement: Placement) -> None:
+    def __init__(self, card: LTXCard, placement: Placement) -> None:
         from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
         from diffusers.video_processor import VideoProcessor
 
@@ -28,10 +28,12 @@ class ImageEncoder:
 
     def warm_up(self) -> None:
         """Run once, so that the first request finds everything in place."""
-        self.encode(new_image("RGB", (64, 64)), resolve(GenerationRequest(prompt="warm-up", seed=0), self.card))
+        parameters = default_parameters(self.card)
+        assert isinstance(parameters, LTXParameters)
+        self.encode(new_image("RGB", (64, 64)), parameters)
 
     @torch.no_grad()
-    def encode(self, image: Image, parameters: Parameters) -> ImageConditioning:
+    def encode(self, image: Image, parameters: LTXParameters) -> ImageConditioning:
         """Resize (the aspect ratio is not kept, as in diffusers) and encode. Results are on the CPU."""
         pixels = self.processor.preprocess(
             image, height=parameters.height, width=parameters.width

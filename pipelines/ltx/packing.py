@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pipelines.catalogue import Compression
-from pipelines.requests import Parameters
+from pipelines.card import CommonParameters, Compression
 
 
-def latent_grid(parameters: Parameters, compression: Compression) -> tuple[int, int, int]:
+def latent_grid(parameters: CommonParameters, compression: Compression) -> tuple[int, int, int]:
     """Latent frames, rows and columns of a video: f, h, w."""
     return (
         (parameters.num_frames - 1) // compression.temporal + 1,

@@ -7,10 +7,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from pipelines.catalogue import ModelCard
 from pipelines.devices import Placement
+from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.handover import TextConditioning
-from pipelines.requests import Parameters
 from pipelines.weights import load_component, locate
 
 CACHED_PROMPTS = 64  # of at most a megabyte each
@@ -24,7 +23,7 @@ class TextEncoder:
     batch changes bits.
     """
 
-    def __init__(self, card: ModelCard, placement: Placement) -> None:
+    def __init__(self, card: LTXCard, placement: Placement) -> None:
         from transformers import AutoTokenizer, T5EncoderModel
         from transformers.utils.logging import disable_progress_bar
 
@@ -42,11 +41,11 @@ class TextEncoder:
         """Run once, so that the first request finds everything in place."""
         self._embed_uncached("", 16)
 
-    def truncates(self, prompt: str, parameters: Parameters) -> bool:
+    def truncates(self, prompt: str, parameters: LTXParameters) -> bool:
         """Whether the model sees only the beginning of a prompt."""
         return len(self.tokenizer(prompt).input_ids) > parameters.max_sequence_length
 
-    def encode(self, prompt: str, parameters: Parameters) -> TextConditioning:
+    def encode(self, prompt: str, parameters: LTXParameters) -> TextConditioning:
         """Embed a prompt, and the negative prompt when guidance is on. Results are on the CPU."""
         embeds, mask = self._embed(prompt, parameters.max_sequence_length)
         negative_embeds, negative_mask = None, None

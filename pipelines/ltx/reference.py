@@ -1,4 +1,4 @@
-"""What the fidelity tests and the benchmark compare with: diffusers' own pipeline, asked for the same video."""
+"""What the fidelity table and the benchmark compare with: diffusers' own pipeline, asked for the same video."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.requests import Parameters
+from pipelines.ltx.card import LTXParameters
 
 
-def reference_video(pipeline: Any, prompt: str, parameters: Parameters, **inputs: Any) -> Tensor:
+def reference_video(pipeline: Any, parameters: LTXParameters, prompt: str, **inputs: Any) -> Tensor:
     """Run an `LTXPipeline` or `LTXImageToVideoPipeline`; [F, 3, H, W] float32 in [0, 1]."""
     frames = pipeline(
         prompt=prompt,

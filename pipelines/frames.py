@@ -1,0 +1,42 @@
+"""Decoded pixels on their way into a video encoder, which works on what it has while more is being decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_END = object()
+
+
+def to_frames(chunks: Iterable[Tensor]) -> Iterator[NDArray[np.uint8]]:
+    """[n, 3, H, W] in [0, 1] on any device to frames: [H, W, 3] uint8."""
+    for chunk in chunks:
+        yield from (chunk.permute(0, 2, 3, 1).float() * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def consume_meanwhile(items: Iterable[T], consume: Callable[[Iterable[T]], R]) -> R:
+    """`consume(items)`, in a thread of its own while this one makes the items.
+
+    An error on either side ends both and is raised here; what is waiting between them is bounded by the items.
+    """
+    waiting: SimpleQueue[object] = SimpleQueue()
+    with ThreadPoolExecutor(1, thread_name_prefix="consume") as pool:
+        consumed = pool.submit(consume, iter(waiting.get, _END))  # type: ignore[arg-type]
+        try:
+            for item in items:
+                waiting.put(item)
+                if consumed.done():
+                    break
+        finally:
+            waiting.put(_END)
+        return consumed.result()

@@ -1,0 +1,80 @@
+"""LTX-Video as a request and a card know it. No torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from pipelines.card import CommonCard, CommonDefaults, CommonParameters, Component, Finite, Leg
+from pipelines.errors import InvalidRequest
+
+
+class LTXFields(BaseModel):
+    """The fields of a request that only this family knows."""
+
+    negative_prompt: str | None = None
+    guidance_scale: Annotated[Finite, Field(ge=0, le=100)] | None = None
+    guidance_rescale: Annotated[Finite, Field(ge=0, le=1)] | None = None
+
+
+class LTXDefaults(CommonDefaults):
+    """What a request gets that does not say, and what it cannot say."""
+
+    guidance_scale: float
+    guidance_rescale: float = 0.0
+    negative_prompt: str = ""
+    decode_timestep: float = 0.0
+    decode_noise_scale: float | None = None
+    max_sequence_length: int = 128
+    timesteps: tuple[float, ...] | None = None
+    """A distilled model's own schedule, in descending order from 1000. It fixes num_inference_steps."""
+
+    @model_validator(mode="after")
+    def _schedule_fixes_steps(self) -> Self:
+        if self.timesteps is not None and len(self.timesteps) != self.num_inference_steps:
+            raise ValueError("num_inference_steps must be the length of timesteps")
+        return self
+
+
+class LTXParameters(CommonParameters):
+    """The effective parameters of one video."""
+
+    family: Literal["ltx"] = "ltx"
+    guidance_scale: float
+    guidance_rescale: float
+    negative_prompt: str
+    decode_timestep: float
+    decode_noise_scale: float | None
+    max_sequence_length: int
+    timesteps: tuple[float, ...] | None
+
+    @property
+    def guided(self) -> bool:
+        """Whether classifier-free guidance runs, which doubles the batch."""
+        return self.guidance_scale > 1.0
+
+
+class LTXCard(CommonCard):
+    """An LTX-Video model."""
+
+    LEGS: ClassVar[dict[Leg, tuple[Component, ...]]] = {
+        "text": ("text_encoder", "tokenizer"),
+        "image": ("vae",),
+        "denoise": ("transformer", "scheduler"),
+        "decode": ("vae",),
+    }
+    TAKES_PROMPT: ClassVar[bool] = True
+    NEEDS_IMAGE: ClassVar[bool] = False
+
+    family: Literal["ltx"]
+    defaults: LTXDefaults
+
+    def check(self, parameters: LTXParameters) -> None:
+        """What no single field can know. Raises InvalidRequest."""
+        fixed = self.defaults.num_inference_steps
+        if self.defaults.timesteps is not None and parameters.num_inference_steps != fixed:
+            raise InvalidRequest(
+                f"num_inference_steps must be {fixed}: {self.id} is distilled for that many",
+                param="num_inference_steps",
+            )

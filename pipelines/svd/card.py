@@ -1,0 +1,74 @@
+"""Stable Video Diffusion as a request and a card know it. No torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, Field
+
+from pipelines.card import CommonCard, CommonDefaults, CommonParameters, Component, Finite, Leg
+from pipelines.errors import InvalidRequest
+
+
+class SVDFields(BaseModel):
+    """The fields of a request that only this family knows."""
+
+    motion_bucket_id: Annotated[int, Field(ge=0, le=255)] | None = None
+    """How much should move: 127 is the middle of what the models were trained on."""
+    noise_aug_strength: Annotated[Finite, Field(ge=0, le=10)] | None = None
+    """Noise added to the image: more lets the video depart further from it."""
+    min_guidance_scale: Annotated[Finite, Field(ge=0, le=100)] | None = None
+    """Guidance of the first frame; it rises linearly to the last."""
+    max_guidance_scale: Annotated[Finite, Field(ge=0, le=100)] | None = None
+    decode_chunk_size: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Frames decoded together: fewer need less memory, and give other pixels at the seams."""
+
+
+class SVDDefaults(CommonDefaults):
+    """What a request gets that does not say."""
+
+    motion_bucket_id: int = 127
+    noise_aug_strength: float = 0.02
+    min_guidance_scale: float = 1.0
+    max_guidance_scale: float = 3.0
+    decode_chunk_size: int = 8
+
+
+class SVDParameters(CommonParameters):
+    """The effective parameters of one video. `fps` is also what the UNet is conditioned on."""
+
+    family: Literal["svd"] = "svd"
+    motion_bucket_id: int
+    noise_aug_strength: float
+    min_guidance_scale: float
+    max_guidance_scale: float
+    decode_chunk_size: int
+
+    @property
+    def guided(self) -> bool:
+        """Whether classifier-free guidance runs, which doubles the batch."""
+        return self.max_guidance_scale > 1.0
+
+
+class SVDCard(CommonCard):
+    """A Stable Video Diffusion model."""
+
+    LEGS: ClassVar[dict[Leg, tuple[Component, ...]]] = {
+        "image": ("image_encoder", "feature_extractor", "vae"),
+        "denoise": ("unet", "scheduler"),
+        "decode": ("vae",),
+    }
+    TAKES_PROMPT: ClassVar[bool] = False
+    NEEDS_IMAGE: ClassVar[bool] = True
+
+    family: Literal["svd"]
+    defaults: SVDDefaults
+
+    def check(self, parameters: SVDParameters) -> None:
+        """What no single field can know. Raises InvalidRequest."""
+        low, high = parameters.min_guidance_scale, parameters.max_guidance_scale
+        if low > high:
+            raise InvalidRequest(
+                f"min_guidance_scale must be at most max_guidance_scale; they are {low:g} and {high:g}",
+                param="min_guidance_scale",
+            )

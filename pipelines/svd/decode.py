@@ -1,0 +1,53 @@
+"""Leg 3: latents to frames, some at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pipelines.devices import Placement
+from pipelines.requests import default_parameters
+from pipelines.svd.card import SVDCard, SVDParameters
+from pipelines.svd.handover import FinalLatents
+from pipelines.svd.single_file import load_svd_component
+
+
+class VideoDecoder:
+    """The decoder half of the autoencoder.
+
+    `decode_chunk_size` frames are decoded together. The decoder's temporal convolutions end at a chunk's edges, so the
+    size is part of the result. One video per call, because in a batch a chunk could straddle two.
+    """
+
+    def __init__(self, card: SVDCard, placement: Placement) -> None:
+        from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
+
+        self.vae = load_svd_component(
+            AutoencoderKLTemporalDecoder, card, "vae", dtype=placement.dtype, device=placement.device
+        )
+        del self.vae.encoder
+        self.card = card
+        self.placement = placement
+
+    def warm_up(self) -> None:
+        """Decode one chunk of the default size, so that the first request finds every kernel in place."""
+        parameters = default_parameters(self.card)
+        assert isinstance(parameters, SVDParameters)
+        ratio = self.card.compression.spatial
+        frames = min(parameters.decode_chunk_size, parameters.num_frames)
+        shape = (1, frames, self.vae.config.latent_channels, parameters.height // ratio, parameters.width // ratio)
+        self.decode(FinalLatents(torch.zeros(shape, dtype=self.placement.dtype)), parameters)
+
+    @torch.no_grad()
+    def chunks(self, final: FinalLatents, parameters: SVDParameters) -> Iterator[Tensor]:
+        """Latents to pixels, chunk by chunk: [n, 3, H, W] float32 in [0, 1] on the leg's device."""
+        latents = 1 / self.vae.config.scaling_factor * final.latents[0].to(self.placement.device)
+        for chunk in latents.split(parameters.decode_chunk_size):
+            pixels = self.vae.decode(chunk, num_frames=len(chunk), return_dict=False)[0]  # in [-1, 1]
+            yield (pixels.float() * 0.5 + 0.5).clamp(0, 1)
+
+    def decode(self, final: FinalLatents, parameters: SVDParameters) -> Tensor:
+        """The whole video, [F, 3, H, W] float32 in [0, 1]."""
+        return torch.cat(list(self.chunks(final, parameters)))

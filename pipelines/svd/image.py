@@ -1,0 +1,76 @@
+"""Leg 1: the image to CLIP's embedding and to latents.
+
+The encoder half of the autoencoder computes in float32 when the weights are float16 and the checkpoint says
+`force_upcast`. diffusers casts a whole shared autoencoder there and back for it; here it just stays so, with the same
+bits, because float16 to float32 is exact.
+"""
+
+from __future__ import annotations
+
+import torch
+from PIL.Image import Image
+from PIL.Image import new as new_image
+from torch import Tensor
+
+from pipelines.devices import Placement
+from pipelines.requests import default_parameters
+from pipelines.svd.card import SVDCard, SVDParameters
+from pipelines.svd.handover import ImageConditioning
+from pipelines.svd.single_file import load_svd_component
+from pipelines.weights import locate
+
+CLIP_SIZE = (224, 224)  # fixed in diffusers' pipeline, whatever the checkpoint says
+
+
+class ImageEncoder:
+    """CLIP's vision tower and the encoder half of the autoencoder."""
+
+    def __init__(self, card: SVDCard, placement: Placement) -> None:
+        from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
+        from diffusers.video_processor import VideoProcessor
+        from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+        device, dtype = placement.device, placement.dtype
+        self.clip = load_svd_component(CLIPVisionModelWithProjection, card, "image_encoder", dtype=dtype, device=device)
+        folder = locate(card, "feature_extractor")
+        self.normalizer = CLIPImageProcessor.from_pretrained(str(folder), subfolder="feature_extractor")
+        self.vae = load_svd_component(AutoencoderKLTemporalDecoder, card, "vae", dtype=dtype, device=device)
+        del self.vae.decoder
+        if dtype == torch.float16 and self.vae.config.force_upcast:
+            self.vae.to(torch.float32)
+        self.processor = VideoProcessor(vae_scale_factor=2 ** (len(self.vae.config.block_out_channels) - 1))
+        self.card = card
+        self.placement = placement
+
+    def warm_up(self) -> None:
+        """Run once, so that the first request finds everything in place."""
+        parameters = default_parameters(self.card)
+        assert isinstance(parameters, SVDParameters)
+        self.encode(new_image("RGB", (64, 64)), parameters)
+
+    @torch.no_grad()
+    def encode(self, image: Image, parameters: SVDParameters) -> ImageConditioning:
+        """Resize (the aspect ratio is not kept, as in diffusers), add noise and encode. Results are on the CPU."""
+        device, dtype = self.placement.device, self.placement.dtype
+        embeds = self.clip(self._clip_pixels(image).to(device, dtype)).image_embeds.unsqueeze(1)
+        generator = torch.Generator("cpu").manual_seed(parameters.seed)
+        pixels = self.processor.preprocess(
+            image, height=parameters.height, width=parameters.width
+        )  # [1, 3, H, W] in [-1, 1]
+        pixels = pixels + parameters.noise_aug_strength * torch.randn(pixels.shape, generator=generator)
+        latents = self.vae.encode(pixels.to(device, self.vae.dtype)).latent_dist.mode().to(dtype)
+        return ImageConditioning(embeds.cpu(), latents.cpu(), generator.get_state())
+
+    def _clip_pixels(self, image: Image) -> Tensor:
+        """[1, 3, 224, 224]: resized in [-1, 1], as CLIP was in SVD's training, then normalised."""
+        from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
+            _resize_with_antialiasing,
+        )
+
+        pixels = self.processor.numpy_to_pt(self.processor.pil_to_numpy(image))  # [1, 3, H, W] in [0, 1]
+        pixels = (_resize_with_antialiasing(pixels * 2.0 - 1.0, CLIP_SIZE) + 1.0) / 2.0
+        normalized: Tensor = self.normalizer(
+            images=pixels, do_normalize=True, do_center_crop=False, do_resize=False, do_rescale=False,
+            return_tensors="pt",
+        ).pixel_values  # fmt: skip
+        return normalized

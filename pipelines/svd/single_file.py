@@ -1,0 +1,185 @@
+"""Stable Video Diffusion as it was released: one file such as `svd_xt.safetensors`, in Stability AI's own names.
+
+diffusers reads no such file for this family. Each network is built from its diffusers configuration, and every one of
+its tensors is looked up in the file under the name that Stability AI's generative-models (`VideoUNet`, `VideoDecoder`,
+open_clip's vision tower) gives it. The encoder half of the autoencoder is the one that conditions on the image.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.card import Component
+from pipelines.errors import WeightsUnavailable
+from pipelines.svd.card import SVDCard
+from pipelines.weights import load_component
+
+UNET = "model.diffusion_model."
+CLIP = "conditioner.embedders.0.open_clip.model.visual."
+ENCODER = "conditioner.embedders.3.encoder."
+DECODER = "first_stage_model."
+
+# A resnet block of the UNet, and the temporal one of the decoder.
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_CLIP_LAYER = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
+_OUTER = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+_CLIP_OUTER = {
+    "vision_model.embeddings.class_embedding": "class_embedding",
+    "vision_model.embeddings.patch_embedding.weight": "conv1.weight",
+    "vision_model.embeddings.position_embedding.weight": "positional_embedding",
+    "vision_model.pre_layrnorm": "ln_pre",
+    "vision_model.post_layernorm": "ln_post",
+}
+
+
+def load_svd_component(
+    kind: Any, card: SVDCard, component: Component, *, dtype: torch.dtype, device: torch.device
+) -> Any:
+    """`load_component`, which for a single file reads it as released."""
+    return load_component(
+        kind, card, component, dtype=dtype, device=device, from_single_file=partial(read_released, kind)
+    )
+
+
+def read_released(kind: Any, file: str, *, config: str, subfolder: str, dtype: torch.dtype) -> Any:
+    """Build a network from its diffusers configuration and fill it from a released file.
+
+    Raises:
+        WeightsUnavailable: the file lacks a tensor; it holds another model, or another half of this one.
+    """
+    from accelerate import init_empty_weights
+    from safetensors import safe_open
+
+    with init_empty_weights(include_buffers=False):
+        if subfolder == "image_encoder":
+            network = kind(kind.config_class.from_pretrained(config, subfolder=subfolder))
+        else:
+            network = kind.from_config(kind.load_config(config, subfolder=subfolder))
+    expected = network.state_dict()
+    with safe_open(file, framework="pt") as tensors:
+        held = set(tensors.keys())
+
+        def fetch(name: str) -> Tensor:
+            if name not in held:
+                raise WeightsUnavailable(f"{Path(file).name} has no {name}: it is not a whole Stable Video Diffusion")
+            tensor: Tensor = tensors.get_tensor(name)
+            return tensor
+
+        # Where diffusers has a linear layer, some originals are convolutions of size one: the same numbers.
+        state = {
+            name: _released(subfolder, name, network.config, fetch).reshape(like.shape).to(dtype).contiguous()
+            for name, like in expected.items()
+        }
+    network.load_state_dict(state, assign=True)
+    return network
+
+
+def _released(component: str, name: str, config: Any, fetch: Any) -> Tensor:
+    """The released tensor behind a diffusers name."""
+    if component == "unet":
+        found: Tensor = fetch(UNET + unet_name(name, config.layers_per_block, len(config.block_out_channels)))
+    elif component == "vae":
+        found = fetch(vae_name(name, len(config.block_out_channels)))
+    elif name == "visual_projection.weight":
+        found = fetch(CLIP + "proj").T
+    elif match := re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(\w+)", name):
+        layer, part, what = match.groups()
+        found = fetch(f"{CLIP}transformer.resblocks.{layer}.attn.in_proj_{what}").chunk(3)["qkv".index(part)]
+    else:
+        found = fetch(CLIP + clip_name(name))
+    return found
+
+
+def unet_name(name: str, layers_per_block: int, levels: int) -> str:
+    """A tensor of `UNetSpatioTemporalConditionModel` in `VideoUNet`. There, the blocks of all levels are counted on."""
+    per_level = layers_per_block + 1  # and, going down, the downsampler; going up, one block more
+    for ours, theirs in _OUTER.items():
+        if name.startswith(f"{ours}."):
+            return theirs + name.removeprefix(ours)
+    if match := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", name):
+        kind, index, rest = match.groups()
+        return f"middle_block.{1 if kind == 'attentions' else 2 * int(index)}.{_inside(rest)}"
+    match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)", name)
+    assert match is not None, name
+    way, level, kind, index, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
+    if kind == "downsamplers":
+        return f"input_blocks.{(level + 1) * per_level}.0.{rest.replace('conv', 'op')}"
+    if kind == "upsamplers":
+        attends = 0 < level < levels  # the lowest level has no attention in front of its upsampler
+        return f"output_blocks.{level * per_level + layers_per_block}.{2 if attends else 1}.{rest}"
+    number = level * per_level + index
+    block = f"input_blocks.{number + 1}" if way == "down" else f"output_blocks.{number}"
+    return f"{block}.{0 if kind == 'resnets' else 1}.{_inside(rest)}"
+
+
+def vae_name(name: str, levels: int) -> str:
+    """A tensor of `AutoencoderKLTemporalDecoder`; there, the decoder's levels are counted from the finest."""
+    if name.startswith("quant_conv."):
+        return ENCODER + name
+    half, rest = name.split(".", 1)
+    prefix = f"{ENCODER}encoder." if half == "encoder" else f"{DECODER}decoder."
+    rest = rest.replace("time_conv_out", "conv_out.time_mix_conv").replace("conv_norm_out", "norm_out")
+    if match := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(.+)", rest):
+        level = int(match[2]) if match[1] == "down" else levels - 1 - int(match[2])
+        inside = match[3].replace("downsamplers.0", "downsample").replace("upsamplers.0", "upsample")
+        rest = f"{match[1]}.{level}.{inside.replace('resnets', 'block')}"
+    rest = rest.replace("mid_block.resnets.0", "mid.block_1").replace("mid_block.resnets.1", "mid.block_2")
+    rest = rest.replace("mid_block.attentions.0", "mid.attn_1").replace("group_norm", "norm")
+    rest = re.sub(r"\bto_([qkv])\b", r"\1", rest).replace("to_out.0", "proj_out")
+    rest = rest.replace("time_mixer.mix_factor", "mix_factor").replace("spatial_res_block.", "")
+    if "temporal_res_block." in rest:
+        block, tensor = rest.split("temporal_res_block.")
+        return f"{prefix}{block}time_stack.{_resnet(tensor)}"
+    return prefix + rest.replace("conv_shortcut", "nin_shortcut")
+
+
+def clip_name(name: str) -> str:
+    """A tensor of `CLIPVisionModelWithProjection` in open_clip's vision tower."""
+    for ours, theirs in _CLIP_OUTER.items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    match = re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
+    assert match is not None, name
+    return f"transformer.resblocks.{match[1]}.{_CLIP_LAYER[match[2]]}.{match[3]}"
+
+
+def _inside(rest: str) -> str:
+    """Inside a resnet or an attention of the UNet."""
+    if rest.startswith("spatial_res_block."):
+        return _resnet(rest.removeprefix("spatial_res_block."))
+    if rest.startswith("temporal_res_block."):
+        return "time_stack." + _resnet(rest.removeprefix("temporal_res_block."))
+    rest = rest.replace("temporal_transformer_blocks", "time_stack")
+    return rest.replace("time_pos_embed.linear_1", "time_pos_embed.0").replace("embed.linear_2", "embed.2")
+
+
+def _resnet(tensor: str) -> str:
+    layer, what = tensor.rsplit(".", 1)
+    return f"{_RESNET[layer]}.{what}"
