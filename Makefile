@@ -37,7 +37,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	touch $@
 
 .PHONY: demo
-demo: setup ## one real video: make demo PROMPT="a blue square moves up on a white background"
+demo: setup ## one real video: make demo PROMPT="a blue square moves up on a white background", or MODEL=svd-tiny IMAGE=x.png
 	@$(BIN)/python -m cli demo $(DEMO_ARGS)
 
 .PHONY: serve
@@ -61,12 +61,16 @@ test: setup-dev ## every test that a machine without a GPU can run
 	$(BIN)/python -m pytest
 
 .PHONY: eval-tiny
-eval-tiny: setup ## judge the demo model on 200 prompts it never saw
+eval-tiny: setup ## judge the demo models on prompts and pictures they never saw
 	$(BIN)/python -m training evaluate
 
 .PHONY: train-tiny
-train-tiny: setup ## train the demo model from scratch into out/ltx-tiny (about 100 minutes on 2 cores)
-	$(BIN)/python -m training train --out out/ltx-tiny
+train-tiny: setup ## train a demo model from scratch: MODEL=ltx-tiny or svd-tiny (under 2 hours on 2 cores)
+	$(BIN)/python -m training train $(or $(MODEL),ltx-tiny) --out out/$(or $(MODEL),ltx-tiny)
+
+.PHONY: fidelity
+fidelity: setup ## compare every family with diffusers, bit for bit
+	@$(BIN)/python -m benchmarks.fidelity
 
 .PHONY: bench-overhead
 bench-overhead: setup ## the service against diffusers in one process

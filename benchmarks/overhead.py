@@ -20,7 +20,8 @@ from diffusers import LTXPipeline
 from deployments.config import load_config
 from deployments.service import default_config, for_model, free_port, run_service
 from pipelines.catalogue import get_card
-from pipelines.reference import reference_video
+from pipelines.ltx.card import LTXParameters
+from pipelines.ltx.reference import reference_video
 from pipelines.requests import GenerationRequest, resolve
 from pipelines.video import encode_mp4, metadata_of
 from pipelines.weights import locate
@@ -44,7 +45,8 @@ class Stock:
 
     def __call__(self, fields: dict[str, int]) -> bytes:
         parameters = resolve(GenerationRequest(prompt=PROMPT, seed=SEED, **fields), self.card)
-        video = reference_video(self.pipeline, PROMPT, parameters)  # [F, 3, H, W] in [0, 1]
+        assert isinstance(parameters, LTXParameters)
+        video = reference_video(self.pipeline, parameters, PROMPT)  # [F, 3, H, W] in [0, 1]
         frames = (video * 255).round().byte().permute(0, 2, 3, 1).numpy()
         return encode_mp4(frames, parameters.fps, metadata_of(self.card.id, parameters))
 

@@ -82,6 +82,18 @@ def test_an_image_becomes_the_first_frame(client: openai.OpenAI, tmp_path: Path)
     assert (seen.color, seen.background) == ("red", "white")
 
 
+def test_an_image_alone_becomes_a_video(client: openai.OpenAI, tmp_path: Path) -> None:
+    picture = Path(__file__).parent / "red-circle-white.png"
+    video = client.videos.create_and_poll(
+        model="svd-tiny", prompt="not used", input_reference=picture, extra_body={"seed": 3, "motion_bucket_id": 200}
+    )
+    assert (video.status, video.model) == ("completed", "svd-tiny")
+    path = tmp_path / "video.mp4"
+    client.videos.download_content(video.id).write_to_file(path)
+    seen = detect(read_frames(path))
+    assert (seen.color, seen.background, seen.motion) == ("red", "white", "right")
+
+
 def test_a_refused_request_is_a_typed_error(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.videos.create(prompt="x", model="sora-2")

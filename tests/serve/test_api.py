@@ -17,6 +17,10 @@ GIF = io.BytesIO()
 Image.new("RGB", (8, 8)).save(GIF, "GIF", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
 PNG = io.BytesIO()
 Image.effect_noise((64, 64), 50).save(PNG, "PNG")
+THIN = io.BytesIO()
+Image.new("RGB", (90, 10)).save(THIN, "PNG")
+HUGE = io.BytesIO()
+Image.new("1", (10_000, 6_000)).save(HUGE, "PNG")
 
 
 def data_url(data: bytes) -> str:
@@ -48,6 +52,22 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"input_reference": data_url(b"not an image")}, "input_reference", "cannot be read"),
     ({"input_reference": data_url(PNG.getvalue()[:-200])}, "input_reference", "cannot be read"),
     ({"input_reference": data_url(GIF.getvalue())}, "input_reference", "animated"),
+    ({"input_reference": data_url(THIN.getvalue())}, "input_reference", "at most 8 times"),
+    ({"input_reference": data_url(HUGE.getvalue())}, "input_reference", "at most 50000000 pixels"),
+    ({"motion_bucket_id": 127}, "motion_bucket_id", "ltx-tiny has no motion_bucket_id"),
+    ({"model": "svd-tiny"}, "input_reference", "makes a video from an image"),
+    ({"model": "svd-tiny", "input_reference": data_url(b"not an image")}, "input_reference", "cannot be read"),
+    ({"model": "svd-tiny", "input_reference": data_url(GIF.getvalue())}, "input_reference", "animated"),
+    (
+        {"model": "svd-tiny", "input_reference": data_url(PNG.getvalue()), "guidance_scale": 3},
+        "guidance_scale",
+        "svd-tiny has no guidance_scale; its settings are decode_chunk_size",
+    ),
+    (
+        {"model": "svd-tiny", "input_reference": data_url(PNG.getvalue()), "motion_bucket_id": 256},
+        "motion_bucket_id",
+        "less than or equal to 255",
+    ),
 ]
 
 
@@ -152,7 +172,7 @@ def test_health_readiness_models_and_metrics(service: ServiceClient) -> None:
     ready = service.http.get("/readyz")
     assert (ready.status_code, ready.json()) == (200, {"status": "ready", "waiting_for": []})
     models = service.http.get("/v1/models").json()["data"]
-    assert [model["id"] for model in models] == ["ltx-tiny"]
+    assert [model["id"] for model in models] == ["ltx-tiny", "svd-tiny"]
     service.finish(service.create()["id"])
     metrics = service.http.get("/metrics").text
     assert 'kinoray_jobs{model="ltx-tiny",status="completed"}' in metrics

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from deployments.service import default_config, free_port
-from pipelines.catalogue import ROOT
+from pipelines.card import ROOT
 from pipelines.video import read_frames
 from training.detect import detect
 
@@ -105,6 +105,15 @@ def test_demo_makes_the_video_that_was_asked_for(start: Callable[..., Command], 
     assert (seen.color, seen.motion, seen.background) == ("blue", "up", "white")
     assert out.with_suffix(".png").stat().st_size > 0
     assert "seed 1" in output
+    demo.assert_nothing_is_left()
+
+
+def test_demo_of_an_image_model_has_a_picture_of_its_own(start: Callable[..., Command], tmp_path: Path) -> None:
+    out = tmp_path / "demo.mp4"
+    demo = start("demo", "--model", "svd-tiny", "--out", str(out))
+    output = demo.ended(START_S)
+    assert demo.process.returncode == 0, output
+    assert detect(read_frames(out)).motion == "right"
     demo.assert_nothing_is_left()
 
 

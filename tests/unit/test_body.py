@@ -18,7 +18,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def checked(data: bytes, max_pixels: int = 10**6) -> Image.Image:
-    return Image.open(io.BytesIO(check_image(data, max_pixels)))
+    return Image.open(io.BytesIO(check_image(data, max_pixels, 8)))
 
 
 NOISE = Image.effect_noise((40, 30), 60).convert("RGB")
@@ -57,10 +57,11 @@ def test_transparent_parts_become_black() -> None:
         (encoded(NOISE, "PNG", exif=b"Exif\0\0II*\0"), "cannot be read"),
         (encoded(NOISE, "GIF", save_all=True, append_images=[NOISE.rotate(90)]), "animated"),
         (encoded(NOISE, "WEBP", save_all=True, append_images=[NOISE.rotate(90)]), "animated"),
+        (encoded(NOISE.resize((81, 10)), "PNG"), "at most 8 times its shorter one; it is 81x10"),
         (encoded(Image.new("1", (1001, 1000)), "PNG"), "at most 1000000 pixels; it is 1001x1000"),
     ],
     ids=str,
 )
 def test_refuses_with_a_sentence(data: bytes, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
-        check_image(data, 10**6)
+        check_image(data, 10**6, 8)

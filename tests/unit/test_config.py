@@ -13,7 +13,8 @@ import yaml
 
 from deployments.config import check_config, load_config
 from deployments.service import for_model
-from pipelines.catalogue import ROOT
+from pipelines.card import ROOT
+from pipelines.catalogue import get_card, load_catalogue, read_card
 from pipelines.errors import ConfigError
 from serve_app import build_app
 
@@ -58,10 +59,11 @@ def test_a_typo_dies_with_a_sentence(change: Any, says: str) -> None:
     assert any(says in problem for problem in check_config(config))
 
 
-def test_a_config_for_one_model_keeps_its_legs() -> None:
+@pytest.mark.parametrize("model", load_catalogue())
+def test_a_config_for_one_model_keeps_its_legs(model: str) -> None:
     config = load_config(ROOT / "configs/local.yaml")
     before = copy.deepcopy(config)
-    text = for_model(config, "ltx-video-0.9.5", with_image=False)
+    text = for_model(config, model, with_image=False)
     assert config == before
     (application,) = text["applications"]
     assert {d["name"] for d in application["deployments"]} == deployments_of(build_app(application["args"]))
@@ -74,6 +76,21 @@ def test_models_that_share_a_checkpoint_share_its_encoder() -> None:
     names = deployments_of(build_app({"models": ["ltx-tiny", "ltx-video-0.9.5", "ltx-video-0.9.8-2b-distilled"]}))
     assert {name for name in names if name.startswith("TextEncoder")} == {"TextEncoder-ltx-tiny", "TextEncoder"}
     assert len([name for name in names if name.startswith("Denoiser")]) == 3
+
+
+def test_svd_models_that_share_clip_and_autoencoder_share_the_image_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = get_card("svd-tiny")
+    tuned = {"id": "svd-tuned", "components": {"unet": {"folder": "elsewhere"}}}
+    other = {"id": "svd-other", "components": {"image_encoder": {"folder": "elsewhere"}}}
+    cards = {"svd-tiny": tiny}
+    for change in (tuned, other):
+        card = read_card({**tiny.model_dump(), **change})
+        cards[card.id] = card
+    monkeypatch.setattr("deployments.settings.get_card", cards.__getitem__)
+    names = deployments_of(build_app({"models": list(cards)}))
+    assert {name for name in names if name.startswith("ImageEncoder")} == {"ImageEncoder", "ImageEncoder-svd-other"}
+    assert len([name for name in names if name.startswith("Denoiser")]) == 3
+    assert not any(name.startswith("TextEncoder") for name in names)
 
 
 def test_wrong_args_stop_the_build() -> None:

@@ -10,7 +10,8 @@ from deployments import metrics
 from deployments.api import app
 from deployments.schemas import CreateVideo, Video
 from deployments.settings import Settings
-from pipelines.catalogue import ROOT, load_catalogue
+from pipelines.card import ROOT
+from pipelines.catalogue import load_catalogue
 
 
 def page(name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipelines.catalogue import ModelCard, get_card, load_card, load_catalogue
+from pipelines.catalogue import get_card, load_card, load_catalogue, read_card
 from pipelines.errors import ConfigError, InvalidRequest
 from pipelines.requests import GenerationRequest, resolve
 
@@ -18,9 +18,11 @@ def request(**fields: object) -> GenerationRequest:
 
 def test_every_shipped_card_accepts_its_own_defaults() -> None:
     cards = load_catalogue()
-    assert set(cards) == {"ltx-tiny", "ltx-video-0.9.5", "ltx-video-0.9.8-2b-distilled"}
+    tiny, ltx = {"ltx-tiny", "svd-tiny"}, {"ltx-video-0.9.5", "ltx-video-0.9.8-2b-distilled"}
+    assert set(cards) == tiny | ltx | {"svd", "svd-xt", "svd-xt-1.1"}
     for card in cards.values():
-        parameters = resolve(request(width=card.defaults.width, height=card.defaults.height), card)
+        said = request(width=card.defaults.width, height=card.defaults.height)
+        parameters = resolve(said, card, has_image=card.NEEDS_IMAGE)
         assert parameters.num_frames == card.defaults.num_frames
 
 
@@ -31,7 +33,7 @@ def test_real_ltx_models_take_8k_plus_1_frames() -> None:
 
 def test_a_distilled_model_has_its_own_schedule() -> None:
     card = get_card("ltx-video-0.9.8-2b-distilled")
-    assert resolve(request(), card).timesteps == (1000, 993, 987, 981, 975, 909, 725, 0.03)
+    assert resolve(request(), card).model_dump()["timesteps"] == (1000, 993, 987, 981, 975, 909, 725, 0.03)
     with pytest.raises(InvalidRequest, match="must be 8"):
         resolve(request(num_inference_steps=20), card)
 
@@ -42,6 +44,40 @@ def test_seconds_choose_the_nearest_number_of_frames() -> None:
     assert resolve(request(fps=24), card, seconds=0.01).num_frames == 1
     with pytest.raises(InvalidRequest, match="seconds must be at most"):
         resolve(request(), card, seconds=60)
+
+
+def test_svd_needs_an_image_and_no_prompt() -> None:
+    card = get_card("svd-tiny")
+    with pytest.raises(InvalidRequest, match="input_reference is missing: svd-tiny makes a video from an image"):
+        resolve(request(), card)
+    assert resolve(GenerationRequest(), card, has_image=True).num_frames == 9
+    assert resolve(request(width=72, num_frames=10), card, has_image=True).width == 72
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "says"),
+    [
+        ("svd-tiny", {"guidance_scale": 3}, "svd-tiny has no guidance_scale; its settings are decode_chunk_size, fps"),
+        ("svd-tiny", {"negative_prompt": "x"}, "svd-tiny has no negative_prompt"),
+        ("ltx-tiny", {"motion_bucket_id": 127}, "ltx-tiny has no motion_bucket_id"),
+        ("svd-tiny", {"width": 100}, "nearest are 96 and 104"),
+        (
+            "svd-tiny",
+            {"min_guidance_scale": 3, "max_guidance_scale": 2},
+            "at most max_guidance_scale",
+        ),
+        ("svd-xt", {"num_frames": 26}, "between 1 and 25"),
+    ],
+)
+def test_each_family_has_its_own_settings(model: str, fields: dict[str, object], says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says) as refused:
+        resolve(request(**fields), get_card(model), has_image=True)
+    assert refused.value.param in fields
+
+
+def test_the_released_svd_models_have_their_frame_counts() -> None:
+    counts = {model: get_card(model).defaults.num_frames for model in ("svd", "svd-xt", "svd-xt-1.1")}
+    assert counts == {"svd": 14, "svd-xt": 25, "svd-xt-1.1": 25}
 
 
 def test_a_seed_is_drawn_when_none_is_given() -> None:
@@ -63,4 +99,4 @@ def test_a_source_is_in_one_place() -> None:
     card = get_card("ltx-tiny").model_dump(mode="json")
     for source in ({}, {"folder": "a", "repo": "b"}, {"file": "x.safetensors"}):
         with pytest.raises(ValidationError):
-            ModelCard.model_validate({**card, "source": source})
+            read_card({**card, "source": source})

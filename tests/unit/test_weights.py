@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.catalogue import ModelCard, get_card
+from benchmarks.random_weights import build_ltx, ltx_card
+from pipelines.catalogue import ModelCard, get_card, read_card
 from pipelines.errors import WeightsUnavailable
 from pipelines.local import LocalPipeline
 from pipelines.requests import GenerationRequest, resolve
 from pipelines.weights import locate, prefetch
-from tests.checkpoints import build_ltx, ltx_card
 
 
 def with_source(card: ModelCard, **source: str) -> ModelCard:
-    return ModelCard.model_validate({**card.model_dump(mode="json"), "source": source})
+    return read_card({**card.model_dump(mode="json"), "source": source})
 
 
 def test_without_a_hub_the_error_names_the_way_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from torch import Tensor
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from pipelines.catalogue import get_card
+from pipelines.ltx.card import LTXCard
 from pipelines.ltx.packing import pack
-from training.muon import optimizers
-from training.tokenizer import build_tokenizer
+from training.ltx.tokenizer import build_tokenizer
+from training.optimization import Optimization
 from training.world import Scene, describe, render, sample_scene
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def train_dit(vae_folder: Path, out: Path, seed: int = 0) -> None:
     torch.set_flush_denormal(True)
     rng = random.Random(seed)
     card = get_card("ltx-tiny")
+    assert isinstance(card, LTXCard)
     vae = AutoencoderKLLTXVideo.from_pretrained(vae_folder).eval().requires_grad_(False)
     tokenizer = build_tokenizer()
     text_encoder = build_text_encoder(tokenizer)
@@ -82,15 +84,9 @@ def train_dit(vae_folder: Path, out: Path, seed: int = 0) -> None:
     rope = (
         card.compression.temporal / card.defaults.fps, card.compression.spatial, card.compression.spatial,
     )  # fmt: skip
-    trained = [transformer, text_encoder]
-    parameters = [p for module in trained for p in module.parameters()]
-    average = [p.detach().clone() for p in parameters]
-    steppers = optimizers(trained, LEARNING_RATE)
+    optimization = Optimization([transformer, text_encoder], LEARNING_RATE, _rate, average=EMA)
     started, total_loss = time.monotonic(), 0.0
     for step in range(STEPS):
-        for optimizer in steppers:
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * _rate(step)
         pool = rng.choices(pools, weights)[0]
         index = torch.randint(0, len(pool.scenes), (pool.batch,))
         prompts = ["" if rng.random() < PROMPT_DROPOUT else describe(pool.scenes[i], rng) for i in index.tolist()]
@@ -114,22 +110,15 @@ def train_dit(vae_folder: Path, out: Path, seed: int = 0) -> None:
         )[0]  # fmt: skip
         noised = (sigma > 0).float()[..., None]  # a clean first frame is given, not predicted
         loss = ((prediction - (noise - clean)).square() * noised).mean() / noised.mean()
-        for optimizer in steppers:
-            optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for optimizer in steppers:
-            optimizer.step()
+        optimization.step(loss)
         total_loss += loss.item()
-        with torch.no_grad():
-            decay = min(EMA, (1 + step) / (10 + step))
-            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
         if (step + 1) % 100 == 0:
             elapsed = time.monotonic() - started
             log.info("dit step %d of %d, %.0f s: loss %.4f", step + 1, STEPS, elapsed, total_loss / 100)
             total_loss = 0.0
         if (step + 1) % 1000 == 0 or step + 1 == STEPS:
-            _save(out, vae, tokenizer, text_encoder, transformer, parameters, average)
+            with optimization.averaged():
+                _save(out, vae, tokenizer, text_encoder, transformer)
 
 
 def _rate(step: int) -> float:
@@ -165,24 +154,16 @@ def _encode(
     return Pool(scenes, pack((latents - mean) / std).contiguous(), (frames, rows, columns), batch)
 
 
-@torch.no_grad()
 def _save(
     out: Path,
     vae: AutoencoderKLLTXVideo,
     tokenizer: T5Tokenizer,
     text_encoder: T5EncoderModel,
     transformer: LTXVideoTransformer3DModel,
-    parameters: list[Tensor],
-    average: list[Tensor],
 ) -> None:
-    """Save the averaged weights in bfloat16, which halves the files; training goes on with its own."""
-    own = [p.detach().clone() for p in parameters]
-    for parameter, mean in zip(parameters, average, strict=True):
-        parameter.copy_(mean)
+    """Save in bfloat16, which halves the files; training goes on in float32."""
     halves = {
         name: copy.deepcopy(module).to(torch.bfloat16)
         for name, module in (("vae", vae), ("text_encoder", text_encoder), ("transformer", transformer))
     }
     LTXPipeline(scheduler=FlowMatchEulerDiscreteScheduler(), tokenizer=tokenizer, **halves).save_pretrained(out)
-    for parameter, before in zip(parameters, own, strict=True):
-        parameter.copy_(before)

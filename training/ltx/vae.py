@@ -17,7 +17,8 @@ import torch
 from diffusers import AutoencoderKLLTXVideo
 from torch import Tensor
 
-from training.muon import optimizers
+from training.optimization import Optimization
+from training.psnr import psnr
 from training.world import render, sample_scene
 
 log = logging.getLogger(__name__)
@@ -48,12 +49,6 @@ def build_vae() -> AutoencoderKLLTXVideo:
     )
 
 
-def psnr(decoded: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each clip; both [B, 3, F, H, W] in [-1, 1]."""
-    error = ((decoded.clamp(-1, 1) - reference) / 2).square().flatten(1).mean(1)
-    return -10 * error.log10()
-
-
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKLLTXVideo, clips: Tensor) -> Tensor:
     """Encode and decode without sampling."""
@@ -67,25 +62,18 @@ def train_vae(out: Path, seed: int = 0) -> None:
     torch.set_flush_denormal(True)
     rng = random.Random(seed)
     vae = build_vae()
-    steppers = optimizers([vae], LEARNING_RATE)
+    total = IMAGE_STEPS + VIDEO_STEPS
+    optimization = Optimization([vae], LEARNING_RATE, lambda step: _rate(step, step / total))
     validation = render([sample_scene(random.Random(f"validation {i}")) for i in range(24)], 9, 64, 64)
-    total, started = IMAGE_STEPS + VIDEO_STEPS, time.monotonic()
+    started = time.monotonic()
     for step in range(total):
-        done = step / total
-        for optimizer in steppers:
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * _rate(step, done)
         if step < IMAGE_STEPS:
             num_frames, height, width, batch = 1, 64, 64, 32
         else:
             num_frames, height, width, batch = rng.choices([s[:4] for s in CLIP_SIZES], [s[4] for s in CLIP_SIZES])[0]
         clips = render([sample_scene(rng) for _ in range(batch)], num_frames, height, width)
-        loss = _loss(vae, clips, noised=done > 0.5)
-        vae.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        for optimizer in steppers:
-            optimizer.step()
+        loss = _loss(vae, clips, noised=step > total / 2)
+        optimization.step(loss)
         if (step + 1) % 100 == 0 or step + 1 == total:
             quality = psnr(reconstruct(vae, validation), validation)
             log.info(

@@ -1,0 +1,122 @@
+"""Staged output equals diffusers' own pipelines, bit for bit, also when stopped and resumed in another process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.fidelity import LTX_CASES, SVD_CASES, SVD_FLOAT16_CASES, Case, Subject, ltx, picture, svd
+from pipelines.catalogue import ModelCard, read_card
+from pipelines.devices import place
+from pipelines.families import load_leg
+from pipelines.requests import default_parameters, read_parameters
+from pipelines.serialization import from_bytes, to_bytes
+
+SUBJECTS: dict[str, Any] = {
+    "ltx-conditioned": lambda folder: ltx(folder, timestep_conditioning=True),
+    "ltx-plain": lambda folder: ltx(folder, timestep_conditioning=False),
+    "svd-float32": lambda folder: svd(folder, dtype="float32"),
+    "svd-float16": lambda folder: svd(folder, dtype="float16"),
+}
+CASES = {
+    "ltx-conditioned": LTX_CASES,
+    "ltx-plain": LTX_CASES,
+    "svd-float32": SVD_CASES,
+    "svd-float16": SVD_FLOAT16_CASES,
+}
+EACH_CASE = [
+    pytest.param(name, case, id=f"{name}: {case}")
+    for name in SUBJECTS
+    for case in CASES[name]
+]
+
+
+@pytest.fixture(scope="module")
+def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:
+    return {name: build(tmp_path_factory.mktemp(name)) for name, build in SUBJECTS.items()}
+
+
+@pytest.mark.parametrize(("name", "case"), EACH_CASE)
+def test_equals_diffusers(subjects: dict[str, Subject], name: str, case: Case) -> None:
+    assert subjects[name].difference(case) == 0
+
+
+@pytest.mark.parametrize(("name", "case"), EACH_CASE)
+def test_a_stop_after_every_step_changes_no_bit(subjects: dict[str, Subject], name: str, case: Case) -> None:
+    assert subjects[name].difference_when_resumed(case) == 0
+
+
+@pytest.mark.parametrize(("name", "case"), [("ltx-conditioned", LTX_CASES[-1]), ("svd-float16", SVD_FLOAT16_CASES[0])])
+def test_finishes_in_another_process(subjects: dict[str, Subject], name: str, case: Case, tmp_path: Path) -> None:
+    staged = subjects[name].staged
+    parameters = case.parameters(staged.card)
+    conditioning = {"image": staged.image.encode(picture(), parameters)}
+    if "text" in staged.card.LEGS:
+        conditioning["text"] = staged.text.encode("a red circle", parameters)
+    run = staged.denoiser.begin(parameters, conditioning.get("text"), conditioning["image"])
+    run.step()
+    (tmp_path / "card").write_text(staged.card.model_dump_json())
+    (tmp_path / "parameters").write_text(parameters.model_dump_json())
+    for leg, value in {**conditioning, "state": run.state}.items():
+        (tmp_path / leg).write_bytes(to_bytes(value))
+    subprocess.run([sys.executable, "-m", __name__, str(tmp_path)], check=True)
+    while run.step_index < run.num_steps:
+        run.step()
+    finished = from_bytes(type(run.result()), (tmp_path / "final").read_bytes())
+    assert torch.equal(finished.latents, run.result().latents)
+    videos = [torch.cat(list(staged.decoder.chunks(final, parameters))) for final in (finished, run.result())]
+    assert torch.equal(*videos)
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("ltx-conditioned", Case({"width": 96, "height": 64, "num_frames": 17, "num_inference_steps": 1})),
+        ("svd-float32", Case({"width": 64, "height": 64, "num_frames": 1}, from_image=True)),
+    ],
+    ids=["one step to a terminal sigma", "one frame with guidance"],
+)
+def test_does_what_diffusers_cannot(subjects: dict[str, Subject], name: str, case: Case) -> None:
+    staged = subjects[name].staged
+    image = picture() if case.from_image else None
+    video = staged.generate("x", case.parameters(staged.card), image)
+    assert torch.isfinite(video).all()
+    assert video.std() > 0
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_every_leg_warms_up(subjects: dict[str, Subject], name: str) -> None:
+    staged = subjects[name].staged
+    for leg in staged.card.LEGS:
+        load_leg(leg, staged.card, staged.placement).warm_up()
+    assert default_parameters(staged.card).seed == 0
+
+
+def _finish(folder: Path) -> None:
+    """The other process: read a checkpoint, run what is left, write the latents."""
+    import json
+
+    card: ModelCard = read_card(json.loads((folder / "card").read_text()))
+    parameters = read_parameters(json.loads((folder / "parameters").read_text()))
+    handover = import_module(f"pipelines.{card.family}.handover")
+    kinds = {"text": "TextConditioning", "image": "ImageConditioning", "state": "DenoiseState"}
+    values = {
+        leg: from_bytes(getattr(handover, kind), (folder / leg).read_bytes())
+        for leg, kind in kinds.items()
+        if (folder / leg).exists()
+    }
+    denoiser = load_leg("denoise", card, place(card, gpu=False))
+    run = denoiser.begin(parameters, values.get("text"), values["image"], values["state"])
+    while run.step_index < run.num_steps:
+        run.step()
+    (folder / "final").write_bytes(to_bytes(run.result()))
+
+
+if __name__ == "__main__":
+    _finish(Path(sys.argv[1]))
