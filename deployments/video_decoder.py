@@ -36,17 +36,22 @@ class VideoDecoder:
         self.worker.check()
 
     def _decode(self, control: Control, latents: Any, parameters: Parameters) -> bytes:
-        def counted() -> Any:
-            for index, frame in enumerate(self.frames.to_frames(self.decoder.chunks(latents, parameters))):
+        metadata = self.video.metadata_of(self.card.id, parameters)
+
+        def chunks() -> Any:
+            for chunk in self.decoder.chunks(latents, parameters):
+                control.begin()  # raises when the call was cancelled
+                yield chunk
+
+        def counted(frames: Any) -> Any:
+            for index, frame in enumerate(frames):
                 control.step(index, parameters.num_frames)
                 yield frame
 
-        def encode(frames: Any) -> bytes:
-            metadata = self.video.metadata_of(self.card.id, parameters)
-            mp4: bytes = self.video.encode_mp4(frames, parameters.fps, metadata, threads=self.mp4_threads)
-            return mp4
+        def encode(frames: Any) -> Any:
+            return self.video.encode_mp4(counted(frames), parameters.fps, metadata, threads=self.mp4_threads)
 
-        mp4: bytes = self.frames.consume_meanwhile(counted(), encode)
+        mp4: bytes = self.frames.consume_meanwhile(self.frames.to_frames(chunks()), encode)
         metrics.frames_total().inc(parameters.num_frames, {"model": self.card.id})
         control.facts.update(frames=parameters.num_frames, bytes=len(mp4))
         return mp4

@@ -41,7 +41,10 @@ class Source(StrictModel):
     file: str | None = None
     """A single-file checkpoint: a local path, or with `repo` a file name inside it."""
     config: str | None = None
-    """With `file`: the diffusers folder or repository that holds the component's configuration."""
+    """With `file`: the diffusers folder or repository that holds the component's configuration.
+
+    Local paths start at the repository's root.
+    """
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

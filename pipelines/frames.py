@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,16 +28,26 @@ def to_frames(chunks: Iterable[Tensor]) -> Iterator[NDArray[np.uint8]]:
 def consume_meanwhile(items: Iterable[T], consume: Callable[[Iterable[T]], R]) -> R:
     """`consume(items)`, in a thread of its own while this one makes the items.
 
-    An error on either side ends both and is raised here; what is waiting between them is bounded by the items.
+    An error on either side ends both and is raised here. As many items wait in between as are made faster than they are
+    consumed, which may be all of them.
     """
-    waiting: SimpleQueue[object] = SimpleQueue()
+    waiting: SimpleQueue[Any] = SimpleQueue()
+    aborted = threading.Event()
+
+    def arriving() -> Iterator[T]:
+        while (item := waiting.get()) is not _END and not aborted.is_set():
+            yield item
+
     with ThreadPoolExecutor(1, thread_name_prefix="consume") as pool:
-        consumed = pool.submit(consume, iter(waiting.get, _END))  # type: ignore[arg-type]
+        consumed = pool.submit(consume, arriving())
         try:
             for item in items:
                 waiting.put(item)
                 if consumed.done():
                     break
+        except BaseException:
+            aborted.set()
+            raise
         finally:
             waiting.put(_END)
         return consumed.result()

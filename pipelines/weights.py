@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.card import Component, Source
+from pipelines.card import ROOT, Component, Source
 from pipelines.catalogue import ModelCard
 from pipelines.errors import WeightsUnavailable
 
@@ -68,7 +68,8 @@ def locate(card: ModelCard, component: Component) -> Path:
 def locate_config(card: ModelCard, source: Source, component: Component) -> str:
     """The folder with a single-file component's configuration."""
     config = source.config or ""
-    return config if Path(config).is_dir() else str(_from_hub(card, config, None, component, FACTS))
+    folder = ROOT / config
+    return str(folder if folder.is_dir() else _from_hub(card, config, None, component, FACTS))
 
 
 def prefetch(card: ModelCard) -> list[Path]:
@@ -84,7 +85,7 @@ def prefetch(card: ModelCard) -> list[Path]:
 
 
 def _patterns(component: Component, variant: str | None) -> tuple[str, ...]:
-    """A component's files, the indispensable ones first. Of several variants in a repository, one is fetched."""
+    """A component's files, the indispensable ones first; of one variant, if the card names one."""
     if component in WEIGHTLESS:
         return FACTS
     return (f"*.{variant}.safetensors" if variant else "*.safetensors", *FACTS)
@@ -92,7 +93,7 @@ def _patterns(component: Component, variant: str | None) -> tuple[str, ...]:
 
 def _single_file(card: ModelCard, source: Source) -> Path:
     if source.repo is None:
-        path = Path(source.file or "")
+        path = ROOT / (source.file or "")
         if not path.is_file():
             raise WeightsUnavailable(
                 f"{card.id}: there is no file {path}; set source.file in configs/models/{card.id}.yaml"

@@ -34,7 +34,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def optimizers(modules: Iterable[nn.Module], lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for kernels and matrices, AdamW for embeddings, tables, norms and biases."""
+    """Muon for kernels and matrices, AdamW for token embeddings, tables, norms and biases."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for module in modules:

@@ -67,8 +67,10 @@ class SVDCard(CommonCard):
     def check(self, parameters: SVDParameters) -> None:
         """What no single field can know. Raises InvalidRequest."""
         low, high = parameters.min_guidance_scale, parameters.max_guidance_scale
-        if low > high:
+        if low > high and low > 1:
             raise InvalidRequest(
-                f"min_guidance_scale must be at most max_guidance_scale; they are {low:g} and {high:g}",
+                f"min_guidance_scale must be at most max_guidance_scale; they are {low:g} and {high:g}, "
+                f"where {self.id}'s own are {self.defaults.min_guidance_scale:g} and "
+                f"{self.defaults.max_guidance_scale:g}",
                 param="min_guidance_scale",
             )

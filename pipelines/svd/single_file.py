@@ -104,7 +104,7 @@ def read_released(kind: Any, file: str, *, config: str, subfolder: str, dtype: t
 def _released(component: str, name: str, config: Any, fetch: Any) -> Tensor:
     """The released tensor behind a diffusers name."""
     if component == "unet":
-        found: Tensor = fetch(UNET + unet_name(name, config.layers_per_block, len(config.block_out_channels)))
+        found: Tensor = fetch(UNET + unet_name(name, config.layers_per_block))
     elif component == "vae":
         found = fetch(vae_name(name, len(config.block_out_channels)))
     elif name == "visual_projection.weight":
@@ -117,7 +117,7 @@ def _released(component: str, name: str, config: Any, fetch: Any) -> Tensor:
     return found
 
 
-def unet_name(name: str, layers_per_block: int, levels: int) -> str:
+def unet_name(name: str, layers_per_block: int) -> str:
     """A tensor of `UNetSpatioTemporalConditionModel` in `VideoUNet`. There, the blocks of all levels are counted on."""
     per_level = layers_per_block + 1  # and, going down, the downsampler; going up, one block more
     for ours, theirs in _OUTER.items():
@@ -132,7 +132,7 @@ def unet_name(name: str, layers_per_block: int, levels: int) -> str:
     if kind == "downsamplers":
         return f"input_blocks.{(level + 1) * per_level}.0.{rest.replace('conv', 'op')}"
     if kind == "upsamplers":
-        attends = 0 < level < levels  # the lowest level has no attention in front of its upsampler
+        attends = level > 0  # the lowest level has no attention in front of its upsampler
         return f"output_blocks.{level * per_level + layers_per_block}.{2 if attends else 1}.{rest}"
     number = level * per_level + index
     block = f"input_blocks.{number + 1}" if way == "down" else f"output_blocks.{number}"

@@ -36,6 +36,16 @@ def test_shipped_configs_are_sound_and_name_every_deployment(path: Path) -> None
     assert application["name"] == "kinoray"
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configs_fit_two_cores_and_one_gpu(path: Path) -> None:
+    (application,) = load_config(path)["applications"]
+    for resource, there in {"num_cpus": 2, "num_gpus": 1}.items():
+        asked = [
+            each["num_replicas"] * each["ray_actor_options"].get(resource, 0) for each in application["deployments"]
+        ]
+        assert sum(asked) <= there
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipelines.frames import consume_meanwhile, to_frames
+from pipelines.video import encode_mp4
 
 PATIENCE_S = 10
 
@@ -46,6 +47,35 @@ def test_an_error_on_either_side_is_raised() -> None:
 
     with pytest.raises(ValueError, match="maker"):
         consume_meanwhile(broken(), list)
+
+
+def test_frames_become_an_mp4_on_the_way() -> None:
+    chunks = (torch.rand(4, 3, 32, 48) for _ in range(3))
+    mp4 = consume_meanwhile(to_frames(chunks), lambda frames: encode_mp4(frames, 8, {}))
+    assert mp4[4:8] == b"ftyp"
+
+
+def test_a_failed_maker_ends_the_consumer_early() -> None:
+    consuming, failed = threading.Event(), threading.Event()
+    seen = []
+
+    def broken() -> Iterator[int]:
+        yield from range(1000)
+        assert consuming.wait(PATIENCE_S)
+        try:
+            raise ValueError("maker")
+        finally:
+            failed.set()
+
+    def consume(numbers: Iterable[int]) -> None:
+        for number in numbers:
+            seen.append(number)
+            consuming.set()
+            assert failed.wait(PATIENCE_S)
+
+    with pytest.raises(ValueError, match="maker"):
+        consume_meanwhile(broken(), consume)
+    assert len(seen) < 1000
 
 
 def test_pixels_become_frames() -> None:

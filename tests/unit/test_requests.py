@@ -75,6 +75,10 @@ def test_each_family_has_its_own_settings(model: str, fields: dict[str, object],
     assert refused.value.param in fields
 
 
+def test_a_low_maximum_turns_guidance_off() -> None:
+    assert not resolve(GenerationRequest(max_guidance_scale=0.5), get_card("svd"), has_image=True).guided
+
+
 def test_the_released_svd_models_have_their_frame_counts() -> None:
     counts = {model: get_card(model).defaults.num_frames for model in ("svd", "svd-xt", "svd-xt-1.1")}
     assert counts == {"svd": 14, "svd-xt": 25, "svd-xt-1.1": 25}

@@ -62,7 +62,7 @@ VAE_NAMES = {
 
 @pytest.mark.parametrize(("name", "released"), UNET_NAMES.items())
 def test_names_of_the_unet(name: str, released: str) -> None:
-    assert unet_name(name, layers_per_block=2, levels=4) == released
+    assert unet_name(name, layers_per_block=2) == released
 
 
 @pytest.mark.parametrize(("name", "released"), VAE_NAMES.items())
@@ -81,7 +81,7 @@ def released(folder: Path) -> Path:
     unet = UNetSpatioTemporalConditionModel.from_pretrained(folder, subfolder="unet")
     vae = AutoencoderKLTemporalDecoder.from_pretrained(folder, subfolder="vae")
     clip = CLIPVisionModelWithProjection.from_pretrained(folder, subfolder="image_encoder")
-    tensors = {UNET + unet_name(name, 1, 2): tensor for name, tensor in unet.state_dict().items()}
+    tensors = {UNET + unet_name(name, 1): tensor for name, tensor in unet.state_dict().items()}
     for name, tensor in vae.state_dict().items():
         is_attention = "attentions" in name and tensor.ndim == 2
         tensors[vae_name(name, 4)] = tensor[:, :, None, None] if is_attention else tensor

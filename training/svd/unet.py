@@ -31,7 +31,7 @@ from training.svd.scenes import BUCKETS, EXAMPLE, render_pictures, render_pushed
 
 log = logging.getLogger(__name__)
 
-STEPS = 2000
+STEPS = 900
 LEARNING_RATE = 2e-3
 NUM_FRAMES = 9
 # (height, width, clips, batch, weight)
@@ -108,7 +108,7 @@ def train_unet(vae_folder: Path, out: Path, seed: int = 0) -> None:
             elapsed = time.monotonic() - started
             log.info("unet step %d of %d, %.0f s: loss %.4f", step + 1, STEPS, elapsed, total_loss / 100)
             total_loss = 0.0
-        if (step + 1) % 400 == 0 or step + 1 == STEPS:
+        if (step + 1) % 300 == 0 or step + 1 == STEPS:
             with optimization.averaged():
                 _save(out, vae, unet, image_encoder, normalizer)
 
