@@ -76,6 +76,10 @@ fidelity: setup ## compare every family with diffusers, bit for bit
 bench-overhead: setup ## the service against diffusers in one process
 	$(BIN)/python -m benchmarks.overhead
 
+.PHONY: bench-jobs
+bench-jobs: setup ## what a long history costs the job store, on SQLite and PostgreSQL
+	@$(BIN)/python -m benchmarks.jobs
+
 .PHONY: lock
 lock: ## compile requirements.lock and requirements-dev.lock anew
 	scripts/lock

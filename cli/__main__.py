@@ -56,6 +56,15 @@ def prefetch(model: Annotated[str, typer.Argument(help="A model of the catalogue
         console.print(f"{model}: {place}")
 
 
+@app.command()
+def migrate() -> None:
+    """Bring the job store's tables to this version. A SQLite store does so by itself."""
+    from cli.job_store import migrate_job_store
+
+    before, after = migrate_job_store()
+    console.print(f"the job store was at revision {before or 'none'} and is at {after}")
+
+
 @app.command("check-config")
 def check_config(config: Annotated[Path, typer.Argument(help="A Serve config file.")]) -> None:
     """Read a config file strictly and say what is wrong with it."""

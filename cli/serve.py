@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cli.job_store import check_job_store
 from deployments.config import load_config
 from deployments.service import default_config, run_service
 from deployments.settings import data_dir, load_settings
@@ -20,6 +21,7 @@ def run_forever(console: Console, path: Path | None) -> None:
     for application in config["applications"]:
         for card in load_settings(application.get("args") or {}).cards().values():
             prefetch(card)  # a missing checkpoint is a sentence now, not a replica that dies later
+    check_job_store()
     console.print(f"Starting Kinoray from {path} ...")
     try:
         with run_service(config, data=data_dir(), dashboard=True, show_logs=True) as url:

@@ -12,16 +12,17 @@ from fastapi.responses import FileResponse
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from deployments import metrics
 from deployments.body import check_image, read_body
 from deployments.events import emit
 from deployments.facts import exposition
 from deployments.http_errors import install
 from deployments.readiness import missing_legs
 from deployments.schemas import CreateVideo, DeletedVideo, Model, ModelList, Video, VideoList, parse_create
-from deployments.settings import Settings, data_dir
+from deployments.settings import Settings, data_dir, database_url
 from jobs.lifecycle import Status
-from jobs.record import Job, new_job_id
-from jobs.store import JobStore
+from jobs.record import Job, is_job_id, new_job_id
+from jobs.store import CANCELED, JobStore
 from pipelines.errors import InvalidRequest, NotFound, NotReady
 from pipelines.requests import resolve
 from storage.store import input_key, job_prefix, local_store, video_key
@@ -64,7 +65,7 @@ class Api:
         self.settings = settings
         self.cards = settings.cards()
         self.conductor = conductor
-        self.jobs = JobStore(data_dir() / "jobs.sqlite3")
+        self.jobs = JobStore(database_url())
         self.store = local_store(data_dir())
         # Decoding a large image takes seconds; it must not hold up the threads that read the job store.
         self.images = ThreadPoolExecutor(1, thread_name_prefix="image")
@@ -108,6 +109,8 @@ class Api:
         order: Literal["asc", "desc"] = "desc",
     ) -> VideoList:
         """Jobs by time of creation."""
+        if after is not None and not is_job_id(after):
+            raise InvalidRequest("after must be the id of a video", param="after")
         jobs, more = await asyncio.to_thread(self.jobs.page, after=after, limit=limit, newest_first=order == "desc")
         data = [Video.of(job) for job in jobs]
         ends = (data[0].id, data[-1].id) if data else (None, None)
@@ -130,6 +133,21 @@ class Api:
         if path is None:
             raise _unknown()
         return FileResponse(path, media_type="video/mp4", filename=f"{job.id}.mp4", content_disposition_type="inline")
+
+    @app.post("/v1/videos/{video_id}/cancel")
+    async def cancel(self, video_id: str) -> Video:
+        """Stop a live job at its next step, which frees its GPU. A job that has ended is answered as it is."""
+        before = await self._job(video_id)
+        job = await asyncio.to_thread(self.jobs.cancel, video_id)
+        if job is None:
+            raise _unknown()
+        if not before.ended and job.error_code == CANCELED:
+            emit("job.canceled", job_id=job.id, model=job.model)
+        if before.status is Status.QUEUED and job.attempts == before.attempts:
+            # No conductor had it, so none will tidy up.
+            metrics.jobs_total().inc(1, {"model": job.model, "outcome": "canceled"})
+            await asyncio.to_thread(self.store.delete_prefix, job_prefix(job.id))
+        return Video.of(job)
 
     @app.delete("/v1/videos/{video_id}")
     async def delete(self, video_id: str) -> DeletedVideo:
@@ -165,7 +183,7 @@ class Api:
         return Response(text, media_type=kind)
 
     async def _job(self, job_id: str) -> Job:
-        job = await asyncio.to_thread(self.jobs.get, job_id)
+        job = await asyncio.to_thread(self.jobs.get, job_id) if is_job_id(job_id) else None
         if job is None:
             raise _unknown()
         return job

@@ -38,7 +38,7 @@ class TextEncoder:
 
 @serve.deployment(name="ImageEncoder", max_ongoing_requests=8, graceful_shutdown_timeout_s=60)
 class ImageEncoder:
-    """First frames to latent moments. The image is read from the artifact store, where the API put it."""
+    """Images to conditioning. The image is read from the artifact store, where the API put it."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         self.worker = Worker(settings.step_timeout_s)

@@ -16,7 +16,7 @@ BYTES = [2.0**power for power in range(10, 31, 2)]
 
 @cache
 def jobs_total() -> Counter:
-    """Jobs that ended, that ended (completed, failed) or were given back (retried, released, lease_lost)."""
+    """Jobs that ended (completed, failed, canceled) or were given back (retried, released, lease_lost)."""
     return Counter("kinoray_jobs_total", description="Jobs by outcome.", tag_keys=("model", "outcome"))
 
 

@@ -24,5 +24,5 @@ class Publisher:
         return key
 
     async def discard(self, job_id: str) -> None:
-        """Remove everything of a job that was deleted while it was being published."""
+        """Remove everything of a job that was deleted or canceled while it was being published."""
         await asyncio.to_thread(self.store.delete_prefix, job_prefix(job_id))

@@ -163,6 +163,8 @@ def parse_create(fields: dict[str, Any]) -> CreateVideo:
     for name, value in fields.items():
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
             raise InvalidRequest("this field holds half a surrogate pair, which is no text", param=speakable(name))
+        if isinstance(value, str) and "\0" in value:
+            raise InvalidRequest("this field holds a NUL character, which is no text", param=speakable(name))
     try:
         return CreateVideo.model_validate(fields)
     except ValidationError as error:

@@ -87,7 +87,8 @@ def run_service(
     Args:
         config: a Serve config, as `load_config` returns it; its `http_options` say where it listens.
         data: becomes `KINORAY_DATA`.
-        private: keep Ray's session in a folder of its own, removed at the end, so that services can run side by side.
+        private: keep Ray's session in a folder of its own, removed at the end, and the jobs under `data` whatever the
+            environment says, so that services can run side by side.
         graceful: let Serve drain at the end, so that running jobs are given back; otherwise everything is just stopped.
         on_waiting: called with the legs that are still loading.
 
@@ -95,6 +96,8 @@ def run_service(
         StartFailed: the port is taken, Serve reports a failed deployment, or it takes longer than five minutes.
     """
     # Set before Ray starts: every process of it inherits them.
+    if private:
+        os.environ.pop("KINORAY_DATABASE_URL", None)  # its jobs and its videos belong together, under `data`
     os.environ.update(
         KINORAY_DATA=str(data.resolve()),
         RAY_AUTH_MODE="disabled",  # everything listens on the loopback interface only

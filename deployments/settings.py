@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
+from jobs.database import sqlite_url
 from pipelines.card import ROOT, StrictModel
 from pipelines.catalogue import ModelCard, get_card
 from pipelines.errors import ConfigError
@@ -68,6 +69,11 @@ def load_settings(args: dict[str, Any]) -> Settings:
         raise ConfigError(f"the application's args are wrong: {problems}") from error
     settings.cards()
     return settings
+
+
+def database_url() -> str:
+    """Where the jobs are: `KINORAY_DATABASE_URL`, which may hold a password, or a SQLite file among the local state."""
+    return os.environ.get("KINORAY_DATABASE_URL") or sqlite_url(data_dir() / "jobs.sqlite3")
 
 
 def data_dir() -> Path:

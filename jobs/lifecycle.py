@@ -1,8 +1,9 @@
 """The life of a job, as one table. Store, conductor, API and metrics derive from it; nothing else compares states.
 
     queued ──claim──▶ in_progress ──complete──▶ completed
-      ▲                  │    │
-      └──retry, release──┘    └──fail──▶ failed
+     │ ▲                 │    │
+     │ └─retry, release──┘    └──fail, cancel──▶ failed
+     └──────────────cancel────────────────────────▲
 
 On the wire these are the four states of the OpenAI Videos API.
 """
@@ -29,7 +30,7 @@ class Leg(StrEnum):
 
 
 NEXT: dict[Status, frozenset[Status]] = {
-    Status.QUEUED: frozenset({Status.IN_PROGRESS}),
+    Status.QUEUED: frozenset({Status.IN_PROGRESS, Status.FAILED}),
     Status.IN_PROGRESS: frozenset({Status.QUEUED, Status.COMPLETED, Status.FAILED}),
     Status.COMPLETED: frozenset(),
     Status.FAILED: frozenset(),

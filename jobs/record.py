@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,11 @@ from jobs.lifecycle import ENDED, Leg, Status
 def new_job_id() -> str:
     """`video_` and a UUIDv7: ids sort by creation time, so paging is a comparison of keys."""
     return f"video_{uuid_utils.uuid7().hex}"
+
+
+def is_job_id(text: str) -> bool:
+    """Whether a text has the shape of an id; what has not, no store needs to look up."""
+    return re.fullmatch(r"video_[0-9a-f]{32}", text) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
-"""The table of jobs, in SQLAlchemy Core."""
+"""The table of jobs, in SQLAlchemy Core. `migrations/` brings a database there; a test holds the two together."""
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, text
 
 metadata = MetaData()
+HELD = text("lease_token IS NOT NULL")
 
 jobs = Table(
     "jobs",
@@ -31,4 +32,7 @@ jobs = Table(
     Column("lease_token", String(48)),
     Column("lease_expires_at", Float),
     Index("jobs_by_status", "status", "id"),
+    # Few jobs are held at a time: these stay small whatever the history.
+    Index("jobs_by_lease", "lease_token", unique=True, sqlite_where=HELD, postgresql_where=HELD),
+    Index("jobs_by_lease_expiry", "lease_expires_at", sqlite_where=HELD, postgresql_where=HELD),
 )

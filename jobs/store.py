@@ -1,4 +1,4 @@
-"""Jobs in SQLite: insert, read, claim by lease, and writes that only the lease's holder may make.
+"""Jobs in a database: insert, read, claim by lease, and writes that only the lease's holder may make.
 
 Every write after a claim names the lease's token, so a conductor that was presumed dead cannot overwrite its successor;
 such a write changes no row and returns False. Methods block for a disk write; call them from a thread.
@@ -9,39 +9,49 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, create_engine, delete, event, func, insert, or_, select, update
+from sqlalchemy import Column, ColumnElement, ScalarSelect, and_, case, delete, func, insert, select, update
 from sqlalchemy.engine import Row
 
+from jobs.database import Database, DatabaseUnusable
 from jobs.lifecycle import ENDED, Leg, Status, before, progress_at
 from jobs.record import Job
-from jobs.schema import jobs, metadata
+from jobs.schema import jobs
 
 RETRY_DELAY_S = 1.0
-READ_ONLY = "kinoray_read_only"
+CANCELED = "canceled"
 
 
 class JobStore:
-    """One SQLite file in WAL mode, shared by any number of processes on one machine."""
+    """Shared by any number of processes: on one machine with SQLite, on any number with PostgreSQL.
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 4}, hide_parameters=True)
-        event.listen(self._engine, "connect", _configure)
-        event.listen(self._engine, "begin", _begin)
-        with self._transaction() as connection:
-            metadata.create_all(connection)
+    Raises:
+        DatabaseUnusable: PostgreSQL's tables are not this version's. SQLite's are brought up to date here.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._database = Database(url)
+        if self._database.is_sqlite:
+            self._database.migrate()
+        else:
+            try:
+                self._database.require_current()
+            except DatabaseUnusable:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self._database.close()
 
     def insert(self, job: Job) -> None:
-        with self._transaction() as connection:
+        with self._database.write() as connection:
             connection.execute(insert(jobs).values(**dataclasses.asdict(job)))
 
     def get(self, job_id: str) -> Job | None:
-        with self._snapshot() as connection:
+        with self._database.read() as connection:
             row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
         return _job(row) if row else None
 
@@ -50,28 +60,39 @@ class JobStore:
         query = select(jobs).order_by(jobs.c.id.desc() if newest_first else jobs.c.id.asc()).limit(limit + 1)
         if after is not None:
             query = query.where(jobs.c.id < after if newest_first else jobs.c.id > after)
-        with self._snapshot() as connection:
+        with self._database.read() as connection:
             found = [_job(row) for row in connection.execute(query)]
         return found[:limit], len(found) > limit
 
     def delete(self, job_id: str) -> bool:
         """Forget a job. A conductor that is rendering it finds its lease gone and stops."""
-        with self._transaction() as connection:
+        with self._database.write() as connection:
             return connection.execute(delete(jobs).where(jobs.c.id == job_id)).rowcount == 1
 
-    def claim(self, owner: str, models: Collection[str], lease_s: float) -> Job | None:
-        """Take the oldest job of `models` that waits, or whose lease has expired."""
+    def cancel(self, job_id: str) -> Job | None:
+        """End a live job; one that has ended stays as it is. A conductor that renders it finds its lease gone."""
+        live = and_(jobs.c.id == job_id, jobs.c.status.in_(before(Status.FAILED)))
+        ended = {"status": Status.FAILED, "completed_at": time.time(), "error_code": CANCELED}
+        with self._database.write() as connection:
+            message = "the video was canceled"
+            connection.execute(update(jobs).where(live).values(**ended, error_message=message, **_NO_LEASE))
+        return self.get(job_id)
+
+    def claim(self, owner: str, models: Collection[str], lease_s: float, max_attempts: int) -> Job | None:
+        """Take a job of `models`: the one whose lease expired first, else the oldest that waits.
+
+        One whose attempts are spent is left for `fail_spent`.
+        """
         now = time.time()
-        waiting = and_(jobs.c.status == Status.QUEUED, jobs.c.not_before <= now)
-        abandoned = and_(jobs.c.status == Status.IN_PROGRESS, jobs.c.lease_expires_at < now)
-        oldest = select(jobs.c.id).where(or_(waiting, abandoned), jobs.c.model.in_(models)).order_by(jobs.c.id).limit(1)
+        abandoned = _first(jobs.c.lease_expires_at, models, *_abandoned(now), jobs.c.attempts < max_attempts)
+        waiting = _first(jobs.c.id, models, jobs.c.status == Status.QUEUED, jobs.c.not_before <= now)
         claimed = (
             update(jobs)
-            .where(jobs.c.id == oldest.scalar_subquery())
+            .where(jobs.c.id == func.coalesce(abandoned, waiting))
             .values(
                 status=Status.IN_PROGRESS,
                 leg=Leg.ENCODE,
-                progress=func.max(jobs.c.progress, progress_at(Leg.ENCODE)),
+                progress=_at_least(progress_at(Leg.ENCODE)),
                 attempts=jobs.c.attempts + 1,
                 started_at=func.coalesce(jobs.c.started_at, now),
                 lease_owner=owner,
@@ -80,13 +101,22 @@ class JobStore:
             )
             .returning(jobs)
         )
-        with self._transaction() as connection:
+        with self._database.write() as connection:
             row = connection.execute(claimed).one_or_none()
         return _job(row) if row else None
 
+    def fail_spent(self, max_attempts: int, code: str, message: str) -> list[tuple[str, str]]:
+        """Fail the jobs whose last attempt ended with its conductor, without a word; returns ids and models."""
+        now = time.time()
+        spent = update(jobs).where(*_abandoned(now), jobs.c.attempts >= max_attempts)
+        ended = {"status": Status.FAILED, "completed_at": now, "error_code": code, "error_message": message}
+        with self._database.write() as connection:
+            failed = connection.execute(spent.values(**ended, **_NO_LEASE).returning(jobs.c.id, jobs.c.model))
+            return [(job_id, model) for job_id, model in failed]
+
     def renew(self, tokens: Collection[str], lease_s: float) -> set[str]:
         """Extend leases; returns the tokens that are still valid."""
-        with self._transaction() as connection:
+        with self._database.write() as connection:
             renewed = connection.execute(
                 update(jobs)
                 .where(jobs.c.lease_token.in_(tokens))
@@ -96,8 +126,8 @@ class JobStore:
             return set(renewed.scalars())
 
     def advance(self, token: str, leg: Leg, done: float = 0.0) -> bool:
-        """Record where a job is. Progress never falls, also not when a retry starts over."""
-        return self._write(token, leg=leg, progress=func.max(jobs.c.progress, progress_at(leg, done)))
+        """Record where a job is."""
+        return self._write(token, leg=leg, progress=_at_least(progress_at(leg, done)))
 
     def complete(self, token: str, leg_seconds: dict[str, float], facts: dict[str, Any]) -> bool:
         return self._end(token, Status.COMPLETED, progress=100, leg_seconds=leg_seconds, facts=facts)
@@ -118,7 +148,7 @@ class JobStore:
             "error_message": case((spent, message), else_=None),
             **_NO_LEASE,
         }
-        with self._transaction() as connection:
+        with self._database.write() as connection:
             query = update(jobs).where(jobs.c.lease_token == token).values(values).returning(jobs.c.status)
             status = connection.execute(query).scalar_one_or_none()
         return Status(status) if status else None
@@ -130,11 +160,11 @@ class JobStore:
     def counts(self) -> dict[tuple[str, Status], int]:
         """How many jobs of each model are in each state."""
         query = select(jobs.c.model, jobs.c.status, func.count()).group_by(jobs.c.model, jobs.c.status)
-        with self._snapshot() as connection:
+        with self._database.read() as connection:
             return {(model, Status(status)): count for model, status, count in connection.execute(query)}
 
     def oldest_queued_at(self) -> float | None:
-        with self._snapshot() as connection:
+        with self._database.read() as connection:
             query = select(func.min(jobs.c.created_at)).where(jobs.c.status == Status.QUEUED)
             oldest: float | None = connection.execute(query).scalar_one()
         return oldest
@@ -147,19 +177,8 @@ class JobStore:
         allowed = jobs.c.lease_token == token
         if "status" in values:
             allowed = and_(allowed, jobs.c.status.in_(before(values["status"])))
-        with self._transaction() as connection:
+        with self._database.write() as connection:
             return connection.execute(update(jobs).where(allowed).values(**values)).rowcount == 1
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        with self._engine.begin() as connection:
-            yield connection
-
-    @contextmanager
-    def _snapshot(self) -> Iterator[Connection]:
-        """A read that waits for no writer and makes none wait."""
-        with self._engine.connect().execution_options(**{READ_ONLY: True}) as connection:
-            yield connection
 
 
 _NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_expires_at": None}
@@ -172,14 +191,20 @@ def _job(row: Row[Any]) -> Job:
     return Job(**values)
 
 
-def _configure(connection: Any, _record: object) -> None:
-    # The driver's own transaction handling starts them lazily and deferred; `_begin` does it instead.
-    connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
+def _first(order: Column[Any], models: Collection[str], *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
+    """The id of the first such job. PostgreSQL passes over what another claim has in hand; SQLite has one writer.
+
+    Each order is that of an index that leads there past no finished job: a history costs nothing.
+    """
+    query = select(jobs.c.id).where(*conditions, jobs.c.model.in_(models)).order_by(order).limit(1)
+    return query.with_for_update(skip_locked=True).scalar_subquery()
 
 
-def _begin(connection: Connection) -> None:
-    # Immediate: a deferred transaction that reads first and writes later can fail instead of waiting its turn.
-    read_only = connection.get_execution_options().get(READ_ONLY, False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+def _abandoned(now: float) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Held under a lease that nobody renews any more."""
+    return jobs.c.lease_token.is_not(None), jobs.c.lease_expires_at < now
+
+
+def _at_least(progress: int) -> ColumnElement[int]:
+    """Progress never falls, also not when a retry starts over."""
+    return case((jobs.c.progress < progress, progress), else_=jobs.c.progress)

@@ -1,4 +1,5 @@
-"""One running service for every test that talks HTTP: real Ray and Serve, the shipped model, own ports and state."""
+"""What is started once for every test: a service (real Ray and Serve, the shipped models, own ports and state), and
+a PostgreSQL."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from benchmarks.databases import PostgresMissing, run_postgres
 from deployments.config import load_config
 from deployments.service import default_config, free_port, run_service
 
@@ -54,6 +56,17 @@ class ServiceClient:
         response = self.http.get(f"/v1/videos/{video_id}/content")
         assert response.status_code == 200, response.text
         return response.content
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A running PostgreSQL; the URL of its administrator's database."""
+    try:
+        server = run_postgres()
+    except PostgresMissing as missing:
+        pytest.skip(str(missing))
+    with server as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -108,11 +108,13 @@ def test_errors_never_echo_what_was_sent(service: ServiceClient) -> None:
 
 
 def test_unknown_routes_and_videos_have_the_same_error_shape(service: ServiceClient) -> None:
-    for path in ("/v1/videos/video_none", "/v1/videos/video_none/content", "/nowhere"):
+    for path in ("/v1/videos/video_none", "/v1/videos/video_none/content", "/v1/videos/%00", "/nowhere"):
         response = service.http.get(path)
         assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
     response = service.http.get("/v1/videos", params={"limit": 0})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "limit")
+    response = service.http.get("/v1/videos", params={"after": "\0"})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "after")
 
 
 def test_too_large_a_body_is_413(service: ServiceClient) -> None:
@@ -167,6 +169,23 @@ def test_deleting_a_live_job_frees_the_denoiser_and_leaves_nothing(service: Serv
     assert not (service_data / "artifacts" / "videos" / long["id"]).exists()
 
 
+def test_canceling_a_live_job_frees_the_denoiser(service: ServiceClient, service_data: Path) -> None:
+    long = service.create(num_inference_steps=1000, width=256, height=256, input_reference=data_url(PNG.getvalue()))
+    service.until(long["id"], lambda v: v["leg"] == "denoise")
+    canceled = service.http.post(f"/v1/videos/{long['id']}/cancel")
+    assert (canceled.status_code, canceled.json()["status"]) == (200, "failed")
+    assert canceled.json()["error"]["code"] == "canceled"
+    started = time.monotonic()
+    done = service.finish(service.create()["id"])
+    assert time.monotonic() - started < 30, "the denoiser was still busy with a canceled job"
+    assert service.get(long["id"])["error"]["code"] == "canceled"
+    left = service_data / "artifacts" / "videos" / long["id"]
+    service.until(long["id"], lambda _: not left.exists())
+    again = service.http.post(f"/v1/videos/{done['id']}/cancel")
+    assert (again.status_code, again.json()["status"]) == (200, "completed")
+    assert service.http.post("/v1/videos/video_none/cancel").status_code == 404
+
+
 def test_health_readiness_models_and_metrics(service: ServiceClient) -> None:
     assert service.http.get("/healthz").json() == {"status": "ok"}
     ready = service.http.get("/readyz")
@@ -182,7 +201,7 @@ def test_any_authorization_header_is_ignored(service: ServiceClient) -> None:
     assert service.http.get("/v1/models", headers={"authorization": "Bearer x"}).status_code == 200
 
 
-def test_a_prompt_that_is_no_text_is_refused(service: ServiceClient) -> None:
-    body = b'{"prompt": "\\ud800"}'
+@pytest.mark.parametrize("body", [b'{"prompt": "\\ud800"}', b'{"prompt": "a\\u0000b"}'])
+def test_a_prompt_that_is_no_text_is_refused(service: ServiceClient, body: bytes) -> None:
     response = service.http.post("/v1/videos", content=body, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "prompt")

@@ -9,15 +9,21 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import yaml
 
-from deployments.service import default_config, free_port
+from benchmarks.databases import create_database
+from deployments.config import load_config
+from deployments.service import default_config, for_model, free_port
+from jobs.store import JobStore
 from pipelines.card import ROOT
 from pipelines.video import read_frames
+from tests.conftest import ServiceClient
 from training.detect import detect
 
 START_S, STOP_S = 240, 30
@@ -26,8 +32,9 @@ START_S, STOP_S = 240, 30
 class Command:
     """A running `kinoray` command, and every process it was ever seen to have started."""
 
-    def __init__(self, *args: str, data: Path) -> None:
-        env = {**os.environ, "KINORAY_DATA": str(data), "PYTHONPATH": str(ROOT)}
+    def __init__(self, *args: str, data: Path, **environment: str) -> None:
+        own = {"KINORAY_DATA": str(data), "KINORAY_DATABASE_URL": "", "PYTHONPATH": str(ROOT)}
+        env = {**os.environ, **own, **environment}
         # A file and not a pipe, which would fill up and block the command while nobody reads it.
         self.output = data.with_suffix(".log")
         with self.output.open("w") as log:
@@ -85,8 +92,8 @@ def _title(process: psutil.Process) -> str:
 def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     commands: list[Command] = []
 
-    def run(*args: str) -> Command:
-        commands.append(Command(*args, data=tmp_path / "data"))
+    def run(*args: str, **environment: str) -> Command:
+        commands.append(Command(*args, data=tmp_path / "data", **environment))
         return commands[-1]
 
     yield run
@@ -126,25 +133,47 @@ def test_an_interrupted_demo_leaves_nothing(start: Callable[..., Command], tmp_p
 
 
 def test_serve_runs_until_it_is_told_to_stop(start: Callable[..., Command], tmp_path: Path) -> None:
-    config = yaml.safe_load(default_config().read_text())
-    port = config["http_options"]["port"] = free_port()
-    path = tmp_path / "serve.yaml"
-    path.write_text(yaml.safe_dump(config))
-    serve = start("serve", "--config", str(path))
-
-    def ready() -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as response:
-                return bool(response.status == 200)
-        except OSError:
-            return False
-
-    serve.wait_for(ready)
+    config, url = own_config(tmp_path, yaml.safe_load(default_config().read_text()))
+    serve = start("serve", "--config", str(config))
+    serve.wait_for(lambda: is_ready(url))
     started = time.monotonic()
     output = serve.stop(signal.SIGTERM)
     assert time.monotonic() - started < STOP_S
     assert (serve.process.returncode, "Stopped." in output) == (0, True), output
     serve.assert_nothing_is_left()
+
+
+def test_a_service_on_postgresql_makes_videos(start: Callable[..., Command], tmp_path: Path, postgres: str) -> None:
+    database = create_database(postgres, "service")
+    assert "is at" in start("migrate", KINORAY_DATABASE_URL=database).ended(60)
+    small = for_model(load_config(default_config()), "ltx-tiny", with_image=False)
+    config, url = own_config(tmp_path, small)
+    serve = start("serve", "--config", str(config), KINORAY_DATABASE_URL=database)
+    serve.wait_for(lambda: is_ready(url))
+    client = ServiceClient(url)
+    video = client.finish(client.create(seed=1)["id"])
+    assert client.content(video["id"])[4:8] == b"ftyp"
+    client.http.close()
+    with closing(JobStore(database)) as store:
+        assert store.get(video["id"]) is not None
+    serve.stop(signal.SIGTERM)
+    serve.assert_nothing_is_left()
+
+
+def own_config(folder: Path, config: dict[str, Any]) -> tuple[Path, str]:
+    """The config on a free port, as a file, and its URL."""
+    port = config["http_options"]["port"] = free_port()
+    path = folder / "serve.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path, f"http://127.0.0.1:{port}"
+
+
+def is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
 
 
 def test_a_wrong_config_is_one_sentence(start: Callable[..., Command], tmp_path: Path) -> None:

@@ -30,11 +30,7 @@ CASES = {
     "svd-float32": SVD_CASES,
     "svd-float16": SVD_FLOAT16_CASES,
 }
-EACH_CASE = [
-    pytest.param(name, case, id=f"{name}: {case}")
-    for name in SUBJECTS
-    for case in CASES[name]
-]
+EACH_CASE = [pytest.param(name, case, id=f"{name}: {case}") for name in SUBJECTS for case in CASES[name]]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -21,12 +22,13 @@ def job(**fields: object) -> Job:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> JobStore:
-    return JobStore(tmp_path / "jobs.sqlite3")
+def store(database: str) -> Iterator[JobStore]:
+    with closing(JobStore(database)) as store:
+        yield store
 
 
 def claim(store: JobStore, lease_s: float = 60, owner: str = "c1") -> tuple[Job, str]:
-    claimed = store.claim(owner, ["m"], lease_s)
+    claimed = store.claim(owner, ["m"], lease_s, 3)
     assert claimed is not None
     assert claimed.lease_token is not None
     return claimed, claimed.lease_token
@@ -62,19 +64,19 @@ def test_the_oldest_is_claimed_first_and_only_once(store: JobStore) -> None:
     store.insert(first)
     store.insert(second)
     assert [claim(store)[0].id, claim(store)[0].id] == [first.id, second.id]
-    assert store.claim("c2", ["m"], 60) is None
+    assert store.claim("c2", ["m"], 60, 3) is None
     store.insert(job(model="other"))
-    assert store.claim("c2", ["m"], 60) is None
+    assert store.claim("c2", ["m"], 60, 3) is None
 
 
-def test_racing_conductors_never_share_a_job(tmp_path: Path) -> None:
-    stores = [JobStore(tmp_path / "jobs.sqlite3") for _ in range(4)]
+def test_racing_conductors_never_share_a_job(database: str) -> None:
+    stores = [JobStore(database) for _ in range(4)]
     for _ in range(40):
         stores[0].insert(job())
     claimed: list[str] = []
 
     def take(store: JobStore) -> None:
-        while (got := store.claim("c", ["m"], 60)) is not None:
+        while (got := store.claim("c", ["m"], 60, 3)) is not None:
             claimed.append(got.id)
 
     threads = [threading.Thread(target=take, args=(store,)) for store in stores]
@@ -82,6 +84,8 @@ def test_racing_conductors_never_share_a_job(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    for store in stores:
+        store.close()
     assert len(claimed) == len(set(claimed)) == 40
 
 
@@ -107,7 +111,7 @@ def test_progress_never_falls_over_a_retry(store: JobStore) -> None:
     taken, token = claim(store)
     store.advance(token, Leg.DENOISE, 0.5)
     assert store.retry(token, "server_error", "m", 3) is Status.QUEUED
-    assert store.claim("c", ["m"], 60) is None, "a retry waits a moment"
+    assert store.claim("c", ["m"], 60, 3) is None, "a retry waits a moment"
     waiting = store.get(taken.id)
     assert waiting is not None
     assert (waiting.progress, waiting.error_code) == (45, None)
@@ -120,6 +124,19 @@ def test_attempts_are_bounded(store: JobStore) -> None:
     failed = store.get(taken.id)
     assert failed is not None
     assert (failed.error_code, failed.error_message, failed.ended) == ("server_error", "it broke", True)
+
+
+def test_a_job_that_takes_its_conductor_with_it_is_not_tried_for_ever(store: JobStore) -> None:
+    store.insert(job())
+    for _ in range(3):
+        taken, _ = claim(store, lease_s=-1)
+    assert taken.attempts == 3
+    assert store.claim("c", ["m"], 60, 3) is None
+    assert store.fail_spent(4, "server_error", "it is gone") == []
+    assert store.fail_spent(3, "server_error", "it is gone") == [(taken.id, "m")]
+    failed = store.get(taken.id)
+    assert failed is not None
+    assert (failed.status, failed.error_message, failed.lease_token) == (Status.FAILED, "it is gone", None)
 
 
 def test_a_released_job_has_not_used_an_attempt(store: JobStore) -> None:
@@ -136,6 +153,30 @@ def test_a_deleted_job_loses_its_lease(store: JobStore) -> None:
     assert store.delete(stored.id)
     assert not store.delete(stored.id)
     assert not store.advance(token, Leg.DENOISE)
+
+
+def test_a_canceled_job_has_ended_and_loses_its_lease(store: JobStore) -> None:
+    waiting, running = job(), job()
+    store.insert(running)
+    _, token = claim(store)
+    store.insert(waiting)
+    for each in (waiting, running):
+        canceled = store.cancel(each.id)
+        assert canceled is not None
+        assert (canceled.status, canceled.error_code, canceled.ended) == (Status.FAILED, "canceled", True)
+    assert not store.complete(token, {}, {})
+    assert store.claim("c", ["m"], 60, 3) is None
+    assert store.cancel("video_none") is None
+
+
+def test_canceling_a_completed_job_changes_nothing(store: JobStore) -> None:
+    store.insert(job())
+    taken, token = claim(store)
+    store.complete(token, {}, {})
+    assert store.cancel(taken.id) == store.get(taken.id)
+    after = store.get(taken.id)
+    assert after is not None
+    assert after.status is Status.COMPLETED
 
 
 def test_pages_in_both_directions(store: JobStore) -> None:

@@ -1,0 +1,39 @@
+"""The operator's side of the job store: what is wrong with it, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from deployments.settings import database_url
+from jobs.database import UNREACHABLE, Database, DatabaseUnusable
+from jobs.store import JobStore
+from pipelines.errors import ConfigError
+
+
+def check_job_store() -> None:
+    """Open the store once, before anything is started that needs it.
+
+    Raises:
+        ConfigError: it cannot be reached, or is not at this version's revision.
+    """
+    with _one_sentence(), closing(JobStore(database_url())):
+        pass
+
+
+def migrate_job_store() -> tuple[str | None, str]:
+    """Bring the store to this version; the revision before and after. Raises ConfigError."""
+    with _one_sentence(), closing(Database(database_url())) as database:
+        return database.migrate()
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseUnusable as error:
+        raise ConfigError(str(error)) from None
+    except UNREACHABLE as error:
+        # The driver's message names host and port, and no password.
+        reason = str(error.orig).strip().splitlines()[0]
+        raise ConfigError(f"the job store cannot be reached; see KINORAY_DATABASE_URL: {reason}") from None

@@ -1,0 +1,144 @@
+"""The database behind the job store, chosen by one URL: SQLite for one machine, PostgreSQL for a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+READ_ONLY = "kinoray_read_only"
+# Any number will do, as long as every process that migrates one database takes the same.
+MIGRATION_LOCK = 7_041_776
+
+
+UNREACHABLE = (OperationalError, InterfaceError)
+"""What a transaction raises when the database cannot be reached, or is locked or full; it may be tried again."""
+
+
+class DatabaseUnusable(RuntimeError):
+    """The URL names no database that can be used, or its tables are not those of this version."""
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file."""
+    return f"sqlite:///{path}"
+
+
+class Database:
+    """Transactions on one database, from any thread.
+
+    Raises:
+        DatabaseUnusable: the URL is neither SQLite's nor PostgreSQL's. It is not repeated: it may hold a password.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parsed = make_url(url)
+        except ArgumentError:
+            raise DatabaseUnusable("the job store's URL cannot be read") from None
+        backend = parsed.get_backend_name()
+        if backend not in ("sqlite", "postgresql", "postgres"):
+            raise DatabaseUnusable(f"the job store may be sqlite:/// or postgresql://, but not {backend}://")
+        self.is_sqlite = backend == "sqlite"
+        if self.is_sqlite:
+            Path(parsed.database or "").parent.mkdir(parents=True, exist_ok=True)
+            self.engine = create_engine(parsed, connect_args={"timeout": 4}, hide_parameters=True)
+            event.listen(self.engine, "connect", _configure_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            # A connection that the server has closed in the meantime is replaced before it is used.
+            parsed = parsed.set(drivername="postgresql+psycopg")
+            self.engine = create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+
+    def close(self) -> None:
+        """Close the pooled connections; the next transaction would open new ones."""
+        self.engine.dispose()
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that may write."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads: it waits for no writer and makes none wait."""
+        with self.engine.connect().execution_options(**{READ_ONLY: True}) as connection:
+            yield connection
+
+    def migrate(self) -> tuple[str | None, str]:
+        """Bring the tables to this version, once, however many processes ask; the revision before and after.
+
+        Raises:
+            DatabaseUnusable: a newer version has made the tables.
+        """
+        from alembic import command
+
+        with self.write() as connection:
+            if not self.is_sqlite:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+            before = _revision(connection)
+            config = _alembic()
+            _require_known(before, config)
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            after = _revision(connection)
+            assert after is not None
+            return before, after
+
+    def require_current(self) -> None:
+        """Raise DatabaseUnusable unless the tables are those of this version."""
+        from alembic.script import ScriptDirectory
+
+        config = _alembic()
+        head = ScriptDirectory.from_config(config).get_current_head()
+        with self.read() as connection:
+            found = _revision(connection)
+        _require_known(found, config)
+        if found != head:
+            raise DatabaseUnusable(
+                f"the job store is at revision {found}, this version needs {head}; run `./kinoray migrate`"
+            )
+
+
+def _alembic() -> Any:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return config
+
+
+def _require_known(revision: str | None, config: Any) -> None:
+    from alembic.script import ScriptDirectory
+
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if revision is not None and revision not in known:
+        raise DatabaseUnusable(
+            f"the job store is at revision {revision}, which only a newer Kinoray knows; run that one"
+        )
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    return found
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    # The driver's own transaction handling starts them lazily and deferred; `_begin_sqlite` does it instead.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # Immediate: a deferred transaction that reads first and writes later can fail instead of waiting its turn.
+    read_only = connection.get_execution_options().get(READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

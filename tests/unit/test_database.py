@@ -1,0 +1,105 @@
+"""Migrations, on both databases."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import insert, inspect
+
+from benchmarks.databases import create_database
+from jobs.database import Database, DatabaseUnusable, sqlite_url
+from jobs.record import Job, new_job_id
+from jobs.schema import metadata
+from jobs.store import JobStore
+from pipelines.card import ROOT
+
+Connect = Callable[[str], Database]
+
+
+def test_migrations_lead_to_the_schema_in_the_code(database: str, connect: Connect) -> None:
+    with connect(database).read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_migrating_twice_changes_nothing(empty_database: str, connect: Connect) -> None:
+    before, after = connect(empty_database).migrate()
+    assert before is None
+    assert connect(empty_database).migrate() == (after, after)
+
+
+def test_processes_that_start_together_migrate_once(empty_database: str, connect: Connect) -> None:
+    databases = [connect(empty_database) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(pool.map(Database.migrate, databases))
+    assert sum(before is None for before, _ in outcomes) == 1
+
+
+def test_a_store_made_before_there_were_migrations_is_taken_over(empty_database: str, connect: Connect) -> None:
+    database = connect(empty_database)
+    old = Job(new_job_id(), "ltx-tiny", "p", {"width": 64}, created_at=1.0)
+    with database.write() as connection:
+        metadata.tables["jobs"].create(connection)
+        connection.exec_driver_sql("DROP INDEX jobs_by_lease")
+        connection.exec_driver_sql("DROP INDEX jobs_by_lease_expiry")
+        connection.execute(insert(metadata.tables["jobs"]).values(**asdict(old)))
+    database.migrate()
+    with database.read() as connection:
+        assert {index["name"] for index in inspect(connection).get_indexes("jobs")} >= {"jobs_by_lease"}
+    with closing(JobStore(empty_database)) as store:
+        taken_over = store.get(old.id)
+    assert taken_over is not None
+    assert taken_over.parameters == {"width": 64, "family": "ltx"}
+
+
+def test_a_newer_database_is_left_alone(database: str, connect: Connect) -> None:
+    with connect(database).write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(DatabaseUnusable, match="9999, which only a newer Kinoray knows"):
+        JobStore(database)
+    with pytest.raises(DatabaseUnusable, match="newer"):
+        connect(database).migrate()
+
+
+@pytest.mark.parametrize(("url", "says"), [("nonsense", "cannot be read"), ("mysql://u:secret@h/d", "not mysql://")])
+def test_a_url_of_something_else_is_refused_and_not_repeated(url: str, says: str) -> None:
+    with pytest.raises(DatabaseUnusable, match=says) as refused:
+        Database(url)
+    assert "secret" not in str(refused.value)
+
+
+def test_sqlite_migrates_itself(tmp_path: Path) -> None:
+    JobStore(sqlite_url(tmp_path / "jobs.sqlite3")).close()
+
+
+def test_postgresql_asks_to_be_migrated(postgres: str) -> None:
+    empty = create_database(postgres, "unmigrated")
+    with pytest.raises(DatabaseUnusable, match=r"revision None, this version needs \d+; run `./kinoray migrate`"):
+        JobStore(empty)
+    done = kinoray("migrate", empty)
+    assert done.returncode == 0, done.stderr
+    assert "was at revision none and is at" in done.stderr
+    JobStore(empty).close()
+
+
+@pytest.mark.parametrize("verb", ["migrate", "serve"])
+def test_a_database_that_is_not_there_is_one_sentence(verb: str) -> None:
+    done = kinoray(verb, "postgresql://nobody:secret@127.0.0.1:9/nothing")
+    assert done.returncode == 1
+    assert "error: the job store cannot be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
+
+
+def kinoray(verb: str, url: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "KINORAY_DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-m", "cli", verb], env=env, cwd=ROOT, capture_output=True, text=True)
