@@ -66,15 +66,14 @@ class Subject:
     def difference_when_resumed(self, case: Case) -> float:
         """The same, between a denoise that was stopped after every step and one that ran through."""
         parameters, image = case.parameters(self.staged.card), picture() if case.from_image else None
-        text = self.staged.text.encode(PROMPT, parameters) if "text" in self.staged.card.LEGS else None
-        first = None if image is None else self.staged.image.encode(image, parameters)
+        conditioning = self.staged.condition(PROMPT, parameters, image)
         state_type = import_module(f"pipelines.{self.staged.card.family}.handover").DenoiseState
-        run = self.staged.denoiser.begin(parameters, text, first)
+        run = self.staged.denoiser.begin(parameters, *conditioning)
         while run.step_index < run.num_steps:
             run.step()
             state = from_bytes(state_type, to_bytes(run.state))
-            run = self.staged.denoiser.begin(parameters, text, first, state)
-        resumed = torch.cat(list(self.staged.decoder.chunks(run.result(), parameters)))
+            run = self.staged.denoiser.begin(parameters, *conditioning, state)
+        resumed = self.staged.decode(run.result(), parameters)
         return _largest(resumed, self.staged.generate(PROMPT, parameters, image))
 
 

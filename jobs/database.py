@@ -78,13 +78,14 @@ class Database:
             DatabaseUnusable: a newer version has made the tables.
         """
         from alembic import command
+        from alembic.script import ScriptDirectory
 
         with self.write() as connection:
             if not self.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
             before = _revision(connection)
             config = _alembic()
-            _require_known(before, config)
+            _require_known(before, ScriptDirectory.from_config(config))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             after = _revision(connection)
@@ -95,11 +96,11 @@ class Database:
         """Raise DatabaseUnusable unless the tables are those of this version."""
         from alembic.script import ScriptDirectory
 
-        config = _alembic()
-        head = ScriptDirectory.from_config(config).get_current_head()
+        scripts = ScriptDirectory.from_config(_alembic())
+        head = scripts.get_current_head()
         with self.read() as connection:
             found = _revision(connection)
-        _require_known(found, config)
+        _require_known(found, scripts)
         if found != head:
             raise DatabaseUnusable(
                 f"the job store is at revision {found}, this version needs {head}; run `./kinoray migrate`"
@@ -114,10 +115,8 @@ def _alembic() -> Any:
     return config
 
 
-def _require_known(revision: str | None, config: Any) -> None:
-    from alembic.script import ScriptDirectory
-
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+def _require_known(revision: str | None, scripts: Any) -> None:
+    known = {script.revision for script in scripts.walk_revisions()}
     if revision is not None and revision not in known:
         raise DatabaseUnusable(
             f"the job store is at revision {revision}, which only a newer Kinoray knows; run that one"

@@ -48,14 +48,21 @@ class LocalPipeline:
         on_step: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """One video, [F, 3, H, W] float32 in [0, 1]."""
-        text = self.text.encode(prompt, parameters) if "text" in self.card.LEGS else None
-        first = None if image is None else self.image.encode(image, parameters)
-        run = self.denoiser.begin(parameters, text, first)
+        run = self.denoiser.begin(parameters, *self.condition(prompt, parameters, image))
         while run.step_index < run.num_steps:
             run.step()
             if on_step is not None:
                 on_step(run.step_index, run.num_steps)
-        return torch.cat(list(self.decoder.chunks(run.result(), parameters)))
+        return self.decode(run.result(), parameters)
+
+    def condition(self, prompt: str, parameters: Parameters, image: Image | None) -> tuple[Any, Any]:
+        """What the denoiser is given: text and image conditioning, None for what the family or request lacks."""
+        text = self.text.encode(prompt, parameters) if "text" in self.card.LEGS else None
+        return text, None if image is None else self.image.encode(image, parameters)
+
+    def decode(self, final: Any, parameters: Parameters) -> Tensor:
+        """A whole video from its latents, [F, 3, H, W] float32 in [0, 1]."""
+        return torch.cat(list(self.decoder.chunks(final, parameters)))
 
     def _load(self, leg: Leg) -> Any:
         return load_leg(leg, self.card, self.placement)

@@ -62,11 +62,6 @@ def resolve(
     return parameters
 
 
-def default_parameters(card: ModelCard) -> Parameters:
-    """What a model does when nothing is said: what its legs warm up with."""
-    return read_parameters({**card.defaults.model_dump(), "seed": 0, "family": card.family})
-
-
 def _check_known(said: dict[str, Any], card: ModelCard) -> None:
     known = set(card.defaults.model_dump()) | {"seed"}
     for name in said:

@@ -1,7 +1,9 @@
-"""One way to train: Muon and AdamW on a schedule, clipped gradients, and an average of the weights to keep."""
+"""One way to train: Muon and AdamW on a schedule, clipped gradients, an average of the weights, saved in bfloat16."""
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -61,6 +63,27 @@ class Optimization:
             yield
         finally:
             _assign(self._parameters, own)
+
+
+def cosine(steps: int) -> Callable[[int], float]:
+    """Warm-up over 200 steps, within a cosine over all of them: how the denoisers are trained."""
+    return lambda step: min(1.0, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def flat_then_cosine(steps: int) -> Callable[[int], float]:
+    """Warm-up over 100 steps, flat, then a cosine over the last 60 %: how the autoencoders are trained."""
+
+    def rate(step: int) -> float:
+        done = step / steps
+        decay = 1.0 if done < 0.4 else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (done - 0.4) / 0.6))
+        return min(1.0, (step + 1) / 100) * decay
+
+    return rate
+
+
+def in_bfloat16(**modules: nn.Module) -> dict[str, nn.Module]:
+    """Copies to save, at half the size; training goes on in float32."""
+    return {name: copy.deepcopy(module).to(torch.bfloat16) for name, module in modules.items()}
 
 
 @torch.no_grad()

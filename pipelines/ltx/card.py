@@ -70,6 +70,10 @@ class LTXCard(CommonCard):
     family: Literal["ltx"]
     defaults: LTXDefaults
 
+    def default_parameters(self) -> LTXParameters:
+        """What the model does when nothing is said: what its legs warm up with."""
+        return LTXParameters(**self.defaults.model_dump(), seed=0)
+
     def check(self, parameters: LTXParameters) -> None:
         """What no single field can know. Raises InvalidRequest."""
         fixed = self.defaults.num_inference_steps

@@ -11,7 +11,6 @@ from pipelines.devices import Placement
 from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.handover import FinalLatents
 from pipelines.ltx.packing import latent_grid
-from pipelines.requests import default_parameters
 from pipelines.weights import load_component
 
 
@@ -32,8 +31,7 @@ class VideoDecoder:
 
     def warm_up(self) -> None:
         """Decode one black video of the default size, so that the first request finds every kernel in place."""
-        parameters = default_parameters(self.card)
-        assert isinstance(parameters, LTXParameters)
+        parameters = self.card.default_parameters()
         grid = latent_grid(parameters, self.card.compression)
         latents = torch.zeros(1, self.vae.config.latent_channels, *grid)
         self.decode(FinalLatents(latents, torch.Generator("cpu").get_state()), parameters)

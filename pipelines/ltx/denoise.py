@@ -14,7 +14,6 @@ from pipelines.devices import Placement
 from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.handover import DenoiseState, FinalLatents, ImageConditioning, TextConditioning
 from pipelines.ltx.packing import latent_grid, pack, unpack
-from pipelines.requests import default_parameters
 from pipelines.weights import load_component, locate
 
 
@@ -37,8 +36,7 @@ class Denoiser:
 
     def warm_up(self) -> None:
         """Run one step at the default size, so that the first request finds every kernel in place."""
-        parameters = default_parameters(self.card)
-        assert isinstance(parameters, LTXParameters)
+        parameters = self.card.default_parameters()
         length, width = parameters.max_sequence_length, self.transformer.config.caption_channels
         embeds = torch.zeros(1, length, width, dtype=self.placement.dtype)
         mask = torch.ones(1, length, dtype=torch.bool)

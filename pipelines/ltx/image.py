@@ -9,7 +9,6 @@ from PIL.Image import new as new_image
 from pipelines.devices import Placement
 from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.handover import ImageConditioning
-from pipelines.requests import default_parameters
 from pipelines.weights import load_component
 
 
@@ -28,8 +27,7 @@ class ImageEncoder:
 
     def warm_up(self) -> None:
         """Run once, so that the first request finds everything in place."""
-        parameters = default_parameters(self.card)
-        assert isinstance(parameters, LTXParameters)
+        parameters = self.card.default_parameters()
         self.encode(new_image("RGB", (64, 64)), parameters)
 
     @torch.no_grad()

@@ -64,6 +64,10 @@ class SVDCard(CommonCard):
     family: Literal["svd"]
     defaults: SVDDefaults
 
+    def default_parameters(self) -> SVDParameters:
+        """What the model does when nothing is said: what its legs warm up with."""
+        return SVDParameters(**self.defaults.model_dump(), seed=0)
+
     def check(self, parameters: SVDParameters) -> None:
         """What no single field can know. Raises InvalidRequest."""
         low, high = parameters.min_guidance_scale, parameters.max_guidance_scale

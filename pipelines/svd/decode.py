@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from pipelines.devices import Placement
-from pipelines.requests import default_parameters
 from pipelines.svd.card import SVDCard, SVDParameters
 from pipelines.svd.handover import FinalLatents
 from pipelines.svd.single_file import load_svd_component
@@ -33,12 +32,11 @@ class VideoDecoder:
 
     def warm_up(self) -> None:
         """Decode one chunk of the default size, so that the first request finds every kernel in place."""
-        parameters = default_parameters(self.card)
-        assert isinstance(parameters, SVDParameters)
+        parameters = self.card.default_parameters()
         ratio = self.card.compression.spatial
         frames = min(parameters.decode_chunk_size, parameters.num_frames)
         shape = (1, frames, self.vae.config.latent_channels, parameters.height // ratio, parameters.width // ratio)
-        self.decode(FinalLatents(torch.zeros(shape, dtype=self.placement.dtype)), parameters)
+        list(self.chunks(FinalLatents(torch.zeros(shape, dtype=self.placement.dtype)), parameters))
 
     @torch.no_grad()
     def chunks(self, final: FinalLatents, parameters: SVDParameters) -> Iterator[Tensor]:
@@ -47,7 +45,3 @@ class VideoDecoder:
         for chunk in latents.split(parameters.decode_chunk_size):
             pixels = self.vae.decode(chunk, num_frames=len(chunk), return_dict=False)[0]  # in [-1, 1]
             yield (pixels.float() * 0.5 + 0.5).clamp(0, 1)
-
-    def decode(self, final: FinalLatents, parameters: SVDParameters) -> Tensor:
-        """The whole video, [F, 3, H, W] float32 in [0, 1]."""
-        return torch.cat(list(self.chunks(final, parameters)))

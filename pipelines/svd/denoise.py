@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from pipelines.devices import Placement
-from pipelines.requests import default_parameters
 from pipelines.svd.card import SVDCard, SVDParameters
 from pipelines.svd.handover import DenoiseState, FinalLatents, ImageConditioning
 from pipelines.svd.single_file import load_svd_component
@@ -36,8 +35,7 @@ class Denoiser:
 
     def warm_up(self) -> None:
         """Run one step at the default size, so that the first request finds every kernel in place."""
-        parameters = default_parameters(self.card)
-        assert isinstance(parameters, SVDParameters)
+        parameters = self.card.default_parameters()
         dtype, config = self.placement.dtype, self.unet.config
         ratio = self.card.compression.spatial
         shape = (1, config.out_channels, parameters.height // ratio, parameters.width // ratio)

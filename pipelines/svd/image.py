@@ -13,7 +13,6 @@ from PIL.Image import new as new_image
 from torch import Tensor
 
 from pipelines.devices import Placement
-from pipelines.requests import default_parameters
 from pipelines.svd.card import SVDCard, SVDParameters
 from pipelines.svd.handover import ImageConditioning
 from pipelines.svd.single_file import load_svd_component
@@ -44,8 +43,7 @@ class ImageEncoder:
 
     def warm_up(self) -> None:
         """Run once, so that the first request finds everything in place."""
-        parameters = default_parameters(self.card)
-        assert isinstance(parameters, SVDParameters)
+        parameters = self.card.default_parameters()
         self.encode(new_image("RGB", (64, 64)), parameters)
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from benchmarks.fidelity import LTX_CASES, SVD_CASES, SVD_FLOAT16_CASES, Case, S
 from pipelines.catalogue import ModelCard, read_card
 from pipelines.devices import place
 from pipelines.families import load_leg
-from pipelines.requests import default_parameters, read_parameters
+from pipelines.requests import read_parameters
 from pipelines.serialization import from_bytes, to_bytes
 
 SUBJECTS: dict[str, Any] = {
@@ -52,21 +52,20 @@ def test_a_stop_after_every_step_changes_no_bit(subjects: dict[str, Subject], na
 def test_finishes_in_another_process(subjects: dict[str, Subject], name: str, case: Case, tmp_path: Path) -> None:
     staged = subjects[name].staged
     parameters = case.parameters(staged.card)
-    conditioning = {"image": staged.image.encode(picture(), parameters)}
-    if "text" in staged.card.LEGS:
-        conditioning["text"] = staged.text.encode("a red circle", parameters)
-    run = staged.denoiser.begin(parameters, conditioning.get("text"), conditioning["image"])
+    text, image = staged.condition("a red circle", parameters, picture())
+    run = staged.denoiser.begin(parameters, text, image)
     run.step()
     (tmp_path / "card").write_text(staged.card.model_dump_json())
     (tmp_path / "parameters").write_text(parameters.model_dump_json())
-    for leg, value in {**conditioning, "state": run.state}.items():
-        (tmp_path / leg).write_bytes(to_bytes(value))
+    for leg, value in {"text": text, "image": image, "state": run.state}.items():
+        if value is not None:
+            (tmp_path / leg).write_bytes(to_bytes(value))
     subprocess.run([sys.executable, "-m", __name__, str(tmp_path)], check=True)
     while run.step_index < run.num_steps:
         run.step()
     finished = from_bytes(type(run.result()), (tmp_path / "final").read_bytes())
     assert torch.equal(finished.latents, run.result().latents)
-    videos = [torch.cat(list(staged.decoder.chunks(final, parameters))) for final in (finished, run.result())]
+    videos = [staged.decode(final, parameters) for final in (finished, run.result())]
     assert torch.equal(*videos)
 
 
@@ -91,7 +90,7 @@ def test_every_leg_warms_up(subjects: dict[str, Subject], name: str) -> None:
     staged = subjects[name].staged
     for leg in staged.card.LEGS:
         load_leg(leg, staged.card, staged.placement).warm_up()
-    assert default_parameters(staged.card).seed == 0
+    assert staged.card.default_parameters().seed == 0
 
 
 def _finish(folder: Path) -> None:

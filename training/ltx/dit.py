@@ -6,9 +6,7 @@ image-to-video; a tenth loses its prompt, which teaches classifier-free guidance
 
 from __future__ import annotations
 
-import copy
 import logging
-import math
 import random
 import time
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from pipelines.catalogue import get_card
 from pipelines.ltx.card import LTXCard
 from pipelines.ltx.packing import pack
 from training.ltx.tokenizer import build_tokenizer
-from training.optimization import Optimization
+from training.optimization import Optimization, cosine, in_bfloat16
 from training.world import Scene, describe, render, sample_scene
 
 log = logging.getLogger(__name__)
@@ -84,7 +82,7 @@ def train_dit(vae_folder: Path, out: Path, seed: int = 0) -> None:
     rope = (
         card.compression.temporal / card.defaults.fps, card.compression.spatial, card.compression.spatial,
     )  # fmt: skip
-    optimization = Optimization([transformer, text_encoder], LEARNING_RATE, _rate, average=EMA)
+    optimization = Optimization([transformer, text_encoder], LEARNING_RATE, cosine(STEPS), average=EMA)
     started, total_loss = time.monotonic(), 0.0
     for step in range(STEPS):
         pool = rng.choices(pools, weights)[0]
@@ -119,11 +117,6 @@ def train_dit(vae_folder: Path, out: Path, seed: int = 0) -> None:
         if (step + 1) % 1000 == 0 or step + 1 == STEPS:
             with optimization.averaged():
                 _save(out, vae, tokenizer, text_encoder, transformer)
-
-
-def _rate(step: int) -> float:
-    """Warm-up over 200 steps, then a cosine."""
-    return min(1.0, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / STEPS)))
 
 
 def _noise_levels(pool: Pool) -> Tensor:
@@ -162,8 +155,5 @@ def _save(
     transformer: LTXVideoTransformer3DModel,
 ) -> None:
     """Save in bfloat16, which halves the files; training goes on in float32."""
-    halves = {
-        name: copy.deepcopy(module).to(torch.bfloat16)
-        for name, module in (("vae", vae), ("text_encoder", text_encoder), ("transformer", transformer))
-    }
+    halves = in_bfloat16(vae=vae, text_encoder=text_encoder, transformer=transformer)
     LTXPipeline(scheduler=FlowMatchEulerDiscreteScheduler(), tokenizer=tokenizer, **halves).save_pretrained(out)

@@ -8,7 +8,6 @@ what `decode_timestep` and `decode_noise_scale` mean at inference.
 from __future__ import annotations
 
 import logging
-import math
 import random
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from diffusers import AutoencoderKLLTXVideo
 from torch import Tensor
 
-from training.optimization import Optimization
+from training.optimization import Optimization, flat_then_cosine
 from training.psnr import psnr
 from training.world import render, sample_scene
 
@@ -63,7 +62,7 @@ def train_vae(out: Path, seed: int = 0) -> None:
     rng = random.Random(seed)
     vae = build_vae()
     total = IMAGE_STEPS + VIDEO_STEPS
-    optimization = Optimization([vae], LEARNING_RATE, lambda step: _rate(step, step / total))
+    optimization = Optimization([vae], LEARNING_RATE, flat_then_cosine(total))
     validation = render([sample_scene(random.Random(f"validation {i}")) for i in range(24)], 9, 64, 64)
     started = time.monotonic()
     for step in range(total):
@@ -82,12 +81,6 @@ def train_vae(out: Path, seed: int = 0) -> None:
             )  # fmt: skip
     _normalize(vae, rng)
     vae.save_pretrained(out)
-
-
-def _rate(step: int, done: float) -> float:
-    """Warm-up over 100 steps, flat, then a cosine over the last 60 %."""
-    decay = 1.0 if done < 0.4 else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (done - 0.4) / 0.6))
-    return min(1.0, (step + 1) / 100) * decay
 
 
 def _loss(vae: AutoencoderKLLTXVideo, clips: Tensor, *, noised: bool) -> Tensor:

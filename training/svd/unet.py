@@ -7,7 +7,6 @@ which teaches classifier-free guidance. An average of the weights is saved.
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import random
@@ -26,7 +25,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from training.judge import to_picture
-from training.optimization import Optimization
+from training.optimization import Optimization, cosine, in_bfloat16
 from training.svd.scenes import BUCKETS, EXAMPLE, render_pictures, render_pushed, training_scene
 
 log = logging.getLogger(__name__)
@@ -97,7 +96,7 @@ def train_unet(vae_folder: Path, out: Path, seed: int = 0) -> None:
     normalizer = CLIPImageProcessor(crop_size=CLIP_SIZE, size=CLIP_SIZE)
     pools = [_encode(vae, rng, *size[:4]) for size in POOLS]
     weights = [size[4] for size in POOLS]
-    optimization = Optimization([unet, image_encoder], LEARNING_RATE, _rate, average=EMA)
+    optimization = Optimization([unet, image_encoder], LEARNING_RATE, cosine(STEPS), average=EMA)
     started, total_loss = time.monotonic(), 0.0
     for step in range(STEPS):
         pool = rng.choices(pools, weights)[0]
@@ -111,11 +110,6 @@ def train_unet(vae_folder: Path, out: Path, seed: int = 0) -> None:
         if (step + 1) % 300 == 0 or step + 1 == STEPS:
             with optimization.averaged():
                 _save(out, vae, unet, image_encoder, normalizer)
-
-
-def _rate(step: int) -> float:
-    """Warm-up over 200 steps, then a cosine."""
-    return min(1.0, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / STEPS)))
 
 
 def _loss(
@@ -187,10 +181,7 @@ def _save(
     normalizer: CLIPImageProcessor,
 ) -> None:
     """Save in bfloat16, which halves the files, with a picture to try; training goes on in float32."""
-    halves = {
-        name: copy.deepcopy(module).to(torch.bfloat16)
-        for name, module in (("vae", vae), ("unet", unet), ("image_encoder", image_encoder))
-    }
+    halves = in_bfloat16(vae=vae, unet=unet, image_encoder=image_encoder)
     pipeline = StableVideoDiffusionPipeline(scheduler=build_scheduler(), feature_extractor=normalizer, **halves)
     pipeline.save_pretrained(out)
     to_picture(render_pictures([EXAMPLE], 256, 256)[0]).save(out / "example.png")

@@ -7,7 +7,6 @@ because a video may be decoded in chunks. Last, noise on the latents, which are 
 from __future__ import annotations
 
 import logging
-import math
 import random
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor
 
-from training.optimization import Optimization
+from training.optimization import Optimization, flat_then_cosine
 from training.psnr import psnr
 from training.svd.scenes import BUCKETS, render_pushed, training_scene
 
@@ -58,7 +57,7 @@ def train_vae(out: Path, seed: int = 0) -> None:
     rng = random.Random(seed)
     vae = build_vae()
     total, started = PICTURE_STEPS + CLIP_STEPS, time.monotonic()
-    optimization = Optimization([vae], LEARNING_RATE, lambda step: _rate(step, step / total))
+    optimization = Optimization([vae], LEARNING_RATE, flat_then_cosine(total))
     validation = sample_clips(random.Random("validation"), 9, 64, 64, 12)
     for step in range(total):
         sizes = PICTURES if step < PICTURE_STEPS else CLIPS
@@ -78,12 +77,6 @@ def train_vae(out: Path, seed: int = 0) -> None:
     # The noise schedule is made for latents of unit power.
     vae.register_to_config(scaling_factor=round(1 / latents.square().mean().sqrt().item(), 5))
     vae.save_pretrained(out)
-
-
-def _rate(step: int, done: float) -> float:
-    """Warm-up over 100 steps, flat, then a cosine over the last 60 %."""
-    decay = 1.0 if done < 0.4 else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (done - 0.4) / 0.6))
-    return min(1.0, (step + 1) / 100) * decay
 
 
 def _loss(vae: AutoencoderKLTemporalDecoder, clips: Tensor, *, noised: bool) -> Tensor:
