@@ -65,6 +65,29 @@ def migrate() -> None:
     console.print(f"the job store was at revision {before or 'none'} and is at {after}")
 
 
+@app.command()
+def jobs(
+    dead: Annotated[bool, typer.Option("--dead", help="Those whose every attempt ended in a fault.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the latest first.")] = 50,
+) -> None:
+    """List jobs of the store: one line each, id, model, attempts and what went wrong."""
+    from cli.job_store import dead_jobs
+
+    if not dead:
+        raise typer.BadParameter("say which: --dead (GET /v1/videos lists them all)")
+    for job in dead_jobs(limit):
+        typer.echo(f"{job.id}  {job.model}  {job.attempts}  {job.error_message}")
+
+
+@app.command()
+def retry(job_id: Annotated[str, typer.Argument(help="A dead job, as `jobs --dead` lists it.")]) -> None:
+    """Queue a dead job again, as if it were new."""
+    from cli.job_store import redrive
+
+    redrive(job_id)
+    console.print(f"{job_id} is queued again")
+
+
 @app.command("check-config")
 def check_config(config: Annotated[Path, typer.Argument(help="A Serve config file.")]) -> None:
     """Read a config file strictly and say what is wrong with it."""

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 
 from deployments.settings import database_url
 from jobs.database import UNREACHABLE, Database, DatabaseUnusable
+from jobs.record import Job
 from jobs.store import JobStore
 from pipelines.errors import ConfigError
 
@@ -25,6 +26,19 @@ def migrate_job_store() -> tuple[str | None, str]:
     """Bring the store to this version; the revision before and after. Raises ConfigError."""
     with _one_sentence(), closing(Database(database_url())) as database:
         return database.migrate()
+
+
+def dead_jobs(limit: int) -> list[Job]:
+    """The jobs whose every attempt ended in a fault, the latest first. Raises ConfigError."""
+    with _one_sentence(), closing(JobStore(database_url())) as store:
+        return store.dead(limit)
+
+
+def redrive(job_id: str) -> None:
+    """Queue a dead job again. Raises ConfigError."""
+    with _one_sentence(), closing(JobStore(database_url())) as store:
+        if not store.redrive(job_id):
+            raise ConfigError(f"no dead job {job_id}; `./kinoray jobs --dead` lists them")
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from deployments.settings import Settings, data_dir, database_url
 from jobs.lifecycle import Status
 from jobs.record import Job, is_job_id, new_job_id
 from jobs.store import CANCELED, JobStore
-from pipelines.errors import InvalidRequest, NotFound, NotReady
+from pipelines.errors import InvalidRequest, NotFound, NotImplementedHere, NotReady
 from pipelines.requests import resolve
 from storage.store import input_key, job_prefix, local_store, video_key
 
@@ -158,6 +158,14 @@ class Api:
         await asyncio.to_thread(self.store.delete_prefix, job_prefix(job.id))
         emit("job.deleted", job_id=job.id, model=job.model)
         return DeletedVideo(id=job.id)
+
+    @app.post("/v1/videos/edits", include_in_schema=False)
+    @app.post("/v1/videos/extensions", include_in_schema=False)
+    @app.post("/v1/videos/characters", include_in_schema=False)
+    @app.get("/v1/videos/characters/{character_id}", include_in_schema=False)
+    async def not_implemented(self) -> None:
+        """Calls of OpenAI's client that no model here can serve: said plainly, not as a route that is not there."""
+        raise NotImplementedHere("no model of this service can do that; GET /v1/models lists what they can")
 
     @app.get("/v1/models")
     async def models(self) -> ModelList:

@@ -118,7 +118,7 @@ class Conductor:
         # After its own are renewed: whatever held this conductor up, they are not abandoned.
         attempts = self.settings.max_attempts
         message = f"the video could not be rendered in {attempts} attempts; the last one took its conductor with it"
-        for job_id, model in await asyncio.to_thread(self.store.fail_spent, attempts, "server_error", message):
+        for job_id, model in await asyncio.to_thread(self.store.fail_spent, attempts, message):
             metrics.jobs_total().inc(1, {"model": model, "outcome": "failed"})
             emit("job.failed", job_id=job_id, model=model, attempt=attempts)
 
@@ -190,7 +190,7 @@ class Conductor:
             + type(cause).__name__
         )
         attempts = self.settings.max_attempts
-        status = await self._durably(self.store.retry, token, "server_error", message, attempts)
+        status = await self._durably(self.store.retry, token, job.attempts, message, attempts)
         if status is None:
             return None
         return "failed" if status is Status.FAILED else "retried"

@@ -5,7 +5,8 @@
      │ └─retry, release──┘    └──fail, cancel──▶ failed
      └──────────────cancel────────────────────────▲
 
-On the wire these are the four states of the OpenAI Videos API.
+On the wire these are the four states of the OpenAI Videos API. A job whose every attempt ended in a fault is
+dead-lettered: failed, with its error kept, until its operator drives it again, which begins a new life of it.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ such a write changes no row and returns False. Methods block for a disk write; c
 from __future__ import annotations
 
 import dataclasses
+import random
 import time
 import uuid
 from collections.abc import Collection
@@ -20,8 +21,10 @@ from jobs.lifecycle import ENDED, Leg, Status, before, progress_at
 from jobs.record import Job
 from jobs.schema import jobs
 
-RETRY_DELAY_S = 1.0
+RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 1.0, 60.0
 CANCELED = "canceled"
+SERVER_ERROR = "server_error"
+"""The code of a job whose every attempt ended in a fault: it is dead-lettered; an operator may drive it again."""
 
 
 class JobStore:
@@ -105,11 +108,11 @@ class JobStore:
             row = connection.execute(claimed).one_or_none()
         return _job(row) if row else None
 
-    def fail_spent(self, max_attempts: int, code: str, message: str) -> list[tuple[str, str]]:
+    def fail_spent(self, max_attempts: int, message: str) -> list[tuple[str, str]]:
         """Fail the jobs whose last attempt ended with its conductor, without a word; returns ids and models."""
         now = time.time()
         spent = update(jobs).where(*_abandoned(now), jobs.c.attempts >= max_attempts)
-        ended = {"status": Status.FAILED, "completed_at": now, "error_code": code, "error_message": message}
+        ended = {"status": Status.FAILED, "completed_at": now, "error_code": SERVER_ERROR, "error_message": message}
         with self._database.write() as connection:
             failed = connection.execute(spent.values(**ended, **_NO_LEASE).returning(jobs.c.id, jobs.c.model))
             return [(job_id, model) for job_id, model in failed]
@@ -135,16 +138,19 @@ class JobStore:
     def fail(self, token: str, code: str, message: str) -> bool:
         return self._end(token, Status.FAILED, error_code=code, error_message=message)
 
-    def retry(self, token: str, code: str, message: str, max_attempts: int) -> Status | None:
-        """Queue a job again after a fault, or fail it when its attempts are spent. None when the lease was lost."""
+    def retry(self, token: str, attempt: int, message: str, max_attempts: int) -> Status | None:
+        """Queue a job again after a fault, or fail it when its attempts are spent. None when the lease was lost.
+
+        The wait doubles with every attempt, give or take half of it: what failed together is not retried together.
+        """
         spent = jobs.c.attempts >= max_attempts
         now = time.time()
         values = {
             "status": case((spent, Status.FAILED), else_=Status.QUEUED),
             "completed_at": case((spent, now), else_=None),
-            "not_before": now + RETRY_DELAY_S,
+            "not_before": now + retry_delay_s(attempt),
             "leg": case((spent, jobs.c.leg), else_=None),
-            "error_code": case((spent, code), else_=None),
+            "error_code": case((spent, SERVER_ERROR), else_=None),
             "error_message": case((spent, message), else_=None),
             **_NO_LEASE,
         }
@@ -156,6 +162,21 @@ class JobStore:
     def release(self, token: str) -> bool:
         """Give a job back untried: the attempt does not count."""
         return self._write(token, status=Status.QUEUED, leg=None, attempts=jobs.c.attempts - 1, **_NO_LEASE)
+
+    def dead(self, limit: int) -> list[Job]:
+        """Jobs whose every attempt ended in a fault, the latest first."""
+        query = select(jobs).where(*_DEAD).order_by(jobs.c.id.desc()).limit(limit)
+        with self._database.read() as connection:
+            return [_job(row) for row in connection.execute(query)]
+
+    def redrive(self, job_id: str) -> bool:
+        """Queue a dead job as if it were new; whether there was one."""
+        anew = {
+            "status": Status.QUEUED, "attempts": 0, "leg": None, "not_before": 0.0, "completed_at": None,
+            "error_code": None, "error_message": None,
+        }  # fmt: skip
+        with self._database.write() as connection:
+            return connection.execute(update(jobs).where(*_DEAD, jobs.c.id == job_id).values(**anew)).rowcount == 1
 
     def counts(self) -> dict[tuple[str, Status], int]:
         """How many jobs of each model are in each state."""
@@ -181,7 +202,13 @@ class JobStore:
             return connection.execute(update(jobs).where(allowed).values(**values)).rowcount == 1
 
 
+_DEAD = (jobs.c.status == Status.FAILED, jobs.c.error_code == SERVER_ERROR)
 _NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_expires_at": None}
+
+
+def retry_delay_s(attempt: int) -> float:
+    """Seconds until a job is tried again after its attempt number `attempt` (from 1) ended in a fault."""
+    return min(RETRY_DELAY_S * 2.0 ** (attempt - 1), LONGEST_RETRY_DELAY_S) * random.uniform(0.5, 1.5)
 
 
 def _job(row: Row[Any]) -> Job:

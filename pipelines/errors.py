@@ -5,7 +5,8 @@ KinorayError
 │   ├── InvalidRequest        400
 │   ├── NotFound              404
 │   ├── PayloadTooLarge       413
-│   └── NotReady              400: the job exists, its result does not yet
+│   ├── NotReady              400: the job exists, its result does not yet
+│   └── NotImplementedHere    501: a call of the protocol that this service does not know how to serve
 ├── JobFailed                 the job cannot succeed, however often it is tried
 │   └── WeightsUnavailable    a checkpoint cannot be found or fetched
 └── ConfigError               the operator's mistake: the service does not start
@@ -62,6 +63,13 @@ class NotReady(RequestError):
     """The video has not been rendered yet. 400 and not 409, which the OpenAI client would retry silently."""
 
     code = "video_not_ready"
+
+
+class NotImplementedHere(RequestError):
+    """Part of the protocol, but nothing here can do it."""
+
+    code = "not_implemented"
+    http_status = 501
 
 
 class JobFailed(KinorayError):

@@ -117,6 +117,12 @@ def test_unknown_routes_and_videos_have_the_same_error_shape(service: ServiceCli
     assert (response.status_code, response.json()["error"]["param"]) == (400, "after")
 
 
+def test_what_no_model_here_can_do_is_501(service: ServiceClient) -> None:
+    answers = [service.http.post(f"/v1/videos/{call}", json={}) for call in ("edits", "extensions", "characters")]
+    answers.append(service.http.get("/v1/videos/characters/char_1"))
+    assert [(each.status_code, each.json()["error"]["code"]) for each in answers] == [(501, "not_implemented")] * 4
+
+
 def test_too_large_a_body_is_413(service: ServiceClient) -> None:
     response = service.http.post("/v1/videos", files={"input_reference": b"x" * (33 * 2**20)}, data={"prompt": PROMPT})
     assert (response.status_code, response.json()["error"]["code"]) == (413, "payload_too_large")

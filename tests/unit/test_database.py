@@ -100,6 +100,21 @@ def test_a_database_that_is_not_there_is_one_sentence(verb: str) -> None:
     assert "secret" not in done.stderr
 
 
-def kinoray(verb: str, url: str) -> subprocess.CompletedProcess[str]:
+def test_an_operator_lists_dead_jobs_and_drives_them_again(database: str) -> None:
+    job = Job(new_job_id(), "ltx-tiny", "p", {}, created_at=1.0)
+    with closing(JobStore(database)) as store:
+        store.insert(job)
+        claimed = store.claim("c", ["ltx-tiny"], 60, 3)
+        assert claimed is not None
+        store.retry(claimed.lease_token or "", 1, "it broke", 1)
+        assert kinoray("jobs", database, "--dead").stdout.split("  ") == [job.id, "ltx-tiny", "1", "it broke\n"]
+        driven = kinoray("retry", database, job.id)
+        assert (driven.returncode, store.claim("c", ["ltx-tiny"], 60, 3) is not None) == (0, True), driven.stderr
+        again = kinoray("retry", database, job.id)
+        assert (again.returncode, "no dead job" in again.stderr) == (1, True)
+    assert kinoray("jobs", database).returncode == 2
+
+
+def kinoray(verb: str, url: str, *args: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "KINORAY_DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-m", "cli", verb], env=env, cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "cli", verb, *args], env=env, cwd=ROOT, capture_output=True, text=True)

@@ -11,7 +11,7 @@ import pytest
 
 from jobs.lifecycle import ENDED, PROGRESS, Leg, Status, before, progress_at
 from jobs.record import Job, new_job_id
-from jobs.store import JobStore
+from jobs.store import LONGEST_RETRY_DELAY_S, JobStore, retry_delay_s
 
 
 def job(**fields: object) -> Job:
@@ -97,7 +97,7 @@ def test_an_expired_lease_is_claimed_by_another_and_the_first_can_write_no_more(
     assert not store.advance(old, Leg.DECODE)
     assert not store.complete(old, {}, {})
     assert not store.fail(old, "x", "y")
-    assert store.retry(old, "x", "y", 3) is None
+    assert store.retry(old, 1, "y", 3) is None
     assert store.renew({old, new}, 60) == {new}
     assert store.complete(new, {"denoise": 1.0}, {"bytes": 5})
     ended = store.get(taken.id)
@@ -110,7 +110,7 @@ def test_progress_never_falls_over_a_retry(store: JobStore) -> None:
     store.insert(job())
     taken, token = claim(store)
     store.advance(token, Leg.DENOISE, 0.5)
-    assert store.retry(token, "server_error", "m", 3) is Status.QUEUED
+    assert store.retry(token, 1, "m", 3) is Status.QUEUED
     assert store.claim("c", ["m"], 60, 3) is None, "a retry waits a moment"
     waiting = store.get(taken.id)
     assert waiting is not None
@@ -120,10 +120,35 @@ def test_progress_never_falls_over_a_retry(store: JobStore) -> None:
 def test_attempts_are_bounded(store: JobStore) -> None:
     store.insert(job())
     taken, token = claim(store)
-    assert store.retry(token, "server_error", "it broke", 1) is Status.FAILED
+    assert store.retry(token, 1, "it broke", 1) is Status.FAILED
     failed = store.get(taken.id)
     assert failed is not None
     assert (failed.error_code, failed.error_message, failed.ended) == ("server_error", "it broke", True)
+
+
+def test_the_wait_before_a_retry_doubles_and_is_bounded() -> None:
+    for attempt, middle in ((1, 1), (2, 2), (5, 16), (50, LONGEST_RETRY_DELAY_S)):
+        waits = [retry_delay_s(attempt) for _ in range(200)]
+        assert middle / 2 <= min(waits) < max(waits) <= 1.5 * middle
+
+
+def test_a_dead_job_is_listed_and_can_be_driven_again(store: JobStore) -> None:
+    refused, dead, later = job(), job(), job()
+    for each in (refused, dead, later):
+        store.insert(each)
+    store.fail(claim(store)[1], "invalid_request", "the client's mistake")
+    for _ in range(2):
+        store.retry(claim(store)[1], 1, "it broke", 1)
+    assert [each.id for each in store.dead(10)] == [later.id, dead.id]
+    assert [each.id for each in store.dead(1)] == [later.id]
+    assert not store.redrive(refused.id), "what the client caused is no fault of ours"
+    assert not store.redrive("video_none")
+    assert store.redrive(dead.id)
+    assert not store.redrive(dead.id)
+    taken, token = claim(store)
+    assert (taken.id, taken.attempts, taken.error_code, taken.completed_at) == (dead.id, 1, None, None)
+    assert store.complete(token, {}, {})
+    assert [each.id for each in store.dead(10)] == [later.id]
 
 
 def test_a_job_that_takes_its_conductor_with_it_is_not_tried_for_ever(store: JobStore) -> None:
@@ -132,8 +157,8 @@ def test_a_job_that_takes_its_conductor_with_it_is_not_tried_for_ever(store: Job
         taken, _ = claim(store, lease_s=-1)
     assert taken.attempts == 3
     assert store.claim("c", ["m"], 60, 3) is None
-    assert store.fail_spent(4, "server_error", "it is gone") == []
-    assert store.fail_spent(3, "server_error", "it is gone") == [(taken.id, "m")]
+    assert store.fail_spent(4, "it is gone") == []
+    assert store.fail_spent(3, "it is gone") == [(taken.id, "m")]
     failed = store.get(taken.id)
     assert failed is not None
     assert (failed.status, failed.error_message, failed.lease_token) == (Status.FAILED, "it is gone", None)
