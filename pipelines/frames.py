@@ -22,7 +22,7 @@ _END = object()
 def to_frames(chunks: Iterable[Tensor]) -> Iterator[NDArray[np.uint8]]:
     """[n, 3, H, W] in [0, 1] on any device to frames: [H, W, 3] uint8."""
     for chunk in chunks:
-        yield from (chunk.permute(0, 2, 3, 1).float() * 255).round().to(torch.uint8).cpu().numpy()
+        yield from (chunk.permute(0, 2, 3, 1).float() * 255).round().to(torch.uint8).contiguous().cpu().numpy()
 
 
 def consume_meanwhile(items: Iterable[T], consume: Callable[[Iterable[T]], R]) -> R:

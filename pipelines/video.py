@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.output import Output, RenderedVideo
 from pipelines.requests import Parameters
+from pipelines.stills import Stills
 
 Frame = NDArray[np.uint8]  # [H, W, 3] RGB
 
@@ -33,8 +35,21 @@ def metadata_of(model: str, parameters: Parameters) -> dict[str, Any]:
     }
 
 
-def encode_mp4(frames: Iterable[Frame], fps: int, metadata: dict[str, Any], *, threads: int = 1) -> bytes:
-    """Encode frames as H.264 (yuv420p, CRF 18) with the index in front and `metadata` as JSON in the comment.
+def render(
+    frames: Iterable[Frame], parameters: Parameters, metadata: dict[str, Any], output: Output, *, threads: int = 1
+) -> RenderedVideo:
+    """Every file of a video, from one pass over its frames; there must be `parameters.num_frames` of them."""
+    stills = Stills(parameters.num_frames, thumbnail=output.thumbnail, spritesheet=output.spritesheet)
+    mp4 = encode_mp4(stills.passing(frames), parameters.fps, metadata, crf=output.crf, threads=threads)
+    return RenderedVideo(mp4, stills.thumbnail(), stills.spritesheet())
+
+
+def encode_mp4(
+    frames: Iterable[Frame], fps: int, metadata: dict[str, Any], *, crf: int = 18, threads: int = 1
+) -> bytes:
+    """Encode frames as H.264 (yuv420p) with the index in front and `metadata` as JSON in the comment.
+
+    `crf` is the constant rate factor, 0 (lossless) to 51 (worst).
 
     Frames are taken one at a time, so a decoder may still be producing them.
     """
@@ -48,7 +63,7 @@ def encode_mp4(frames: Iterable[Frame], fps: int, metadata: dict[str, Any], *, t
             for pixels in frames:
                 if stream is None:
                     stream = container.add_stream(
-                        "libx264", rate=Fraction(fps), options={"crf": "18", "preset": "medium"}
+                        "libx264", rate=Fraction(fps), options={"crf": str(crf), "preset": "medium"}
                     )
                     stream.height, stream.width = pixels.shape[:2]
                     stream.pix_fmt = "yuv420p"

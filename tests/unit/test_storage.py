@@ -1,12 +1,21 @@
-"""The folder store."""
+"""The folder store, and the keys of a job."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipelines.card import ROOT
 from storage.folder import FolderStore
+from storage.store import ArtifactStore, checkpoint_key, checkpoint_prefix, job_prefix, local_store, video_key
 
 
 def test_keeps_replaces_and_deletes(tmp_path: Path) -> None:
@@ -23,10 +32,34 @@ def test_keeps_replaces_and_deletes(tmp_path: Path) -> None:
         store.get("videos/a/video.mp4")
 
 
+def test_the_next_put_clears_away_what_a_killed_one_left(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    killed = "import os, pathlib, storage.folder as folder; folder.os.replace = lambda *_: os._exit(9); "
+    killed += "folder.FolderStore(pathlib.Path(os.sys.argv[1])).put('videos/a/video.mp4', b'half')"
+    assert subprocess.run([sys.executable, "-c", killed, tmp_path], cwd=ROOT).returncode == 9
+    assert len(list(tmp_path.rglob(".partial-*"))) == 1
+    store.put("videos/a/video.mp4", b"whole")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["video.mp4"]
+
+
 @pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a/../../x", ""])
 def test_no_key_leads_outside(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match="not a key"):
         FolderStore(tmp_path / "root").path(key)
+
+
+def test_no_prefix_leads_outside(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "root")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").touch()
+    for use in (store.list, store.children, store.delete_prefix):
+        with pytest.raises(ValueError, match="not a key"):
+            use("../outside/")
+        with pytest.raises(ValueError, match="must end in a slash"):
+            use("videos")
+    with pytest.raises(ValueError, match="whole store"):
+        store.delete_prefix("")
+    assert (tmp_path / "outside" / "file").exists()
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
@@ -34,3 +67,123 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         store.put("videos/a/video.mp4", "text, not bytes")  # type: ignore[arg-type]
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_lists_keys_in_their_order_and_the_names_directly_below(tmp_path: Path) -> None:
+    store: ArtifactStore = local_store(tmp_path)
+    assert (list(store.list("")), store.children("")) == ([], [])
+    keys = ["top", "videos/a/inputs/x.png", "videos/a/video.mp4", "videos/a-b/video.mp4", "videos/a.txt", "videos/ab/v"]
+    for key in keys:
+        store.put(key, b"x")
+    assert list(store.list("")) == sorted(keys)
+    assert list(store.list("videos/a/")) == ["videos/a/inputs/x.png", "videos/a/video.mp4"], "and nothing of a-b or ab"
+    assert list(store.list("videos/a/video.mp4/")) == list(store.list("videos/none/")) == []
+    assert list(store.children("")) == ["videos"]
+    assert list(store.children("videos/")) == ["a", "a-b", "ab"]
+
+
+def test_a_file_being_written_is_not_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FolderStore(tmp_path)
+    seen = []
+
+    def replace(partial: str, path: Path, replace: Any = os.replace) -> None:
+        assert Path(partial).read_bytes() == b"x", "the file is being written"
+        seen.append(list(store.list("")))
+        replace(partial, path)
+
+    monkeypatch.setattr(os, "replace", replace)
+    store.put("videos/a/video.mp4", b"x")
+    assert seen == [[]]
+    assert list(store.list("")) == ["videos/a/video.mp4"]
+
+
+def test_deleting_a_key_leaves_its_neighbours_and_no_empty_folder(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    for step in (5, 10):
+        store.put(checkpoint_key("a", step, "t"), b"x")
+    store.put(video_key("a"), b"x")
+    store.delete(checkpoint_key("a", 5, "t"))
+    store.delete(checkpoint_key("a", 5, "t"))
+    assert list(store.list("")) == [checkpoint_key("a", 10, "t"), video_key("a")]
+    store.delete(checkpoint_prefix("a"))
+    store.delete(video_key("a") + "/no-such-folder")
+    assert list(store.children("checkpoints/")) == ["a"], "a prefix is not a key"
+    store.delete(checkpoint_key("a", 10, "t"))
+    assert list(store.children("")) == ["videos"]
+    store.delete(video_key("a"))
+    assert tmp_path.is_dir()
+
+
+def test_checkpoints_are_listed_in_the_order_of_their_steps(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    for step in (100, 9, 20):
+        store.put(checkpoint_key("a", step, "t"), b"x")
+    assert list(store.list(checkpoint_prefix("a"))) == [checkpoint_key("a", step, "t") for step in (9, 20, 100)]
+    store.delete_prefix(job_prefix("a"))
+    assert len(list(store.list(checkpoint_prefix("a")))) == 3, "checkpoints are not among a job's videos"
+
+
+@pytest.mark.parametrize(("module", "function"), [(tempfile, "mkstemp"), (os, "replace")], ids=["made", "written into"])
+def test_a_put_makes_its_folder_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, function: str
+) -> None:
+    """The folder goes between two steps of a put, which only luck would hit from another thread."""
+    store = FolderStore(tmp_path)
+    real, left = getattr(module, function), [1, 2, 3]
+
+    def robbed(*args: Any, **kwargs: Any) -> Any:
+        if left:
+            left.pop()
+            shutil.rmtree(tmp_path / "videos")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, function, robbed)
+    store.put("videos/a/video.mp4", b"x")
+    assert left == []
+    assert store.get("videos/a/video.mp4") == b"x"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["video.mp4"]
+
+
+def test_a_put_whose_file_was_deleted_at_once_does_not_bring_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FolderStore(tmp_path)
+
+    def replace(partial: str, path: Path, replace: Any = os.replace) -> None:
+        replace(partial, path)
+        store.delete_prefix("videos/a/")
+
+    monkeypatch.setattr(os, "replace", replace)
+    store.put("videos/a/video.mp4", b"x")
+    assert list(store.list("")) == []
+
+
+def test_puts_succeed_beside_deletions(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    done = threading.Event()
+
+    def sweep() -> None:
+        swept = 0
+        while not done.is_set():
+            store.delete(checkpoint_key("a", 1, "t"))
+            if swept < 50:  # fewer than one put survives, however slow the disk
+                store.delete_prefix(checkpoint_prefix("a"))
+                swept += 1
+
+    sweeper = threading.Thread(target=sweep)
+    sweeper.start()
+    try:
+        for _ in range(50):
+            store.put(checkpoint_key("a", 1, "t"), b"x")
+    finally:
+        done.set()
+        sweeper.join()
+    store.put(checkpoint_key("a", 1, "t"), b"last")
+    assert store.get(checkpoint_key("a", 1, "t")) == b"last"
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.put("videos", b"a file where a folder is needed")
+    with pytest.raises(OSError, match="videos"):
+        store.put("videos/a", b"x")

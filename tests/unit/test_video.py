@@ -1,16 +1,30 @@
-"""The mp4 that leaves the service."""
+"""The files that leave the service."""
 
 from __future__ import annotations
 
 import json
+import pickle
+import subprocess
+import sys
+from io import BytesIO
 from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
 
-from pipelines.video import contact_sheet, encode_mp4, read_frames
+from deployments.leg import payload_bytes
+from pipelines.card import ROOT
+from pipelines.catalogue import get_card
+from pipelines.output import Output, RenderedVideo
+from pipelines.requests import GenerationRequest, resolve
+from pipelines.video import contact_sheet, encode_mp4, read_frames, render
 
 FRAMES = [np.full((64, 96, 3), 20 * i, np.uint8) for i in range(9)]
+NOISE = [np.random.default_rng(i).integers(0, 256, (64, 96, 3), np.uint8) for i in range(9)]
+PARAMETERS = resolve(
+    GenerationRequest(prompt="a", width=96, height=64, num_frames=9, fps=8, seed=1), get_card("ltx-tiny")
+)
 
 
 def test_is_deterministic_playable_and_starts_fast(tmp_path: Path) -> None:
@@ -26,3 +40,50 @@ def test_is_deterministic_playable_and_starts_fast(tmp_path: Path) -> None:
     decoded = list(read_frames(path))
     assert all(abs(int(a.mean()) - int(b.mean())) <= 3 for a, b in zip(decoded, FRAMES, strict=True))
     assert contact_sheet(path, columns=3, scale=2).size == ((96 * 3 + 2) * 2, 64 * 2)
+
+
+def test_crf_trades_quality_for_bytes(tmp_path: Path) -> None:
+    sizes, errors = [], []
+    for crf in (10, 18, 40):
+        path = tmp_path / f"{crf}.mp4"
+        path.write_bytes(encode_mp4(NOISE, 8, {}, crf=crf))
+        sizes.append(path.stat().st_size)
+        errors.append(np.mean([np.abs(a.astype(int) - b) for a, b in zip(read_frames(path), NOISE, strict=True)]))
+    assert sizes == sorted(sizes, reverse=True)
+    assert errors == sorted(errors)
+    assert len(set(sizes)) == 3
+    assert encode_mp4(NOISE, 8, {}) == (tmp_path / "18.mp4").read_bytes()
+
+
+def test_one_pass_makes_every_file() -> None:
+    metadata = {"model": "m"}
+    rendered = render(iter(FRAMES), PARAMETERS, metadata, Output(crf=30))
+    assert rendered.mp4 == encode_mp4(FRAMES, 8, metadata, crf=30), "watching the frames does not change the video"
+    assert rendered.thumbnail is not None
+    assert rendered.spritesheet is not None
+    assert abs(int(np.asarray(Image.open(BytesIO(rendered.thumbnail))).mean()) - 80) <= 2, "the middle frame"
+    assert Image.open(BytesIO(rendered.spritesheet)).size == (5 * 96, 2 * 64)
+    sizes = [len(rendered.mp4), len(rendered.thumbnail), len(rendered.spritesheet)]
+    assert payload_bytes(rendered) == sum(sizes)
+
+
+def test_makes_only_what_is_wanted() -> None:
+    none = render(FRAMES, PARAMETERS, {}, Output(thumbnail=False, spritesheet=False))
+    assert (none.thumbnail, none.spritesheet) == (None, None)
+    assert payload_bytes(none) == len(none.mp4)
+    both = render(FRAMES, PARAMETERS, {}, Output())
+    poster = render(FRAMES, PARAMETERS, {}, Output(spritesheet=False))
+    assert (poster.thumbnail, poster.spritesheet) == (both.thumbnail, None)
+    sheet = render(FRAMES, PARAMETERS, {}, Output(thumbnail=False))
+    assert (sheet.thumbnail, sheet.spritesheet) == (None, both.spritesheet)
+
+
+def test_the_publisher_reads_a_rendered_video_without_torch_or_av() -> None:
+    """It runs on a small machine, where importing them would cost seconds and hundreds of megabytes."""
+    code = (
+        "import pickle, sys; rendered = pickle.load(sys.stdin.buffer); "
+        "print(rendered.mp4, sorted({'torch', 'av', 'ray'} & set(sys.modules)))"
+    )
+    data = pickle.dumps(RenderedVideo(b"mp4", b"thumbnail", None))
+    shown = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True, cwd=ROOT)
+    assert shown.stdout.decode().strip() == "b'mp4' []"
