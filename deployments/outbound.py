@@ -1,0 +1,252 @@
+"""HTTP to URLs that clients have chosen, which must not become a way into the operator's network.
+
+A URL is vetted twice. What its text alone shows is refused when a request is accepted (`Outbound.check_url`). When it
+is called, its host is looked up once, every address must be public, and the connection goes to one of those very
+addresses: a name that answers differently the second time gains nothing. The host's name still counts for the Host
+header and for TLS. Redirects are not followed and proxies from the environment are not used.
+
+Hosts on the operator's allow-list are called wherever they are, with plain http too. HTTPS trusts the system's
+authorities, or those in SSL_CERT_FILE.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+from collections.abc import AsyncIterator, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+import httpx2
+
+from pipelines.errors import ConfigError, InvalidRequest
+
+MAX_URL_CHARS = 2048
+CONNECT_S = 5.0
+TOTAL_S = 15.0
+"""Look-up, connection, request and response together."""
+LOOKUPS = 8
+
+_GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA has given out
+_NAT64 = IPv6Network("64:ff9b::/96")
+# What `ipaddress` takes for public, at least in some versions of Python.
+_SPECIAL = (
+    IPv4Network("168.63.129.16/32"),  # Azure's platform, from every virtual machine
+    IPv4Network("192.0.0.0/24"),  # protocol assignments; Oracle's metadata
+    IPv4Network("192.88.99.0/24"),  # relays of 6to4
+    IPv6Network("3fff::/20"),  # documentation
+)
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_INWARD = (".localhost", ".local", ".internal")
+
+# It logs the URL of every request, which may hold a receiver's secret.
+logging.getLogger("httpx2").setLevel(logging.WARNING)
+
+
+class Refused(Exception):
+    """A URL that may not be called, or an answer that may not be used. A sentence; it repeats neither URL nor body."""
+
+
+class Unreachable(Refused):
+    """Nothing usable answered; it may the next time."""
+
+
+class Outbound:
+    """Calls the hosts of the public internet, and those on the allow-list.
+
+    `allow` has entries `host` (any port) or `host:port`; an IPv6 address stands in brackets.
+
+    Raises:
+        ConfigError: an entry cannot be read.
+    """
+
+    def __init__(self, allow: Collection[str] = ()) -> None:
+        self._allow = frozenset(_read_entry(entry) for entry in allow)
+        self._tls = httpx2.create_ssl_context()
+        # Not the loop's own threads: names that resolve slowly on purpose would hold up all else that runs there.
+        self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="kinoray-dns")
+
+    def check_url(self, url: str, *, param: str = "webhook_url") -> None:
+        """Refuse a URL that its text alone shows to be unusable; nothing is looked up.
+
+        Raises:
+            InvalidRequest: with the sentence, and `param` as the field at fault.
+        """
+        try:
+            self._vet(url)
+        except Refused as refused:
+            raise InvalidRequest(str(refused), param=param) from None
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
+        """Post a body; returns the answer's status, whatever it is. The answer's body is not read.
+
+        Raises:
+            Refused: the URL may not be called. Unreachable: no answer.
+        """
+        async with self._exchange("POST", url, headers, body) as response:
+            return response.status_code
+
+    async def fetch(self, url: str, max_bytes: int) -> bytes:
+        """Get a body of at most `max_bytes`.
+
+        Raises:
+            Refused: the URL may not be called, the status is not 200, or the body is larger or compressed.
+            Unreachable: no answer, or not all of it.
+        """
+        # Unpacked, a small body may be a huge one; the bound is on what is kept.
+        async with self._exchange("GET", url, {"accept-encoding": "identity"}) as response:
+            if response.status_code != 200:
+                raise Refused(f"The URL answered {response.status_code}, not 200; redirects are not followed.")
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise Refused("The URL answered with a compressed body; serve it as it is.")
+            body = bytearray()
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise Refused(f"The URL answered with more than {max_bytes} bytes; serve a smaller file.")
+            return bytes(body)
+
+    @asynccontextmanager
+    async def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> AsyncIterator[httpx2.Response]:
+        target = self._vet(url)
+        timeout = httpx2.Timeout(TOTAL_S, connect=CONNECT_S)
+        try:
+            # A client of its own: a connection is never shared between names that have the same address.
+            async with (
+                asyncio.timeout(TOTAL_S),
+                httpx2.AsyncClient(verify=self._tls, trust_env=False, timeout=timeout) as client,
+            ):
+                addresses = await self._addresses(target)
+                named = {"user-agent": "kinoray", **headers, "host": target.url.netloc.decode("ascii")}
+                requests = [
+                    client.build_request(
+                        method,
+                        target.url.copy_with(host=address),
+                        headers=named,
+                        content=body,
+                        extensions={"sni_hostname": target.host},
+                    )
+                    for address in addresses
+                ]
+                response = await _first_connected(client, requests)
+                try:
+                    yield response
+                finally:
+                    await response.aclose()
+        # The causes are dropped: they may hold the URL, and what is listening inside is nobody's business.
+        except (TimeoutError, httpx2.TimeoutException):
+            raise Unreachable(f"The URL's host did not answer within {TOTAL_S:.0f} seconds.") from None
+        except httpx2.HTTPError:
+            raise Unreachable("The URL's host could not be reached; check its name, port and certificate.") from None
+
+    async def _addresses(self, target: _Target) -> list[str]:
+        """The addresses of a host, all of which may be called."""
+        if target.is_literal:
+            return [target.host]
+        look_up = partial(socket.getaddrinfo, target.host, target.port, type=socket.SOCK_STREAM)
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._lookups, look_up)
+        except OSError:
+            raise Unreachable("The URL's host cannot be found; check its name.") from None
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        # All, not any: a name with one private address is an attempt, or a mistake.
+        if not target.allowed and not all(is_public(ip_address(address)) for address in addresses):
+            raise Refused("The URL's host has an address that is not public; use one that is reached from anywhere.")
+        return addresses
+
+    def _vet(self, text: str) -> _Target:
+        if len(text) > MAX_URL_CHARS:
+            raise Refused(f"The URL has more than {MAX_URL_CHARS} characters; use a shorter one.")
+        try:
+            url = httpx2.URL(text)
+        except (httpx2.InvalidURL, UnicodeError):  # JSON can hold half a surrogate pair
+            raise Refused("The URL cannot be read; write it as https://host/path.") from None
+        if url.scheme not in ("http", "https"):
+            raise Refused("The URL must begin with https://.")
+        if url.userinfo:
+            raise Refused("The URL holds a user name or a password; leave them out.")
+        host = _read_host(url)
+        literal = _literal(host)
+        port = url.port if url.port is not None else {"http": 80, "https": 443}[url.scheme]
+        allowed = not self._allow.isdisjoint({(host, None), (host, port)})
+        if not allowed:
+            if url.scheme != "https":
+                raise Refused("The URL must begin with https://.")
+            if port != 443 and not 1024 <= port <= 65535:
+                raise Refused("The URL's port must be 443, or 1024 to 65535.")
+            if literal is None and ("." not in host or host.endswith(_INWARD)):
+                raise Refused("The URL's host is a local name; use one that is reached from anywhere.")
+            if literal is not None and not is_public(literal):
+                raise Refused("The URL's host is not a public address; use one that is reached from anywhere.")
+        return _Target(url, host, port, literal is not None, allowed)
+
+
+def is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Whether an address is one host of the public internet; an IPv4 address inside an IPv6 one counts."""
+    if isinstance(address, IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            inner = IPv4Address(int(address) & 0xFFFF_FFFF)
+        if inner is not None:
+            return is_public(inner)
+        if address not in _GLOBAL_UNICAST:
+            return False
+    special = any(address in network for network in _SPECIAL if network.version == address.version)
+    return address.is_global and not (address.is_multicast or address.is_reserved or special)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    url: httpx2.URL
+    host: str  # a name in lower case without a final dot, or an address
+    port: int
+    is_literal: bool
+    allowed: bool
+
+
+async def _first_connected(client: httpx2.AsyncClient, requests: list[httpx2.Request]) -> httpx2.Response:
+    """The answer of the first address that a connection can be made to. Nothing has been sent to the others."""
+    for request in requests[:-1]:
+        try:
+            return await client.send(request, stream=True, follow_redirects=False)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout):
+            continue
+    return await client.send(requests[-1], stream=True, follow_redirects=False)
+
+
+def _read_entry(entry: str) -> tuple[str, int | None]:
+    try:
+        url = httpx2.URL(f"allow://{entry}")  # a scheme without a port of its own, so that `:443` stays
+        host = _read_host(url)
+    except (httpx2.InvalidURL, UnicodeError, Refused):
+        raise ConfigError(f"{entry!r} is not a host or host:port; an IPv6 address stands in brackets") from None
+    if url.userinfo or url.raw_path not in (b"", b"/") or "#" in entry:
+        raise ConfigError(f"{entry!r} is more than a host or host:port; leave out the rest")
+    return host, url.port
+
+
+def _read_host(url: httpx2.URL) -> str:
+    """A host in its one spelling: other ways to write an address, such as `0x7f.1`, are no hosts."""
+    host = url.raw_host.decode("ascii").lower().removesuffix(".")
+    literal = _literal(host)
+    if literal is not None and "%" not in host:
+        return str(literal)
+    labels = host.split(".")
+    if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels) or _NUMBER.fullmatch(labels[-1]):
+        raise Refused("The URL's host cannot be read; write it as https://host/path.")
+    return host
+
+
+def _literal(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
