@@ -10,9 +10,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from cli.keys import keys_app
 from pipelines.errors import KinorayError
 
 app = typer.Typer(name="kinoray", no_args_is_help=True, add_completion=False, help="Video generation on a Ray cluster.")
+app.add_typer(keys_app, name="keys")
 console = Console(stderr=True, highlight=False)
 
 INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
