@@ -43,7 +43,7 @@ def build_app(args: dict[str, Any]) -> Application:
         }
         for model, card in cards.items()
     }
-    conductor = _bind(Conductor, settings, legs, _bind(Publisher))
+    conductor = _bind(Conductor, settings, legs, _bind(Publisher, settings))
     return _bind(Api, settings, conductor)
 
 

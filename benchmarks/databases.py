@@ -30,12 +30,12 @@ def run_postgres() -> AbstractContextManager[str]:
     return _run(_binary("initdb"), _binary("postgres"))
 
 
-def create_database(administrator: str, name: str) -> str:
-    """A new, empty database; returns its URL."""
+def create_database(administrator: str, name: str, template: str = "template1") -> str:
+    """A new database, empty or a copy of another that nobody is connected to; returns its URL."""
     import psycopg
 
     with psycopg.connect(administrator, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     return administrator.rsplit("/", 1)[0] + "/" + name
 
 

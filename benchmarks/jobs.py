@@ -10,14 +10,15 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
 from sqlalchemy import insert
 
 from benchmarks.databases import create_database, run_postgres
-from jobs.database import Database, sqlite_url
+from jobs.admission import Limits, accept
+from jobs.database import Database, open_database, sqlite_url
+from jobs.leases import Leases
 from jobs.lifecycle import Status
 from jobs.record import Job, new_job_id
 from jobs.schema import jobs
@@ -27,6 +28,8 @@ FINISHED, QUEUED = 100_000, 10_000
 ROUNDS = 300
 BOUND = 2.0
 MODEL = "ltx-tiny"
+CAPACITY = 8
+LIMITS = Limits(max_queued=2 * QUEUED)
 
 
 def main() -> None:
@@ -41,7 +44,7 @@ def main() -> None:
         }
         for database, (empty_url, full_url) in urls.items():
             for url, is_full in ((empty_url, False), (full_url, True)):
-                with closing(Database(url)) as opened:
+                with Database(url) as opened:
                     opened.migrate()
                     if is_full:
                         _fill(opened)
@@ -58,10 +61,17 @@ def main() -> None:
 
 def _measure(url: str) -> dict[str, float]:
     """Median seconds of each operation."""
-    with closing(JobStore(url)) as store:
+    with open_database(url) as database:
+        store, leases = JobStore(database), Leases(database)
+
+        def claim() -> None:
+            claimed = leases.claim(MODEL, owner="bench", lease_s=60, max_attempts=3, capacity=CAPACITY)
+            assert claimed is not None
+            leases.complete(claimed.lease_token or "", {}, {})
+
         return {
-            "insert": _median(lambda: store.insert(_job())),
-            "claim": _median(lambda: store.claim("bench", [MODEL], 60, 3)),
+            "insert": _median(lambda: accept(database, _job(), LIMITS)),
+            "claim and complete": _median(claim),
             "list page": _median(lambda: store.page(after=None, limit=20, newest_first=True)),
         }
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 from deployments.settings import database_url
-from jobs.database import UNREACHABLE, Database, DatabaseUnusable
+from jobs.database import UNREACHABLE, Database, DatabaseUnusable, open_database
 from jobs.record import Job
 from jobs.store import JobStore
 from pipelines.errors import ConfigError
@@ -18,26 +18,26 @@ def check_job_store() -> None:
     Raises:
         ConfigError: it cannot be reached, or is not at this version's revision.
     """
-    with _one_sentence(), closing(JobStore(database_url())):
+    with _one_sentence(), open_database(database_url()):
         pass
 
 
 def migrate_job_store() -> tuple[str | None, str]:
     """Bring the store to this version; the revision before and after. Raises ConfigError."""
-    with _one_sentence(), closing(Database(database_url())) as database:
+    with _one_sentence(), Database(database_url()) as database:
         return database.migrate()
 
 
 def dead_jobs(limit: int) -> list[Job]:
     """The jobs whose every attempt ended in a fault, the latest first. Raises ConfigError."""
-    with _one_sentence(), closing(JobStore(database_url())) as store:
-        return store.dead(limit)
+    with _one_sentence(), open_database(database_url()) as database:
+        return JobStore(database).dead(limit)
 
 
 def redrive(job_id: str) -> None:
     """Queue a dead job again. Raises ConfigError."""
-    with _one_sentence(), closing(JobStore(database_url())) as store:
-        if not store.redrive(job_id):
+    with _one_sentence(), open_database(database_url()) as database:
+        if not JobStore(database).redrive(job_id):
             raise ConfigError(f"no dead job {job_id}; `./kinoray jobs --dead` lists them")
 
 

@@ -4,44 +4,59 @@
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Query, Request, Response
-from fastapi.responses import FileResponse
+from fastapi import FastAPI, Header, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.sse import EventSourceResponse
 from ray import serve
+from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from deployments import metrics
-from deployments.body import check_image, read_body
+from deployments.acceptance import Acceptance, Asked
+from deployments.body import read_body
+from deployments.event_stream import EventStream, last_seen
 from deployments.events import emit
 from deployments.facts import exposition
 from deployments.http_errors import install
+from deployments.keys import Caller, Doorkeeper, Scope, anonymous_allowed, bearer, caller_of
+from deployments.openapi import answers, binary, create_body, describe
+from deployments.outbound import Outbound
+from deployments.queue_view import QueueView
 from deployments.readiness import missing_legs
-from deployments.schemas import CreateVideo, DeletedVideo, Model, ModelList, Video, VideoList, parse_create
+from deployments.schemas import DeletedVideo, Model, ModelList, Video, VideoList
 from deployments.settings import Settings, data_dir, database_url
-from jobs.lifecycle import Status
-from jobs.record import Job, is_job_id, new_job_id
-from jobs.store import CANCELED, JobStore
-from pipelines.errors import InvalidRequest, NotFound, NotImplementedHere, NotReady
-from pipelines.requests import resolve
-from storage.store import input_key, job_prefix, local_store, video_key
+from deployments.waiting import Waiting, parse_prefer
+from deployments.watcher import Watcher
+from jobs.database import open_database
+from jobs.lifecycle import CANCELED, Status
+from jobs.record import Job, is_job_id
+from jobs.store import JobStore
+from pipelines.errors import InvalidRequest, KinorayError, NotFound, NotImplementedHere, NotReady
+from storage.store import checkpoint_prefix, job_prefix, local_store, spritesheet_key, thumbnail_key, video_key
 
 # How long a client should wait before it asks again: short at first, then longer, since each question costs a little of
 # the processor that a render on a CPU needs.
 POLL_AFTER_MS, LONG_JOB_POLL_AFTER_MS, LONG_JOB_S = 250, 500, 2.0
 
+VARIANTS = {
+    "video": (video_key, "video/mp4", "mp4"),
+    "thumbnail": (thumbnail_key, "image/webp", "thumbnail.webp"),
+    "spritesheet": (spritesheet_key, "image/webp", "spritesheet.webp"),
+}
+
 app = FastAPI(title="Kinoray", description="Video generation on a Ray cluster.", version="0.1.0")
 install(app)
-
-CREATE_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            kind: {"schema": CreateVideo.model_json_schema()} for kind in ("application/json", "multipart/form-data")
-        },
-    }
-}
+describe(app)
+BEARER = [bearer()]
+CREATES = answers(400, 401, 403, 413, 422, 429, 503)
+REMIXES = answers(400, 401, 403, 404, 413, 422, 429, 503)
+READS = answers(400, 401, 403, 404, 503)
+SYNC = {**CREATES, **answers(500), **binary("video/mp4"), 202: {"model": Video, "description": "Not done in time"}}
+CONTENT = {**READS, **binary(*(kind for _, kind, _ in VARIANTS.values()))}
+EVENTS = {**READS, **binary("text/event-stream"), 204: {"description": "It has ended, and you have seen all of it"}}
+LOADING: dict[int | str, dict[str, Any]] = {503: {"description": "Some legs are still loading"}}
 
 
 def _unknown() -> NotFound:
@@ -56,7 +71,7 @@ def _poll_after(response: Response, job: Job) -> None:
 
 
 # Serve pickles the class by value when it decorates it, with what the module holds by then: helpers stand above it.
-@serve.deployment(name="Api", max_ongoing_requests=200, graceful_shutdown_timeout_s=20)
+@serve.deployment(name="Api", max_ongoing_requests=1000, graceful_shutdown_timeout_s=20)
 @serve.ingress(app)
 class Api:
     """OpenAI's Videos API, and what an operator needs beside it."""
@@ -65,97 +80,127 @@ class Api:
         self.settings = settings
         self.cards = settings.cards()
         self.conductor = conductor
-        self.jobs = JobStore(database_url())
         self.store = local_store(data_dir())
-        # Decoding a large image takes seconds; it must not hold up the threads that read the job store.
-        self.images = ThreadPoolExecutor(1, thread_name_prefix="image")
+        database = open_database(database_url())
+        self.jobs = JobStore(database)
+        self.acceptance = Acceptance(settings, database, self.store, Outbound(settings.outbound_allow))
+        self.queue = QueueView(self.jobs)
+        watcher = Watcher(self.jobs.versions)
+        self.waiting, self.event_stream = Waiting(self.jobs, watcher), EventStream(self.jobs, watcher)
+        host = _get_global_client().http_config.host or ""
+        anonymous = anonymous_allowed(settings.allow_anonymous, settings.api_keys, host)
+        self.doorkeeper = Doorkeeper(settings.api_keys, anonymous)
 
-    @app.post("/v1/videos", openapi_extra=CREATE_BODY)
-    async def create(self, request: Request, response: Response) -> Video:
+    @app.post("/v1/videos", openapi_extra=create_body(), dependencies=BEARER, responses=CREATES)
+    async def create(
+        self,
+        request: Request,
+        response: Response,
+        prefer: Annotated[str | None, Header()] = None,
+        idempotency_key: Annotated[str | None, Header()] = None,
+    ) -> Video:
         """Accept a job. Once this answers, the job is stored and will be rendered."""
-        fields, image = await read_body(request, self.settings.max_body_bytes)
-        body = parse_create(fields)
-        model = body.model or self.settings.models[0]
-        card = self.cards.get(model)
-        if card is None:
-            known = ", ".join(self.cards)
-            raise InvalidRequest(f"no such model here; there are {known}", param="model", code="model_not_found")
-        parameters = resolve(body.generation(), card, seconds=body.duration(), has_image=image is not None)
-        if image is not None:
-            limits = self.settings.max_image_pixels, self.settings.max_image_aspect_ratio
-            loop = asyncio.get_running_loop()
-            image = await loop.run_in_executor(self.images, check_image, image, *limits)
-        job = Job(
-            id=new_job_id(),
-            model=model,
-            prompt=body.prompt or "",
-            parameters=parameters.model_dump(mode="json"),
-            created_at=time.time(),
-            has_image=image is not None,
-            user=body.user,
-            facts={"prompt_used": False} if body.prompt and not card.TAKES_PROMPT else {},
-        )
-        await asyncio.to_thread(self._accept, job, image)
-        emit("job.accepted", job_id=job.id, model=model, size=f"{parameters.width}x{parameters.height}")
-        self.conductor.nudge.remote()
-        _poll_after(response, job)
-        return Video.of(job)
+        caller = caller_of(request, self.doorkeeper, "submit")
+        job = await self._create(request, caller, idempotency_key)
+        return await self._answer(job, response, prefer)
 
-    @app.get("/v1/videos")
+    @app.post(
+        "/v1/videos/sync", openapi_extra=create_body(), dependencies=BEARER, response_class=FileResponse,
+        responses=SYNC,
+    )  # fmt: skip
+    async def sync(self, request: Request, idempotency_key: Annotated[str | None, Header()] = None) -> Response:
+        """Make a video and answer with its mp4, or with the Video if that takes too long. Who goes away cancels it."""
+        caller = caller_of(request, self.doorkeeper, "submit")
+        job = await self._create(request, caller, idempotency_key)
+        try:
+            job = await self.waiting.until_ended(job, self.settings.sync_timeout_s)
+        except asyncio.CancelledError:
+            await asyncio.shield(self._cancel(job))
+            raise
+        if not job.ended:
+            shown = await asyncio.to_thread(self._shown, job)
+            return JSONResponse(shown.model_dump(mode="json"), 202)
+        if job.status is not Status.COMPLETED:
+            raise KinorayError(f"{job.id} failed: {job.error_message}", code=job.error_code)
+        return await self._file(job, "video")
+
+    @app.get("/v1/videos", dependencies=BEARER, responses=answers(400, 401, 403, 503))
     async def list(
         self,
+        request: Request,
         after: str | None = None,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         order: Literal["asc", "desc"] = "desc",
     ) -> VideoList:
         """Jobs by time of creation."""
+        caller = caller_of(request, self.doorkeeper, "read")
         if after is not None and not is_job_id(after):
             raise InvalidRequest("after must be the id of a video", param="after")
-        jobs, more = await asyncio.to_thread(self.jobs.page, after=after, limit=limit, newest_first=order == "desc")
-        data = [Video.of(job) for job in jobs]
+        owner = None if caller.sees_all else caller.name
+        newest_first = order == "desc"
+        jobs, more = await asyncio.to_thread(
+            self.jobs.page, after=after, limit=limit, newest_first=newest_first, api_key=owner
+        )
+        data = await asyncio.to_thread(lambda: [self._shown(job) for job in jobs])
         ends = (data[0].id, data[-1].id) if data else (None, None)
         return VideoList(data=data, first_id=ends[0], last_id=ends[1], has_more=more)
 
-    @app.get("/v1/videos/{video_id}")
-    async def retrieve(self, video_id: str, response: Response) -> Video:
+    @app.get("/v1/videos/{video_id}", dependencies=BEARER, responses=READS)
+    async def retrieve(self, request: Request, video_id: str, response: Response) -> Video:
         """A job as it stands, with true step progress."""
-        job = await self._job(video_id)
+        job = await self._job(request, video_id, "read")
         _poll_after(response, job)
-        return Video.of(job)
+        return await asyncio.to_thread(self._shown, job)
 
-    @app.get("/v1/videos/{video_id}/content", response_class=FileResponse)
-    async def content(self, video_id: str) -> FileResponse:
-        """The finished mp4; supports Range."""
-        job = await self._job(video_id)
+    @app.get("/v1/videos/{video_id}/content", dependencies=BEARER, response_class=FileResponse, responses=CONTENT)
+    async def content(
+        self, request: Request, video_id: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
+    ) -> FileResponse:
+        """The finished mp4, its poster or its spritesheet; supports Range."""
+        job = await self._job(request, video_id, "read")
         if job.status is not Status.COMPLETED:
             raise NotReady(f"the video is {job.status}; its content exists once it is completed", param="video_id")
-        path = self.store.local_path(video_key(job.id))
-        if path is None:
-            raise _unknown()
-        return FileResponse(path, media_type="video/mp4", filename=f"{job.id}.mp4", content_disposition_type="inline")
+        return await self._file(job, variant)
 
-    @app.post("/v1/videos/{video_id}/cancel")
-    async def cancel(self, video_id: str) -> Video:
+    @app.get("/v1/videos/{video_id}/events", dependencies=BEARER, response_class=StreamingResponse, responses=EVENTS)
+    async def events(
+        self, request: Request, video_id: str, last_event_id: Annotated[str | None, Header()] = None
+    ) -> Response:
+        """Every change of a job as server-sent events: a snapshot first, closed once it has ended."""
+        job = await self._job(request, video_id, "read")
+        seen = last_seen(last_event_id)
+        if job.ended and seen is not None and seen >= job.version:
+            return Response(status_code=204)  # which tells a browser's EventSource not to come back
+        events = self.event_stream.of(job, seen, lambda now: self._shown(now).model_dump(mode="json"))
+        return EventSourceResponse(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+
+    @app.post("/v1/videos/{video_id}/remix", openapi_extra=create_body(), dependencies=BEARER, responses=REMIXES)
+    async def remix(
+        self,
+        request: Request,
+        video_id: str,
+        response: Response,
+        prefer: Annotated[str | None, Header()] = None,
+        idempotency_key: Annotated[str | None, Header()] = None,
+    ) -> Video:
+        """A new video with the seed, shape, settings and image of another, except for what is said."""
+        source = await self._job(request, video_id, "read")
+        caller = caller_of(request, self.doorkeeper, "submit")
+        job = await self._create(request, caller, idempotency_key, remix_of=source)
+        return await self._answer(job, response, prefer)
+
+    @app.post("/v1/videos/{video_id}/cancel", dependencies=BEARER, responses=READS)
+    async def cancel(self, request: Request, video_id: str) -> Video:
         """Stop a live job at its next step, which frees its GPU. A job that has ended is answered as it is."""
-        before = await self._job(video_id)
-        job = await asyncio.to_thread(self.jobs.cancel, video_id)
-        if job is None:
-            raise _unknown()
-        if not before.ended and job.error_code == CANCELED:
-            emit("job.canceled", job_id=job.id, model=job.model)
-        if before.status is Status.QUEUED and job.attempts == before.attempts:
-            # No conductor had it, so none will tidy up.
-            metrics.jobs_total().inc(1, {"model": job.model, "outcome": "canceled"})
-            await asyncio.to_thread(self.store.delete_prefix, job_prefix(job.id))
-        return Video.of(job)
+        return self._shown(await self._cancel(await self._job(request, video_id, "submit")))
 
-    @app.delete("/v1/videos/{video_id}")
-    async def delete(self, video_id: str) -> DeletedVideo:
+    @app.delete("/v1/videos/{video_id}", dependencies=BEARER, responses=READS)
+    async def delete(self, request: Request, video_id: str) -> DeletedVideo:
         """Forget a job and everything it stored; a live one is stopped at its next step."""
-        job = await self._job(video_id)
+        job = await self._job(request, video_id, "submit")
         if not await asyncio.to_thread(self.jobs.delete, job.id):
             raise _unknown()
-        await asyncio.to_thread(self.store.delete_prefix, job_prefix(job.id))
+        await self._discard(job)
         emit("job.deleted", job_id=job.id, model=job.model)
         return DeletedVideo(id=job.id)
 
@@ -163,13 +208,15 @@ class Api:
     @app.post("/v1/videos/extensions", include_in_schema=False)
     @app.post("/v1/videos/characters", include_in_schema=False)
     @app.get("/v1/videos/characters/{character_id}", include_in_schema=False)
-    async def not_implemented(self) -> None:
+    async def not_implemented(self, request: Request) -> None:
         """Calls of OpenAI's client that no model here can serve: said plainly, not as a route that is not there."""
+        caller_of(request, self.doorkeeper, "submit")
         raise NotImplementedHere("no model of this service can do that; GET /v1/models lists what they can")
 
-    @app.get("/v1/models")
-    async def models(self) -> ModelList:
+    @app.get("/v1/models", dependencies=BEARER, responses=answers(401, 403))
+    async def models(self, request: Request) -> ModelList:
         """The models this service runs, with their limits and defaults."""
+        caller_of(request, self.doorkeeper, "read")
         return ModelList(data=[Model.of(card) for card in self.cards.values()])
 
     @app.get("/healthz")
@@ -177,31 +224,69 @@ class Api:
         """This process is alive."""
         return {"status": "ok"}
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses=LOADING)
     async def readyz(self, response: Response) -> dict[str, Any]:
         """200 once every model could run at once; a leg that its config scales to zero counts as ready."""
         waiting = await asyncio.to_thread(missing_legs)
         response.status_code = 503 if waiting else 200
         return {"status": "loading" if waiting else "ready", "waiting_for": waiting}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse, responses=answers(503))
     async def metrics(self) -> Response:
         """Cluster-wide facts from the job store, for Prometheus."""
         text, kind = await asyncio.to_thread(exposition, self.jobs)
         return Response(text, media_type=kind)
 
-    async def _job(self, job_id: str) -> Job:
+    async def _create(
+        self, request: Request, caller: Caller, idempotency_key: str | None, remix_of: Job | None = None
+    ) -> Job:
+        fields, image = await read_body(request, self.settings.max_body_bytes)
+        job = await self.acceptance.accept(Asked(fields, image, caller, idempotency_key, remix_of))
+        self.conductor.nudge.remote()
+        return job
+
+    async def _answer(self, job: Job, response: Response, prefer: str | None) -> Video:
+        wait_s = parse_prefer(prefer, self.settings.max_wait_s)
+        if wait_s is not None:
+            response.headers["preference-applied"] = f"wait={wait_s:.0f}"
+            job = await self.waiting.until_ended(job, wait_s)
+        _poll_after(response, job)
+        return await asyncio.to_thread(self._shown, job)
+
+    async def _job(self, request: Request, job_id: str, scope: Scope) -> Job:
+        """A job that exists for the caller."""
+        caller = caller_of(request, self.doorkeeper, scope)
         job = await asyncio.to_thread(self.jobs.get, job_id) if is_job_id(job_id) else None
-        if job is None:
+        if job is None or not caller.sees(job.api_key):
             raise _unknown()
         return job
 
-    def _accept(self, job: Job, image: bytes | None) -> None:
-        """Store the image, then the job, which is the moment of acceptance; or neither."""
-        try:
-            if image is not None:
-                self.store.put(input_key(job.id), image)
-            self.jobs.insert(job)
-        except BaseException:
-            self.store.delete_prefix(job_prefix(job.id))
-            raise
+    def _shown(self, job: Job) -> Video:
+        return Video.of(job, self.queue.place(job))
+
+    async def _file(self, job: Job, variant: str) -> FileResponse:
+        key, kind, name = VARIANTS[variant]
+        path = None if job.expired else await asyncio.to_thread(self.store.local_path, key(job.id))
+        if path is None:
+            why = "its files have expired" if job.expired else f"it was made without a {variant}"
+            raise NotFound(f"there is no such file of this video: {why}", code="video_expired" if job.expired else None)
+        headers = {"cache-control": "private", "x-video-id": job.id}
+        return FileResponse(
+            path, media_type=kind, filename=f"{job.id}.{name}", content_disposition_type="inline", headers=headers
+        )
+
+    async def _cancel(self, before: Job) -> Job:
+        job = await asyncio.to_thread(self.jobs.cancel, before.id)
+        if job is None:
+            raise _unknown()
+        if not before.ended and job.error_code == CANCELED:
+            emit("job.canceled", job_id=job.id, model=job.model)
+        if before.status is Status.QUEUED and job.attempts == before.attempts:
+            # No conductor had it, so none will tidy up.
+            metrics.jobs_total().inc(1, {"model": job.model, "outcome": "canceled"})
+            await self._discard(job)
+        return job
+
+    async def _discard(self, job: Job) -> None:
+        for prefix in (job_prefix(job.id), checkpoint_prefix(job.id)):
+            await asyncio.to_thread(self.store.delete_prefix, prefix)

@@ -1,4 +1,4 @@
-"""The body of a create request, JSON or form, as one dict of fields and perhaps an image."""
+"""The body of a create request, JSON or form, as one dict of fields and perhaps an image or the URL of one."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Image.init()  # `formats` knows a format only once its plugin is loaded
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-async def read_body(request: Request, max_bytes: int) -> tuple[dict[str, Any], bytes | None]:
-    """The fields, and the bytes of `input_reference` if there is one.
+async def read_body(request: Request, max_bytes: int) -> tuple[dict[str, Any], bytes | str | None]:
+    """The fields, and `input_reference` if there is one: its bytes, or the URL where they are.
 
     The openai client always sends a form, also without a file, and its `extra_body` as flat form fields.
 
@@ -96,7 +96,7 @@ def _bounded(request: Request, max_bytes: int) -> Receive:
     return receive
 
 
-async def _read_form(request: Request) -> tuple[dict[str, Any], bytes | None]:
+async def _read_form(request: Request) -> tuple[dict[str, Any], bytes | str | None]:
     try:
         async with request.form(max_files=1, max_fields=64) as form:
             return await _form_fields(form)
@@ -104,9 +104,9 @@ async def _read_form(request: Request) -> tuple[dict[str, Any], bytes | None]:
         raise InvalidRequest(f"the form cannot be read: {error.detail}", code="invalid_form") from None
 
 
-async def _form_fields(form: FormData) -> tuple[dict[str, Any], bytes | None]:
+async def _form_fields(form: FormData) -> tuple[dict[str, Any], bytes | str | None]:
     fields: dict[str, Any] = {}
-    image: bytes | None = None
+    image: bytes | str | None = None
     for name, value in form.multi_items():
         if name in fields or (name == IMAGE_FIELD and image is not None):
             raise InvalidRequest("this field was sent twice", param=speakable(name))
@@ -115,13 +115,13 @@ async def _form_fields(form: FormData) -> tuple[dict[str, Any], bytes | None]:
                 raise InvalidRequest(f"a file belongs into {IMAGE_FIELD}", param=speakable(name))
             image = await value.read()
         elif name == IMAGE_FIELD:
-            image = _data_url(value)
+            image = _reference(value)
         else:
             fields[name] = value
     return fields, image
 
 
-def _read_json(data: bytes) -> tuple[dict[str, Any], bytes | None]:
+def _read_json(data: bytes) -> tuple[dict[str, Any], bytes | str | None]:
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError):
@@ -132,15 +132,17 @@ def _read_json(data: bytes) -> tuple[dict[str, Any], bytes | None]:
     if reference is None:
         return fields, None
     if not isinstance(reference, str):
-        raise InvalidRequest("input_reference must be a data URL in JSON", param=IMAGE_FIELD)
-    return fields, _data_url(reference)
+        raise InvalidRequest("input_reference must be a URL in JSON", param=IMAGE_FIELD)
+    return fields, _reference(reference)
 
 
-def _data_url(value: str) -> bytes:
+def _reference(value: str) -> bytes | str:
+    if value.lower().startswith(("http://", "https://")):
+        return value
     head, comma, data = value.partition(",")
     if not (head.startswith("data:") and head.endswith(";base64") and comma):
         raise InvalidRequest(
-            "input_reference must be a file, or a data URL: data:image/png;base64,...", param=IMAGE_FIELD
+            "input_reference must be a file, a URL, or a data URL: data:image/png;base64,...", param=IMAGE_FIELD
         )
     try:
         return base64.b64decode(data, validate=True)

@@ -15,12 +15,17 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments import metrics
 from deployments.events import emit
+from deployments.lease import Lease, LeaseLost
+from deployments.leg import this_replica
+from deployments.loops import forever
 from deployments.relay import Relay, Route
+from deployments.replicas import Replicas, look
 from deployments.settings import Settings, database_url
-from jobs.database import UNREACHABLE
-from jobs.lifecycle import Leg, Status
+from jobs.database import UNREACHABLE, open_database
+from jobs.leases import Leases
+from jobs.lifecycle import CANCELED, Status
 from jobs.record import Job
-from jobs.store import CANCELED, JobStore
+from jobs.store import JobStore
 from pipelines.errors import JobFailed, RequestError
 
 log = logging.getLogger("ray.serve")
@@ -28,22 +33,19 @@ log = logging.getLogger("ray.serve")
 T = TypeVar("T")
 
 LONGEST_WAIT_S = 5.0
-
-
-class LeaseLost(Exception):
-    """The job was deleted or canceled, or another conductor has it."""
+LOOK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A job that this conductor has claimed. Only `relay` is ever cancelled; `conduct` settles how it ended."""
+    """A job that this conductor has claimed. Only `running` is ever cancelled; `conduct` settles how it ended."""
 
-    job: Job
-    relay: asyncio.Task[None]
+    relay: Relay
+    running: asyncio.Task[None]
     conduct: asyncio.Task[None]
 
 
-@serve.deployment(name="Conductor", max_ongoing_requests=1000, graceful_shutdown_timeout_s=20)
+@serve.deployment(name="Conductor", max_ongoing_requests=1000, graceful_shutdown_timeout_s=60)
 class Conductor:
     """Its relays are background work that Serve does not wait for: on shutdown it gives every job back."""
 
@@ -55,21 +57,23 @@ class Conductor:
     ) -> None:
         self.settings = settings
         self.routes = {model: Route(publisher=publisher, **handles) for model, handles in legs.items()}
-        self.store = JobStore(database_url())
-        self.owner = serve.get_replica_context().replica_id.unique_id
+        database = open_database(database_url())
+        self.store, self.leases = JobStore(database), Leases(database)
+        self.owner = this_replica()
+        self.replicas = Replicas({}, frozenset())
         self.held: dict[str, Held] = {}  # by lease token
         self.wake = asyncio.Event()
         self.stopping = False
         loop = asyncio.get_running_loop()
-        self.claiming = loop.create_task(self._forever(self._claim_all))
-        self.renewing = loop.create_task(self._forever(self._renew_all))
+        self.claiming = loop.create_task(forever(self._claim_all, lambda: self.stopping))
+        self.others = [loop.create_task(forever(work)) for work in (self._renew_all, self._watch_replicas)]
 
     async def nudge(self) -> None:
         """There is a new job. Saves it the wait for the next poll; losing this call loses nothing."""
         self.wake.set()
 
     def check_health(self) -> None:
-        if self.claiming.done() or self.renewing.done():
+        if any(loop.done() for loop in (self.claiming, *self.others)):
             raise RuntimeError("the conductor's loop has ended")
 
     async def __del__(self) -> None:
@@ -77,29 +81,18 @@ class Conductor:
         self.stopping = True
         self.wake.set()
         await self.claiming  # not cancelled: a claim on its way must come back to be released
-        self.renewing.cancel()
+        for loop in self.others:
+            loop.cancel()
         held = list(self.held.values())
         for each in held:
-            each.relay.cancel()
+            each.running.cancel()
         await asyncio.gather(*(each.conduct for each in held), return_exceptions=True)
-
-    async def _forever(self, work: Any) -> None:
-        while not self.stopping:
-            try:
-                await work()
-            except Exception:
-                # The store may be locked or its disk full for a while; jobs wait, none is lost.
-                log.exception("the conductor's loop failed; it goes on in a second")
-                await asyncio.sleep(1)
 
     async def _claim_all(self) -> None:
         self.wake.clear()
-        while models := self._models_with_room():
-            limits = self.settings.lease_s, self.settings.max_attempts
-            job = await asyncio.to_thread(self.store.claim, self.owner, models, *limits)
-            if job is None:
-                break
-            self._start(job)
+        for model in self.routes:
+            while not self.stopping and (job := await asyncio.to_thread(self._claim, model)) is not None:
+                self._start(job)
         if self.stopping:
             return
         try:
@@ -111,56 +104,60 @@ class Conductor:
         await asyncio.sleep(self.settings.lease_s / 3)
         tokens = set(self.held)
         if tokens:
-            valid = await asyncio.to_thread(self.store.renew, tokens, self.settings.lease_s)
+            valid = await asyncio.to_thread(self.leases.renew, tokens, self.settings.lease_s)
             for token in tokens - valid:
                 if token in self.held:
-                    self.held[token].relay.cancel()
+                    self.held[token].running.cancel()
         # After its own are renewed: whatever held this conductor up, they are not abandoned.
         attempts = self.settings.max_attempts
         message = f"the video could not be rendered in {attempts} attempts; the last one took its conductor with it"
-        for job_id, model in await asyncio.to_thread(self.store.fail_spent, attempts, message):
-            metrics.jobs_total().inc(1, {"model": model, "outcome": "failed"})
-            emit("job.failed", job_id=job_id, model=model, attempt=attempts)
+        for job in await asyncio.to_thread(self.leases.fail_spent, attempts, message):
+            metrics.jobs_total().inc(1, {"model": job.model, "outcome": "failed"})
+            emit("job.failed", job_id=job.id, model=job.model, attempt=job.attempts)
 
-    def _models_with_room(self) -> list[str]:
-        if self.stopping:
-            return []
-        busy = [each.job.model for each in self.held.values()]
-        return [model for model in self.routes if busy.count(model) < self.settings.max_running]
+    async def _watch_replicas(self) -> None:
+        """Learn how many denoisers there are, and hand over the jobs of those that were told to stop."""
+        self.replicas = await asyncio.to_thread(look)
+        for each in self.held.values():
+            if each.relay.replica in self.replicas.stopping:
+                each.relay.hand_over()
+        await asyncio.sleep(LOOK_EVERY_S)
+
+    def _claim(self, model: str) -> Job | None:
+        denoisers = self.replicas.running.get(f"Denoiser-{model}", 0)
+        return self.leases.claim(
+            model,
+            owner=self.owner,
+            lease_s=self.settings.lease_s,
+            max_attempts=self.settings.max_attempts,
+            capacity=denoisers + self.settings.look_ahead,
+        )
 
     def _start(self, job: Job) -> None:
-        token = job.lease_token
-        assert token is not None
+        lease = Lease(self.leases, job)
         if job.attempts == 1:
             metrics.queue_wait_seconds().observe(time.time() - job.created_at, {"model": job.model})
         emit("job.claimed", job_id=job.id, model=job.model, attempt=job.attempts)
-
-        async def on_progress(leg: Leg, done: float) -> None:
-            try:
-                kept = await asyncio.to_thread(self.store.advance, token, leg, done)
-            except UNREACHABLE as error:
-                # Progress is only advice; whether the lease is lost, renewing it will tell.
-                log.warning("the progress of %s could not be stored: %s", job.id, type(error).__name__)
-                return
-            if not kept:
-                raise LeaseLost
-
-        relay = Relay(job, self.routes[job.model], on_progress)
+        relay = Relay(job, self.routes[job.model], lease)
         loop = asyncio.get_running_loop()
         running = loop.create_task(relay.run())
-        self.held[token] = Held(job, running, loop.create_task(self._conduct(job, token, relay, running)))
+        conduct = loop.create_task(self._conduct(job, lease.token, relay, running))
+        self.held[lease.token] = Held(relay, running, conduct)
 
     async def _conduct(self, job: Job, token: str, relay: Relay, running: asyncio.Task[None]) -> None:
         """The job boundary: however the relay ends, it becomes a state of the job."""
         try:
             await asyncio.wait([running])
             outcome = await self._settle(job, token, relay, running)
+            publisher = self.routes[job.model].publisher
             if outcome is None:
                 now = await asyncio.to_thread(self.store.get, job.id)
                 outcome = "canceled" if now is not None and now.error_code == CANCELED else "lease_lost"
                 if now is None or now.status is Status.FAILED:
                     # Deleted or canceled, perhaps after the publisher had stored the video: leave nothing behind.
-                    await self.routes[job.model].publisher.discard.remote(job.id)
+                    await publisher.discard.remote(job.id)
+            elif outcome in ("completed", "failed"):
+                await publisher.discard_checkpoints.remote(job.id)
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": outcome})
             if outcome != CANCELED:  # which the API has said
                 emit(f"job.{outcome}", job_id=job.id, model=job.model, attempt=job.attempts)
@@ -174,23 +171,23 @@ class Conductor:
     async def _settle(self, job: Job, token: str, relay: Relay, running: asyncio.Task[None]) -> str | None:
         """Write down how a relay ended; None when the lease was lost and nothing could be written."""
         if running.cancelled():
-            return "released" if await self._durably(self.store.release, token) else None
+            return "released" if await self._durably(self.leases.release, token) else None
         error = running.exception()
         if error is None:
-            kept = await self._durably(self.store.complete, token, relay.seconds, relay.facts)
+            kept = await self._durably(self.leases.complete, token, relay.seconds, relay.facts)
             return "completed" if kept else None
         if isinstance(error, LeaseLost):
             return None
         cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
         if isinstance(cause, JobFailed | RequestError):
-            return "failed" if await self._durably(self.store.fail, token, cause.code, cause.message) else None
+            return "failed" if await self._durably(self.leases.fail, token, cause.code, cause.message) else None
         log.warning("attempt %d of %s failed", job.attempts, job.id, exc_info=error)
         message = (
             f"the video could not be rendered in {job.attempts} attempts; the last one ended with "
             + type(cause).__name__
         )
         attempts = self.settings.max_attempts
-        status = await self._durably(self.store.retry, token, job.attempts, message, attempts)
+        status = await self._durably(self.leases.retry, token, job.attempts, message, attempts)
         if status is None:
             return None
         return "failed" if status is Status.FAILED else "retried"

@@ -16,6 +16,7 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
+from deployments.keys import refuse_open_door
 from deployments.settings import load_settings
 from pipelines.errors import ConfigError
 
@@ -37,6 +38,7 @@ def load_config(path: Path) -> dict[str, Any]:
     problems = check_config(config)
     if problems:
         raise ConfigError(f"{path}: " + "; ".join(problems))
+    refuse_open_door(config)
     return config
 
 

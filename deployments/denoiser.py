@@ -1,47 +1,80 @@
-"""Leg 2: the step loop, with one control point per step."""
+"""Leg 2: the step loop, with one control point per step: progress, cancellation, lease, checkpoint."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from ray import serve
 
 from deployments import metrics
-from deployments.leg import Control, Worker, load
-from deployments.settings import Settings
+from deployments.leg import Control, Stopped, Worker, load
+from deployments.settings import Settings, data_dir, database_url
+from deployments.ticket import Ticket
+from jobs.database import open_database
+from jobs.leases import Leases
 from pipelines.catalogue import ModelCard
+from pipelines.families import handover
 from pipelines.requests import Parameters
+from pipelines.weights import revision
+from storage.store import local_store
 
 
 @serve.deployment(name="Denoiser", max_ongoing_requests=1, graceful_shutdown_timeout_s=600)
 class Denoiser:
-    """One video at a time. Cancelled, it stops at the next step and only then is free again."""
+    """One video at a time. Cancelled, it stops at the next step, commits, and only then is free again."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
+        from deployments.checkpoints import Commits
+
+        self.commits = Commits
         self.card = card
+        self.settings = settings
+        self.leases = Leases(open_database(database_url()))
+        self.artifacts = local_store(data_dir())
+        self.handover = handover(card.family)
         self.worker = Worker(settings.step_timeout_s)
+        self.revision = revision(card, card.LEGS["denoise"][0])
         self.denoiser = self.worker.run(load, "denoise", card, settings)
 
-    async def run(self, parameters: Parameters, text: Any, image: Any) -> AsyncIterator[Any]:
-        async for item in self.worker.stream(lambda control: self._denoise(control, parameters, text, image)):
-            yield item
+    async def run(self, parameters: Parameters, text: Any, image: Any, ticket: Ticket) -> AsyncIterator[Any]:
+        def work(control: Control) -> Any:
+            return self._denoise(control, parameters, text, image, ticket)
+
+        async with aclosing(self.worker.stream(work)) as items:
+            async for item in items:
+                yield item
 
     def check_health(self) -> None:
         self.worker.check()
 
-    def _denoise(self, control: Control, parameters: Parameters, text: Any, image: Any) -> Any:
-        run = self.denoiser.begin(parameters, text, image)
-        while run.step_index < run.num_steps:
-            control.step(run.step_index, run.num_steps)
-            started = time.perf_counter()
-            run.step()
-            metrics.step_seconds().observe(time.perf_counter() - started, {"model": self.card.id})
+    def _denoise(self, control: Control, parameters: Parameters, text: Any, image: Any, ticket: Ticket) -> Any:
+        commits = self.commits(self.leases, self.artifacts, ticket, self.settings.checkpoint_every_s)
+        run = self.denoiser.begin(parameters, text, image, commits.resume(self.handover.DenoiseState))
+        if run.step_index:
+            control.facts["resumed_at_step"] = run.step_index
+        try:
+            while run.step_index < run.num_steps:
+                control.step(run.step_index, run.num_steps)
+                commits.require_lease()
+                started = time.perf_counter()
+                run.step()
+                metrics.step_seconds().observe(time.perf_counter() - started, {"model": self.card.id})
+                if commits.due() and run.step_index < run.num_steps:
+                    commits.save(run.state, run.step_index)
+        except Stopped:
+            # Whoever goes on with the job goes on from here; if nobody may, the lease is gone and nothing is recorded.
+            commits.save(run.state, run.step_index)
+            raise
         placement = self.denoiser.placement
         control.facts.update(
             device=placement.device.type,
             dtype=str(placement.dtype).removeprefix("torch."),
             attention=placement.attention,
+            model_revision=self.revision,
         )
-        return run.result()
+        final = run.result()
+        commits.save(final, run.num_steps, final=True, facts=control.facts)
+        return final

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from ray import serve
@@ -24,8 +25,9 @@ class TextEncoder:
         self.encoder = self.worker.run(load, "text", card, settings)
 
     async def run(self, prompt: str, parameters: Parameters) -> AsyncIterator[Any]:
-        async for item in self.worker.stream(lambda control: self._encode(control, prompt, parameters)):
-            yield item
+        async with aclosing(self.worker.stream(lambda control: self._encode(control, prompt, parameters))) as items:
+            async for item in items:
+                yield item
 
     def check_health(self) -> None:
         self.worker.check()
@@ -46,8 +48,9 @@ class ImageEncoder:
         self.store = local_store(data_dir())
 
     async def run(self, key: str, parameters: Parameters) -> AsyncIterator[Any]:
-        async for item in self.worker.stream(lambda _: self._encode(key, parameters)):
-            yield item
+        async with aclosing(self.worker.stream(lambda _: self._encode(key, parameters))) as items:
+            async for item in items:
+                yield item
 
     def check_health(self) -> None:
         self.worker.check()

@@ -23,6 +23,12 @@ class JobFacts(Collector):
         for (model, status), count in sorted(self.jobs.counts().items()):
             counts.add_metric((model, status.value), count)
         yield counts
+        backlog = GaugeMetricFamily(
+            "kinoray_backlog_seconds", "Estimated seconds of computing that live jobs still need.", labels=("model",)
+        )
+        for model, seconds in sorted(self.jobs.backlog_s().items()):
+            backlog.add_metric((model,), seconds)
+        yield backlog
         oldest = self.jobs.oldest_queued_at()
         age = 0.0 if oldest is None else max(time.time() - oldest, 0.0)
         yield GaugeMetricFamily("kinoray_oldest_queued_age_seconds", "Age of the oldest queued job.", value=age)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import math
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from pipelines.errors import InvalidRequest, KinorayError
+from jobs.database import UNREACHABLE
+from pipelines.errors import InvalidRequest, KinorayError, TooManyRequests, Unavailable
+
+log = logging.getLogger("ray.serve")
+
+NEVER_BETTER = (500, 501)
+"""OpenAI's clients send a request again after these, which would make a second job of one that was accepted."""
 
 
 def install(app: FastAPI) -> None:
     """Register the handlers on an app."""
     app.add_exception_handler(KinorayError, _known)
+    for kind in UNREACHABLE:
+        app.add_exception_handler(kind, _no_job_store)
     app.add_exception_handler(RequestValidationError, _bad_query)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Exception, _bug)
@@ -21,13 +32,26 @@ def install(app: FastAPI) -> None:
 def render(error: KinorayError, status: int | None = None) -> JSONResponse:
     """An error on the wire."""
     kind = "invalid_request_error" if (status or error.http_status) < 500 else "server_error"
+    headers = {}
+    if error.http_status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if isinstance(error, TooManyRequests):
+        headers["retry-after"] = str(math.ceil(error.retry_after_s))
+        headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
+    if (status or error.http_status) in NEVER_BETTER:
+        headers["x-should-retry"] = "false"
     body = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
-    return JSONResponse({"error": body}, status or error.http_status)
+    return JSONResponse({"error": body}, status or error.http_status, headers)
 
 
 async def _known(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, KinorayError)
     return render(error)
+
+
+async def _no_job_store(_: Request, error: Exception) -> JSONResponse:
+    log.warning("the job store cannot be reached: %s", type(error).__name__)
+    return render(Unavailable("the job store cannot be reached; send the request again in a moment"))
 
 
 async def _bad_query(_: Request, error: Exception) -> JSONResponse:

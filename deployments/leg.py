@@ -1,7 +1,7 @@
 """What every leg that computes has in common: one worker thread, a stream of small events, cancellation, health.
 
-A leg answers a call with a stream: `Progress` while it works, then `Finished`, then its value. The caller awaits the
-small events and passes the reference of the value on, unread.
+A leg answers a call with a stream: `Started`, `Progress` while it works, then `Finished`, then its value. The caller
+awaits the small events and passes the reference of the value on, unread.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import ray
+from ray import serve
 
 from deployments import metrics
 from deployments.events import emit
@@ -26,6 +27,13 @@ from pipelines.catalogue import ModelCard
 T = TypeVar("T")
 
 EVENTS_PER_SECOND = 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Started:
+    """A replica has taken the call."""
+
+    replica: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,7 +54,7 @@ class Finished:
 
 
 class Stopped(Exception):
-    """The caller cancelled the call; the worker thread unwinds at its next step."""
+    """The caller cancelled the call, or holds the job no more; the worker thread unwinds at its next step."""
 
 
 class Control:
@@ -81,8 +89,9 @@ class Worker:
         self._step_timeout_s = step_timeout_s
         self._current: Control | None = None
 
-    async def stream(self, work: Callable[[Control], T]) -> AsyncIterator[Progress | Finished | T]:
+    async def stream(self, work: Callable[[Control], T]) -> AsyncGenerator[Started | Progress | Finished | T, None]:
         """Run `work` and yield its events. Cancelled, it ends only when the thread has really stopped."""
+        yield Started(this_replica())
         loop = asyncio.get_running_loop()
         latest: list[Progress] = []
         news = asyncio.Event()
@@ -112,13 +121,7 @@ class Worker:
         finally:
             # The slot stays taken until the thread is out of the GPU, however often the call is cancelled.
             control.stop()
-            while not future.done():
-                try:
-                    await asyncio.wait([future])
-                except asyncio.CancelledError:
-                    continue
-            if not future.cancelled():
-                future.exception()
+            await ended(future)
 
     def run(self, work: Callable[..., T], *args: Any) -> T:
         """Run something in the worker's thread and wait for it, as a constructor may.
@@ -145,6 +148,23 @@ class Worker:
             return work(control), time.perf_counter() - started
         finally:
             self._current = None
+
+
+async def ended(future: asyncio.Future[Any]) -> None:
+    """Wait for something that cannot be interrupted, however often the caller is."""
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            continue
+    if not future.cancelled():
+        future.exception()
+
+
+def this_replica() -> str:
+    """The id of the Serve replica that this process is."""
+    replica: str = serve.get_replica_context().replica_id.unique_id
+    return replica
 
 
 def payload_bytes(value: Any) -> int:

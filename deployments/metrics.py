@@ -42,6 +42,16 @@ def step_seconds() -> Histogram:
 
 
 @cache
+def checkpoint_seconds() -> Histogram:
+    return Histogram(
+        "kinoray_checkpoint_seconds",
+        description="Seconds that a denoiser spends on one checkpoint.",
+        boundaries=STEP_SECONDS,
+        tag_keys=("model",),
+    )
+
+
+@cache
 def handover_bytes() -> Histogram:
     return Histogram(
         "kinoray_handover_bytes",

@@ -1,28 +1,101 @@
-"""Leg 4: the finished mp4 into the artifact store."""
+"""Leg 4: a video's files into the artifact store; and what is owed after the end of a job: webhooks, tidiness."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
 
 from ray import serve
 
-from deployments.settings import data_dir
-from storage.store import job_prefix, local_store, video_key
+from deployments.leg import Finished, Started, ended, payload_bytes, this_replica
+from deployments.loops import forever
+from deployments.outbound import Outbound
+from deployments.settings import Settings, data_dir, database_url, webhook_secret
+from deployments.sweeper import Sweeper
+from deployments.webhook_sender import WebhookSender
+from jobs.database import open_database
+from jobs.record import Job
+from jobs.webhooks import Outbox
+from pipelines.output import RenderedVideo
+from storage.store import (
+    checkpoint_prefix,
+    job_prefix,
+    local_store,
+    metadata_key,
+    spritesheet_key,
+    thumbnail_key,
+    video_key,
+)
+
+SEND_EVERY_S = 1.0
 
 
 @serve.deployment(name="Publisher", max_ongoing_requests=16, graceful_shutdown_timeout_s=60)
 class Publisher:
-    """Writes videos under keys that depend on the job alone, so that a repeat replaces its own work."""
+    """Writes files under keys that depend on the job alone, so that a repeat replaces its own work."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.store = local_store(data_dir())
+        database = open_database(database_url())
+        self.sweeper = Sweeper(database, self.store)
+        works = [self._sweep]
+        if (secret := webhook_secret()) is not None:
+            self.sender = WebhookSender(Outbox(database), Outbound(settings.outbound_allow), secret)
+            works.append(self._send)
+        self.loops = [asyncio.get_running_loop().create_task(forever(work)) for work in works]
 
-    async def publish(self, job_id: str, mp4: bytes) -> str:
-        """Store a video; returns its key."""
-        key = video_key(job_id)
-        await asyncio.to_thread(self.store.put, key, mp4)
-        return key
+    def check_health(self) -> None:
+        if any(loop.done() for loop in self.loops):
+            raise RuntimeError("a loop of the publisher has ended")
+
+    async def run(self, job: Job, rendered: RenderedVideo) -> AsyncIterator[Any]:
+        """Store everything of a video; its value is the video's key. A write that has begun is not interrupted."""
+        yield Started(this_replica())
+        started = time.perf_counter()
+        writing = asyncio.get_running_loop().run_in_executor(None, self._publish, job, rendered)
+        try:
+            await asyncio.shield(writing)
+        finally:
+            await ended(writing)
+        yield Finished(time.perf_counter() - started, payload_bytes(rendered), {})
+        yield video_key(job.id)
 
     async def discard(self, job_id: str) -> None:
-        """Remove everything of a job that was deleted or canceled while it was being published."""
+        """Remove everything of a job that was deleted or canceled while it was being rendered."""
         await asyncio.to_thread(self.store.delete_prefix, job_prefix(job_id))
+        await self.discard_checkpoints(job_id)
+
+    async def discard_checkpoints(self, job_id: str) -> None:
+        """Remove what only a job that has not ended needs."""
+        await asyncio.to_thread(self.store.delete_prefix, checkpoint_prefix(job_id))
+
+    async def _sweep(self) -> None:
+        await asyncio.to_thread(self.sweeper.sweep)
+        await asyncio.sleep(self.settings.sweep_every_s)
+
+    async def _send(self) -> None:
+        if await self.sender.run_once() == 0:
+            await asyncio.sleep(SEND_EVERY_S)
+
+    def _publish(self, job: Job, rendered: RenderedVideo) -> None:
+        files = {
+            metadata_key(job.id): json.dumps(_metadata(job), indent=1, sort_keys=True).encode(),
+            thumbnail_key(job.id): rendered.thumbnail,
+            spritesheet_key(job.id): rendered.spritesheet,
+            video_key(job.id): rendered.mp4,  # last: where it is, the others are
+        }
+        for key, data in files.items():
+            if data is not None:
+                self.store.put(key, data)
+
+
+def _metadata(job: Job) -> dict[str, Any]:
+    """What an archive of videos wants to know of one, without asking the job store."""
+    return {
+        "id": job.id, "model": job.model, "prompt": job.prompt, "parameters": job.parameters,
+        "created_at": job.created_at, "remixed_from": job.remixed_from, "user": job.user,
+    }  # fmt: skip

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ray import ObjectRef
+from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from deployments import metrics
 from deployments.events import emit
-from deployments.leg import Finished, Progress
+from deployments.lease import Lease
+from deployments.leg import Finished, Progress, Started
+from deployments.ticket import Committed, Ticket
 from jobs.lifecycle import Leg
 from jobs.record import Job
-from pipelines.requests import read_parameters
+from pipelines.errors import LatentsLost
+from pipelines.output import Output
+from pipelines.requests import Parameters, read_parameters
 from storage.store import input_key
-
-OnProgress = Callable[[Leg, float], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,55 +34,110 @@ class Route:
     publisher: DeploymentHandle[Any]
 
 
-class Relay:
-    """Runs one job. `seconds` and `facts` fill up as legs finish."""
+class HandedOver(Exception):
+    """The denoiser has committed and given the job back, because its replica was told to stop."""
 
-    def __init__(self, job: Job, route: Route, on_progress: OnProgress) -> None:
+
+class Relay:
+    """Runs one job. `seconds` and `facts` fill up as legs finish; `replica` is the one that works now."""
+
+    def __init__(self, job: Job, route: Route, lease: Lease) -> None:
         self.job = job
         self.route = route
-        self.on_progress = on_progress
+        self.lease = lease
+        self.parameters: Parameters = read_parameters(job.parameters)
         self.seconds: dict[str, float] = {}
         self.facts: dict[str, Any] = dict(job.facts)
+        self.replica: str | None = None
+        self._response: Any = None
+        self._handing_over = False
 
     async def run(self) -> None:
         """Encode, denoise, decode, publish. Each reference is dropped as soon as the next leg has its value."""
+        job, committed = self.job, self.job.checkpoint
+        if committed is not None and committed["final"]:
+            # An earlier attempt got that far: what it committed is not rendered again.
+            self.seconds["denoise"] = committed["seconds"]
+            self.facts.update(committed["facts"])
+            rendered = await self._decode(Committed(committed["key"]))
+        else:
+            rendered = await self._decode(await self._latents())
+        await self.lease.advance(Leg.PUBLISH)
+        await self._leg(Leg.PUBLISH, "publish", self.route.publisher, job, rendered)
+
+    def hand_over(self) -> None:
+        """The replica that denoises this job is about to stop: let another go on from the next step."""
+        if self._response is not None and not self._handing_over:
+            self._handing_over = True
+            self._response.cancel()
+
+    async def _latents(self) -> ObjectRef[Any]:
         job, route = self.job, self.route
-        parameters = read_parameters(job.parameters)
-        await self.on_progress(Leg.ENCODE, 0)
+        await self.lease.advance(Leg.ENCODE)
         text = image = None
         if route.text is not None:
-            text = await self._leg(Leg.ENCODE, "text", route.text, job.prompt, parameters)
+            text = await self._leg(Leg.ENCODE, "text", route.text, job.prompt, self.parameters)
         if job.has_image and route.image is not None:
-            image = await self._leg(Leg.ENCODE, "image", route.image, input_key(job.id), parameters)
-        await self.on_progress(Leg.DENOISE, 0)
-        latents = await self._leg(Leg.DENOISE, "denoise", route.denoiser, parameters, text, image)
-        del text, image
-        await self.on_progress(Leg.DECODE, 0)
-        mp4 = await self._leg(Leg.DECODE, "decode", route.decoder, latents, parameters)
-        del latents
-        await self.on_progress(Leg.PUBLISH, 0)
-        started = time.perf_counter()
-        await _to_its_end(route.publisher.publish.remote(job.id, mp4))
-        self._finished("publish", Finished(time.perf_counter() - started, 0, {}))
+            image = await self._leg(Leg.ENCODE, "image", route.image, input_key(job.id), self.parameters)
+        await self.lease.advance(Leg.DENOISE)
+        while True:
+            checkpoint = await self.lease.checkpoint()
+            ticket = Ticket(job.id, job.model, self.lease.token, checkpoint)
+            try:
+                latents = await self._leg(Leg.DENOISE, "denoise", route.denoiser, self.parameters, text, image, ticket)
+            except HandedOver:
+                emit("job.handed_over", job_id=job.id, model=job.model, replica=self.replica)
+                continue
+            if checkpoint is not None:
+                self.seconds["denoise"] = round(self.seconds["denoise"] + checkpoint["seconds"], 4)
+            return latents
+
+    async def _decode(self, latents: Any) -> ObjectRef[Any]:
+        output = Output.model_validate(self.job.output)
+        await self.lease.advance(Leg.DECODE)
+        try:
+            return await self._leg(Leg.DECODE, "decode", self.route.decoder, latents, self.parameters, output)
+        except RayTaskError as error:
+            if not isinstance(error.as_instanceof_cause(), LatentsLost):
+                raise
+        await self.lease.forget_checkpoint()
+        return await self._decode(await self._latents())
 
     async def _leg(self, leg: Leg, name: str, handle: DeploymentHandle[Any], *inputs: Any) -> ObjectRef[Any]:
-        """Run one leg; returns the reference of its value, which this process never reads."""
+        """Run one leg; returns the reference of its value, which this process never reads.
+
+        Cancelled, it ends when the leg has: what the leg commits on its way out is still in this lease's name.
+        """
         response = handle.options(method_name="run", stream=True).remote(*inputs)
+        references = None
         try:
             references = await response._to_object_ref_gen()
             async for reference in references:
-                event = await reference
-                if isinstance(event, Finished):
-                    value = await anext(references)
-                    self._finished(name, event)
-                    async for _ in references:
-                        raise AssertionError("a leg's value is the last item of its stream")
-                    return value
-                assert isinstance(event, Progress)
-                await self.on_progress(leg, event.step / event.num_steps)
-        except BaseException:
+                match await reference:
+                    case Started(replica):
+                        self.replica = replica
+                        self._response = response if leg is Leg.DENOISE else None
+                        await self.lease.advance(leg, replica=replica)
+                    case Progress(step, num_steps):
+                        at = step if leg is Leg.DENOISE else None
+                        await self.lease.advance(leg, step / num_steps, step=at, replica=self.replica)
+                    case Finished() as finished:
+                        value = await anext(references)
+                        self._finished(name, finished)
+                        async for _ in references:
+                            raise AssertionError("a leg's value is the last item of its stream")
+                        return value
+                    case other:
+                        raise AssertionError(f"{name} sent {type(other).__name__} before it had finished")
+        except BaseException as error:
             response.cancel()
+            if references is not None:
+                await _drain(references)
+            if self._handing_over and isinstance(error, RayTaskError):
+                raise HandedOver from error
             raise
+        finally:
+            self._response, self._handing_over = None, False
         raise AssertionError(f"the stream of {name} ended without a value")
 
     def _finished(self, name: str, finished: Finished) -> None:
@@ -101,11 +157,11 @@ class Relay:
         )
 
 
-async def _to_its_end(call: Awaitable[Any]) -> Any:
-    """Await a call that cannot be taken back. Cancelled, wait for its end, so that what follows comes after it."""
-    task = asyncio.ensure_future(call)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+async def _drain(references: Any) -> None:
+    """Read a cancelled stream to its end, which comes after the leg's thread has stopped; cancelled again, go."""
+
+    async def rest() -> None:
+        async for reference in references:
+            await reference
+
+    await asyncio.gather(rest(), return_exceptions=True)

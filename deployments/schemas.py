@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from deployments.queue_view import Place
 from jobs.lifecycle import Status
+from jobs.priority import Priority
 from jobs.record import Job
 from pipelines.catalogue import ModelCard
 from pipelines.errors import InvalidRequest
+from pipelines.output import OutputFields
 from pipelines.requests import GenerationRequest, read_parameters
 
+TEN_YEARS_S = 10 * 365 * 24 * 3600
 
-class CreateVideo(GenerationRequest):
-    """The body of POST /v1/videos, as JSON or as form fields."""
+
+class CreateVideo(OutputFields, GenerationRequest):
+    """The body of POST /v1/videos, as JSON or as form fields. A remix takes what it does not say from its source."""
 
     model: str | None = None
     """An id from GET /v1/models."""
@@ -24,7 +29,13 @@ class CreateVideo(GenerationRequest):
     seconds: str | float | None = None
     """Length of the video, another way to say num_frames: the nearest number of frames the model can make."""
     input_reference: str | None = None
-    """The first frame: a file in a form, a data URL in JSON."""
+    """The first frame: a file in a form, or a URL, which may be a data URL."""
+    priority: Literal["high", "normal", "low"] = Priority.NORMAL.value
+    """Which class of the queue it waits in."""
+    webhook_url: str | None = Field(default=None, max_length=2048)
+    """Told when the video is completed or has failed."""
+    expires_in: Annotated[int, Field(ge=1, le=TEN_YEARS_S)] | None = None
+    """Seconds that the finished files stay."""
     user: str | None = Field(default=None, max_length=256)
     """Who asks, for your own records."""
 
@@ -81,9 +92,15 @@ class Video(BaseModel):
     leg_seconds: dict[str, float]
     facts: dict[str, Any]
     user: str | None
+    priority: Priority
+    step: int | None
+    queue_position: int | None
+    eta_seconds: float | None
+    model_revision: str | None
+    degradations: list[str]
 
     @classmethod
-    def of(cls, job: Job) -> Video:
+    def of(cls, job: Job, place: Place) -> Video:
         parameters = read_parameters(job.parameters)
         error = None
         if job.error_code is not None:
@@ -95,10 +112,12 @@ class Video(BaseModel):
             progress=job.progress,
             created_at=int(job.created_at),
             completed_at=None if job.completed_at is None else int(job.completed_at),
+            expires_at=None if job.expires_at is None else int(job.expires_at),
             seconds=f"{parameters.seconds:g}",
             size=f"{parameters.width}x{parameters.height}",
             prompt=job.prompt,
             error=error,
+            remixed_from_video_id=job.remixed_from,
             seed=parameters.seed,
             leg=job.leg,
             attempts=job.attempts,
@@ -106,6 +125,12 @@ class Video(BaseModel):
             leg_seconds=job.leg_seconds,
             facts=job.facts,
             user=job.user,
+            priority=job.priority,
+            step=job.step,
+            queue_position=place.position,
+            eta_seconds=place.eta_s,
+            model_revision=job.facts.get("model_revision"),
+            degradations=job.facts.get("degradations", []),
         )
 
 
@@ -115,6 +140,19 @@ class VideoList(BaseModel):
     first_id: str | None
     last_id: str | None
     has_more: bool
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: Literal["invalid_request_error", "server_error"]
+    param: str | None
+    code: str
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer that is not a success."""
+
+    error: ErrorDetail
 
 
 class DeletedVideo(BaseModel):

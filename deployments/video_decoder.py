@@ -1,17 +1,22 @@
-"""Leg 3: latents to an mp4. Raw frames never leave this process."""
+"""Leg 3: latents to a video's files. Raw frames never leave this process."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from ray import serve
 
 from deployments import metrics
 from deployments.leg import Control, Worker, load
-from deployments.settings import Settings
+from deployments.settings import Settings, data_dir
+from deployments.ticket import Committed
 from pipelines.catalogue import ModelCard
+from pipelines.families import handover
+from pipelines.output import Output, RenderedVideo
 from pipelines.requests import Parameters
+from storage.store import local_store
 
 
 @serve.deployment(name="VideoDecoder", max_ongoing_requests=2, graceful_shutdown_timeout_s=300)
@@ -19,23 +24,32 @@ class VideoDecoder:
     """Decodes and encodes one video at a time; the video encoder works while the next chunk is being decoded."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
+        from deployments.checkpoints import read_committed
         from pipelines import frames, video
 
         self.card = card
         self.frames = frames
+        self.read_committed = read_committed
         self.video = video
         self.mp4_threads = settings.threads.mp4
+        self.artifacts = local_store(data_dir())
+        self.latents = handover(card.family).FinalLatents
         self.worker = Worker(settings.step_timeout_s)
         self.decoder = self.worker.run(load, "decode", card, settings)
 
-    async def run(self, latents: Any, parameters: Parameters) -> AsyncIterator[Any]:
-        async for item in self.worker.stream(lambda control: self._decode(control, latents, parameters)):
-            yield item
+    async def run(self, latents: Any, parameters: Parameters, output: Output) -> AsyncIterator[Any]:
+        async with aclosing(
+            self.worker.stream(lambda control: self._decode(control, latents, parameters, output))
+        ) as items:
+            async for item in items:
+                yield item
 
     def check_health(self) -> None:
         self.worker.check()
 
-    def _decode(self, control: Control, latents: Any, parameters: Parameters) -> bytes:
+    def _decode(self, control: Control, latents: Any, parameters: Parameters, output: Output) -> RenderedVideo:
+        if isinstance(latents, Committed):
+            latents = self.read_committed(self.artifacts, latents, self.latents)
         metadata = self.video.metadata_of(self.card.id, parameters)
 
         def chunks() -> Any:
@@ -48,10 +62,10 @@ class VideoDecoder:
                 control.step(index, parameters.num_frames)
                 yield frame
 
-        def encode(frames: Any) -> Any:
-            return self.video.encode_mp4(counted(frames), parameters.fps, metadata, threads=self.mp4_threads)
+        def render(frames: Any) -> RenderedVideo:
+            return self.video.render(counted(frames), parameters, metadata, output, threads=self.mp4_threads)
 
-        mp4: bytes = self.frames.consume_meanwhile(self.frames.to_frames(chunks()), encode)
+        rendered = self.frames.consume_meanwhile(self.frames.to_frames(chunks()), render)
         metrics.frames_total().inc(parameters.num_frames, {"model": self.card.id})
-        control.facts.update(frames=parameters.num_frames, bytes=len(mp4))
-        return mp4
+        control.facts.update(frames=parameters.num_frames, bytes=len(rendered.mp4))
+        return rendered

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from sqlalchemy import Connection, create_engine, event, inspect, make_url, text
+from sqlalchemy import Connection, Table, create_engine, event, inspect, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -22,6 +23,40 @@ UNREACHABLE = (OperationalError, InterfaceError)
 
 class DatabaseUnusable(RuntimeError):
     """The URL names no database that can be used, or its tables are not those of this version."""
+
+
+def open_database(url: str) -> Database:
+    """A database whose tables are this version's; SQLite's are brought up to date here.
+
+    Raises:
+        DatabaseUnusable: PostgreSQL's tables are not this version's.
+    """
+    database = Database(url)
+    try:
+        if database.is_sqlite:
+            database.migrate()
+        else:
+            database.require_current()
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def insert_if_absent(connection: Connection, table: Table, **values: Any) -> bool:
+    """Insert a row unless one with its primary key is there; whether it was inserted.
+
+    On PostgreSQL it waits for another transaction that is inserting the same key; SQLite has one writer.
+    """
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).values(**values).on_conflict_do_nothing().returning(*table.primary_key)
+    return connection.execute(statement).first() is not None
+
+
+def take_turns(connection: Connection, what: str) -> None:
+    """Wait for other transactions that do the same thing, until they end: PostgreSQL's are otherwise side by side."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))"), {"what": what})
 
 
 def sqlite_url(path: Path) -> str:
@@ -54,6 +89,12 @@ class Database:
             # A connection that the server has closed in the meantime is replaced before it is used.
             parsed = parsed.set(drivername="postgresql+psycopg")
             self.engine = create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the pooled connections; the next transaction would open new ones."""

@@ -11,6 +11,7 @@ dead-lettered: failed, with its error kept, until its operator drives it again, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -22,7 +23,7 @@ class Status(StrEnum):
 
 
 class Leg(StrEnum):
-    """The part of the relay that a job is in."""
+    """The part of the relay that a job is in, in the order of the relay."""
 
     ENCODE = "encode"
     DENOISE = "denoise"
@@ -38,21 +39,34 @@ NEXT: dict[Status, frozenset[Status]] = {
 }
 ENDED = frozenset(status for status, after in NEXT.items() if not after)
 
-# What a leg covers of a job's progress, in percent. Only a completed job is at 100.
-PROGRESS: dict[Leg, tuple[int, int]] = {
-    Leg.ENCODE: (1, 5),
-    Leg.DENOISE: (5, 85),
-    Leg.DECODE: (85, 97),
-    Leg.PUBLISH: (97, 99),
-}
+CANCELED = "canceled"
+"""The error code of a job that its client ended; on the wire it is `failed`, the only word OpenAI's clients know."""
 
+SERVER_ERROR = "server_error"
+"""The error code of a job whose every attempt ended in a fault: it is dead-lettered; an operator may drive it again."""
 
-def progress_at(leg: Leg, done: float = 0.0) -> int:
-    """A job's percent when `done` (0 to 1) of a leg is finished."""
-    low, high = PROGRESS[leg]
-    return low + int((high - low) * min(max(done, 0.0), 1.0))
+AHEAD_OF_DENOISE = (Leg.ENCODE, Leg.DENOISE)
+"""The legs in which a job has, or will soon want, a denoiser."""
 
 
 def before(status: Status) -> frozenset[Status]:
     """The states from which `status` can be reached."""
     return frozenset(source for source, after in NEXT.items() if status in after)
+
+
+def progress_at(leg: Leg, done: float, seconds: Mapping[Leg, float]) -> int:
+    """A job's percent when `done` (0 to 1) of a leg is finished and each leg takes so many seconds.
+
+    At least 1 once it has begun, at most 99: only a completed job is at 100.
+    """
+    legs = list(Leg)
+    total = sum(seconds[each] for each in legs) or 1.0
+    spent = sum(seconds[each] for each in legs[: legs.index(leg)]) + seconds[leg] * min(max(done, 0.0), 1.0)
+    return min(max(int(100 * spent / total), 1), 99)
+
+
+def event_of(status: Status, error_code: str | None) -> str:
+    """What the event stream calls a change that led to this state."""
+    if status is Status.FAILED and error_code == CANCELED:
+        return CANCELED
+    return "progress" if status is Status.IN_PROGRESS else status.value

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uuid_utils
+from sqlalchemy.engine import Row
 
 from jobs.lifecycle import ENDED, Leg, Status
+from jobs.priority import Priority
 
 
 def new_job_id() -> str:
@@ -19,6 +21,11 @@ def new_job_id() -> str:
 def is_job_id(text: str) -> bool:
     """Whether a text has the shape of an id; what has not, no store needs to look up."""
     return re.fullmatch(r"video_[0-9a-f]{32}", text) is not None
+
+
+def made_at(job_id: str) -> float:
+    """When an id was made, in seconds since the epoch: a UUIDv7 begins with it."""
+    return int(job_id.removeprefix("video_")[:12], 16) / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +39,24 @@ class Job:
     created_at: float
     has_image: bool = False
     user: str | None = None
+    api_key: str = ""  # the name of the key that submitted it; empty where none is configured
+    priority: Priority = Priority.NORMAL
+    work: dict[str, float] = field(default_factory=dict)  # per leg, in units that `leg_costs` turns into seconds
+    cost_s: float = 0.0  # estimated seconds of computing
+    fair_start: float = 0.0  # where its turn begins on its model's virtual clock, in seconds of work
+    queue_rank: float = 0.0  # its place among the queued: `fair_start` and what its priority adds
+    output: dict[str, Any] = field(default_factory=dict)  # pipelines.video.Output as JSON
+    webhook_url: str | None = None
+    expires_in_s: float | None = None  # how long the artifacts stay once it is completed
+    expires_at: float | None = None
+    expired: bool = False  # the artifacts are gone
+    remixed_from: str | None = None
     status: Status = Status.QUEUED
     leg: Leg | None = None
+    replica: str | None = None  # the Serve replica that works on the leg
     progress: int = 0
+    step: int | None = None  # denoising steps done
+    checkpoint: dict[str, Any] | None = None  # the last commit of the denoiser, see `Leases.commit`
     attempts: int = 0
     not_before: float = 0.0  # a retry waits until then
     started_at: float | None = None  # of the first attempt
@@ -46,7 +68,17 @@ class Job:
     lease_owner: str | None = None
     lease_token: str | None = None
     lease_expires_at: float | None = None
+    version: int = 0  # counts the changes that a client can see; the id of the event that tells of one
 
     @property
     def ended(self) -> bool:
         return self.status in ENDED
+
+
+def read_job(row: Row[Any]) -> Job:
+    """A row of the table of jobs as a value."""
+    values = row._asdict()
+    values["status"] = Status(values["status"])
+    values["priority"] = Priority(values["priority"])
+    values["leg"] = Leg(values["leg"]) if values["leg"] else None
+    return Job(**values)

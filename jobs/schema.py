@@ -1,11 +1,15 @@
-"""The table of jobs, in SQLAlchemy Core. `migrations/` brings a database there; a test holds the two together."""
+"""The tables, in SQLAlchemy Core. `migrations/` brings a database there; a test holds the two together."""
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, text
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, text
 
 metadata = MetaData()
+# Literal, so that both databases can prove that a partial index serves a query with the same words.
 HELD = text("lease_token IS NOT NULL")
+LIVE = text("completed_at IS NULL")
+KEPT = text("expires_at IS NOT NULL AND NOT expired")
+WAITING = text("delivered_at IS NULL")
 
 jobs = Table(
     "jobs",
@@ -17,9 +21,24 @@ jobs = Table(
     Column("created_at", Float, nullable=False),
     Column("has_image", Boolean, nullable=False),
     Column("user", String(256)),
+    Column("api_key", String(64), nullable=False, server_default=""),
+    Column("priority", String(8), nullable=False, server_default="normal"),
+    Column("work", JSON, nullable=False, server_default="{}"),
+    Column("cost_s", Float, nullable=False, server_default="0"),
+    Column("fair_start", Float, nullable=False, server_default="0"),
+    Column("queue_rank", Float, nullable=False, server_default="0"),
+    Column("output", JSON, nullable=False, server_default="{}"),
+    Column("webhook_url", Text),
+    Column("expires_in_s", Float),
+    Column("expires_at", Float),
+    Column("expired", Boolean, nullable=False, server_default=text("false")),
+    Column("remixed_from", String(48)),
     Column("status", String(16), nullable=False),
     Column("leg", String(16)),
+    Column("replica", String(64)),
     Column("progress", Integer, nullable=False),
+    Column("step", Integer),
+    Column("checkpoint", JSON(none_as_null=True)),
     Column("attempts", Integer, nullable=False),
     Column("not_before", Float, nullable=False),
     Column("started_at", Float),
@@ -31,8 +50,70 @@ jobs = Table(
     Column("lease_owner", String(128)),
     Column("lease_token", String(48)),
     Column("lease_expires_at", Float),
+    Column("version", Integer, nullable=False, server_default="0"),
     Index("jobs_by_status", "status", "id"),
-    # Few jobs are held at a time: these stay small whatever the history.
+    Index("jobs_by_key", "api_key", "id"),
+    Index("jobs_by_turn", "model", "status", "queue_rank", "id", "cost_s"),  # which makes a backlog a sum over it
+    # Few jobs are live, held or kept for a time: these stay small whatever the history.
+    Index("jobs_by_flow", "model", "api_key", "priority", "fair_start", sqlite_where=LIVE, postgresql_where=LIVE),
+    Index("jobs_live_by_key", "api_key", sqlite_where=LIVE, postgresql_where=LIVE),
     Index("jobs_by_lease", "lease_token", unique=True, sqlite_where=HELD, postgresql_where=HELD),
     Index("jobs_by_lease_expiry", "lease_expires_at", sqlite_where=HELD, postgresql_where=HELD),
+    Index("jobs_by_expiry", "expires_at", sqlite_where=KEPT, postgresql_where=KEPT),
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("job_id", String(48), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("data", JSON, nullable=False),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("api_key", String(64), primary_key=True),
+    Column("key", String(256), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("job_id", String(48), nullable=False, index=True),
+    Column("created_at", Float, nullable=False, index=True),
+)
+
+leg_costs = Table(  # decayed sums over finished jobs, from which a straight line of seconds over work follows
+    "leg_costs",
+    metadata,
+    Column("model", String(128), primary_key=True),
+    Column("leg", String(16), primary_key=True),
+    Column("n", Float, nullable=False),
+    Column("x", Float, nullable=False),
+    Column("y", Float, nullable=False),
+    Column("xx", Float, nullable=False),
+    Column("xy", Float, nullable=False),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("api_key", String(64), primary_key=True),
+    Column("minute", BigInteger, primary_key=True),
+    Column("requests", Integer, nullable=False),
+    Column("gpu_seconds", Float, nullable=False),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", String(48), primary_key=True),
+    Column("job_id", String(48), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", Float, nullable=False),
+    Column("delivered_at", Float),  # or given up, when `error` still says why
+    Column("error", Text),
+    Index("webhooks_by_turn", "next_at", sqlite_where=WAITING, postgresql_where=WAITING),
 )

@@ -114,6 +114,21 @@ class CommonParameters(StrictModel):
     def seconds(self) -> float:
         return self.num_frames / self.fps
 
+    @property
+    def guided(self) -> bool:
+        """Whether classifier-free guidance runs, which doubles the batch."""
+        raise NotImplementedError
+
+    @property
+    def megapixels(self) -> float:
+        """Of all frames together, in millions: what decoding costs grows with it."""
+        return self.width * self.height * self.num_frames / 1e6
+
+    @property
+    def denoising_work(self) -> float:
+        """Megapixels that pass through the denoiser: the cost of every step and of both passes of guidance."""
+        return self.megapixels * self.num_inference_steps * (2 if self.guided else 1)
+
 
 class CommonCard(StrictModel):
     """One model the service can run."""

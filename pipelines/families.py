@@ -25,6 +25,11 @@ CLASSES: dict[Leg, str] = {
 }
 
 
+def handover(family: str) -> Any:
+    """The module of what a family's legs hand to each other: `DenoiseState`, `FinalLatents` and others."""
+    return import_module(f"pipelines.{family}.handover")
+
+
 def load_leg(leg: Leg, card: ModelCard, placement: Placement) -> Any:
     """Load one leg of a model."""
     module = import_module(f"pipelines.{card.family}.{leg}")

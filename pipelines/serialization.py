@@ -10,6 +10,7 @@ import json
 from typing import Any, TypeVar
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 HEADER = "kinoray"
@@ -35,13 +36,17 @@ def from_bytes(kind: type[T], data: bytes) -> T:
     """Rebuild a value that `to_bytes` wrote.
 
     Raises:
-        ValueError: the bytes hold another type, or fields that this version does not know.
+        ValueError: the bytes hold another type, or fields that this version does not know, or are damaged.
     """
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER])
+    try:
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER])
+        tensors = safetensors.torch.load(data)
+    except (KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise ValueError(f"these bytes hold no {kind.__name__}: {type(error).__name__}") from error
     if header["type"] != kind.__name__:
         raise ValueError(f"these bytes hold a {header['type']}, not a {kind.__name__}")
-    fields = {**header["facts"], **safetensors.torch.load(data)}
+    fields = {**header["facts"], **tensors}
     if unknown := fields.keys() - {field.name for field in dataclasses.fields(kind)}:  # type: ignore[arg-type]
         raise ValueError(f"{kind.__name__} has no {', '.join(sorted(unknown))}; another version wrote this checkpoint")
     return kind(**fields)

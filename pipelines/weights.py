@@ -6,6 +6,7 @@ fetches at start only what is missing.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 FACTS = ("*.json", "*.model", "*.txt")
+ENDS_BYTES = 2**20
 WEIGHTLESS = frozenset({"tokenizer", "feature_extractor", "scheduler"})
 
 
@@ -70,6 +72,30 @@ def locate_config(card: ModelCard, source: Source, component: Component) -> str:
     config = source.config or ""
     folder = ROOT / config
     return str(folder if folder.is_dir() else _from_hub(card, config, None, component, FACTS))
+
+
+def revision(card: ModelCard, component: Component) -> str:
+    """Which weights these are: the hub's commit, or else a digest of the files' sizes, beginnings and ends.
+
+    Reading gigabytes at every start would tell more, and no more than anyone asks.
+    """
+    source = card.component_source(component)
+    if source.file is not None:
+        files = [_single_file(card, source)]
+    else:
+        folder = locate(card, component)
+        if folder.parent.name == "snapshots":  # of the hub's cache: the folder's name is the commit
+            return folder.name
+        files = sorted((folder / component).glob(_patterns(component, source.variant)[0]))
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(ENDS_BYTES))
+            file.seek(max(size - ENDS_BYTES, 0))
+            digest.update(file.read())
+    return f"sha256:{digest.hexdigest()[:16]}"
 
 
 def prefetch(card: ModelCard) -> list[Path]:

@@ -48,7 +48,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"seconds": "soon"}, "seconds", "number"),
     ({"seed": -1}, "seed", "greater than or equal to 0"),
     ({"fps": 0}, "fps", "greater than or equal to 1"),
-    ({"input_reference": "http://example.org/x.png"}, "input_reference", "data URL"),
+    ({"input_reference": "http://example.org/x.png"}, "input_reference", "https"),
     ({"input_reference": data_url(b"not an image")}, "input_reference", "cannot be read"),
     ({"input_reference": data_url(PNG.getvalue()[:-200])}, "input_reference", "cannot be read"),
     ({"input_reference": data_url(GIF.getvalue())}, "input_reference", "animated"),

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
+import time
 from typing import Any
 
 import ray
 
-from tests.conftest import ServiceClient
+from tests.conftest import DEADLINE_S, ServiceClient
+
+
+def replicas(deployment: str) -> list[dict[str, Any]]:
+    """The replicas that take calls."""
+    from ray.serve.context import _get_global_client
+
+    details = _get_global_client().get_serve_details()
+    found: list[dict[str, Any]] = details["applications"]["kinoray"]["deployments"][deployment]["replicas"]
+    return [replica for replica in found if replica["state"] == "RUNNING"]
 
 
 def replica_pid(deployment: str) -> int:
-    from ray import serve
-
-    details: Any = serve.context._get_global_client().get_serve_details()
-    (replica,) = details["applications"]["kinoray"]["deployments"][deployment]["replicas"]
+    (replica,) = replicas(deployment)
     pid: int = replica["pid"]
     return pid
 
 
 def test_a_killed_denoiser_costs_a_retry_not_the_job(service: ServiceClient) -> None:
     assert ray.is_initialized()
-    job = service.create(num_inference_steps=60, width=128, height=128)
-    before = service.until(job["id"], lambda v: v["progress"] > 10)
+    job = service.create(num_inference_steps=150, width=128, height=128)
+    before = service.until(job["id"], lambda v: (v["step"] or 0) > 50)
     os.kill(replica_pid("Denoiser-ltx-tiny"), signal.SIGKILL)
     after = service.until(job["id"], lambda v: v["status"] in ("completed", "failed"))
     assert after[-1]["status"] == "completed"
     assert after[-1]["attempts"] == 2
+    assert after[-1]["facts"]["resumed_at_step"] > 0, "it went on from a checkpoint"
     progress = [video["progress"] for video in before + after]
     assert progress == sorted(progress)
 
@@ -37,3 +46,34 @@ def test_a_killed_conductor_loses_its_lease_and_not_the_job(service: ServiceClie
     service.until(job["id"], lambda v: v["leg"] == "denoise")
     os.kill(replica_pid("Conductor"), signal.SIGKILL)
     assert service.finish(job["id"])["attempts"] == 2
+
+
+def scale(service: ServiceClient, deployment: str, replicas: int) -> None:
+    """Deploy the service's config again, with another number of replicas."""
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    config = copy.deepcopy(service.config)
+    (options,) = [each for each in config["applications"][0]["deployments"] if each["name"] == deployment]
+    options["num_replicas"] = replicas
+    _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
+
+
+def test_a_denoiser_that_is_told_to_stop_hands_its_job_over_at_a_step(service: ServiceClient) -> None:
+    fields = {"num_inference_steps": 150, "width": 128, "height": 128}
+    undisturbed = service.content(service.finish(service.create(seed=1, **fields)["id"])["id"])
+    scale(service, "Denoiser-ltx-tiny", 2)
+    deadline = time.monotonic() + DEADLINE_S
+    while len(replicas("Denoiser-ltx-tiny")) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    jobs = [service.create(seed=1, **fields) for _ in range(2)]
+    for job in jobs:
+        service.until(job["id"], lambda video: (video["step"] or 0) > 5)
+    scale(service, "Denoiser-ltx-tiny", 1)
+    done = [service.finish(job["id"]) for job in jobs]
+    assert [video["attempts"] for video in done] == [1, 1], "a hand-over is no fault"
+    resumed = [video["facts"]["resumed_at_step"] for video in done if "resumed_at_step" in video["facts"]]
+    assert len(resumed) == 1
+    assert 5 < resumed[0] < 150
+    assert [service.content(job["id"]) for job in jobs] == [undisturbed] * 2, "resumed or not, the same bytes"

@@ -7,21 +7,23 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import insert, inspect
+from sqlalchemy import Connection, inspect, text
 
 from benchmarks.databases import create_database
-from jobs.database import Database, DatabaseUnusable, sqlite_url
-from jobs.record import Job, new_job_id
+from jobs.database import MIGRATIONS, Database, DatabaseUnusable, open_database, sqlite_url
+from jobs.priority import Priority
+from jobs.record import new_job_id
 from jobs.schema import metadata
 from jobs.store import JobStore
 from pipelines.card import ROOT
+from tests.unit.conftest import Jobs
 
 Connect = Callable[[str], Database]
 
@@ -46,26 +48,49 @@ def test_processes_that_start_together_migrate_once(empty_database: str, connect
 
 def test_a_store_made_before_there_were_migrations_is_taken_over(empty_database: str, connect: Connect) -> None:
     database = connect(empty_database)
-    old = Job(new_job_id(), "ltx-tiny", "p", {"width": 64}, created_at=1.0)
+    old = new_job_id()
     with database.write() as connection:
-        metadata.tables["jobs"].create(connection)
-        connection.exec_driver_sql("DROP INDEX jobs_by_lease")
-        connection.exec_driver_sql("DROP INDEX jobs_by_lease_expiry")
-        connection.execute(insert(metadata.tables["jobs"]).values(**asdict(old)))
+        upgrade(connection, "0001")
+        connection.exec_driver_sql("DROP TABLE alembic_version")
+        connection.execute(
+            text(
+                "INSERT INTO jobs (id, model, prompt, parameters, created_at, has_image, status, progress, attempts, "
+                "not_before, leg_seconds, facts) VALUES (:id, 'ltx-tiny', 'p', '{\"width\": 64}', 1.0, false, "
+                "'queued', 0, 0, 0, '{}', '{}')"
+            ),
+            {"id": old},
+        )
     database.migrate()
     with database.read() as connection:
         assert {index["name"] for index in inspect(connection).get_indexes("jobs")} >= {"jobs_by_lease"}
-    with closing(JobStore(empty_database)) as store:
-        taken_over = store.get(old.id)
+    taken_over = JobStore(database).get(old)
     assert taken_over is not None
     assert taken_over.parameters == {"width": 64, "family": "ltx"}
+    assert (taken_over.priority, taken_over.api_key, taken_over.version) == (Priority.NORMAL, "", 0)
+
+
+def test_every_migration_can_be_taken_back(database: str, connect: Connect) -> None:
+    opened = connect(database)
+    with opened.write() as connection:
+        upgrade(connection, "0001", way=command.downgrade)
+        assert set(inspect(connection).get_table_names()) == {"jobs", "alembic_version"}
+    opened.migrate()
+    with opened.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def upgrade(connection: Connection, revision: str, way: Callable[[Config, str], None] = command.upgrade) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    way(config, revision)
 
 
 def test_a_newer_database_is_left_alone(database: str, connect: Connect) -> None:
     with connect(database).write() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(DatabaseUnusable, match="9999, which only a newer Kinoray knows"):
-        JobStore(database)
+        open_database(database)
     with pytest.raises(DatabaseUnusable, match="newer"):
         connect(database).migrate()
 
@@ -78,17 +103,17 @@ def test_a_url_of_something_else_is_refused_and_not_repeated(url: str, says: str
 
 
 def test_sqlite_migrates_itself(tmp_path: Path) -> None:
-    JobStore(sqlite_url(tmp_path / "jobs.sqlite3")).close()
+    open_database(sqlite_url(tmp_path / "jobs.sqlite3")).close()
 
 
 def test_postgresql_asks_to_be_migrated(postgres: str) -> None:
     empty = create_database(postgres, "unmigrated")
     with pytest.raises(DatabaseUnusable, match=r"revision None, this version needs \d+; run `./kinoray migrate`"):
-        JobStore(empty)
+        open_database(empty)
     done = kinoray("migrate", empty)
     assert done.returncode == 0, done.stderr
     assert "was at revision none and is at" in done.stderr
-    JobStore(empty).close()
+    open_database(empty).close()
 
 
 @pytest.mark.parametrize("verb", ["migrate", "serve"])
@@ -100,18 +125,14 @@ def test_a_database_that_is_not_there_is_one_sentence(verb: str) -> None:
     assert "secret" not in done.stderr
 
 
-def test_an_operator_lists_dead_jobs_and_drives_them_again(database: str) -> None:
-    job = Job(new_job_id(), "ltx-tiny", "p", {}, created_at=1.0)
-    with closing(JobStore(database)) as store:
-        store.insert(job)
-        claimed = store.claim("c", ["ltx-tiny"], 60, 3)
-        assert claimed is not None
-        store.retry(claimed.lease_token or "", 1, "it broke", 1)
-        assert kinoray("jobs", database, "--dead").stdout.split("  ") == [job.id, "ltx-tiny", "1", "it broke\n"]
-        driven = kinoray("retry", database, job.id)
-        assert (driven.returncode, store.claim("c", ["ltx-tiny"], 60, 3) is not None) == (0, True), driven.stderr
-        again = kinoray("retry", database, job.id)
-        assert (again.returncode, "no dead job" in again.stderr) == (1, True)
+def test_an_operator_lists_dead_jobs_and_drives_them_again(database: str, jobs: Jobs) -> None:
+    job = jobs.accept(model="ltx-tiny")
+    jobs.leases.retry(jobs.take(model="ltx-tiny")[1], 1, "it broke", 1)
+    assert kinoray("jobs", database, "--dead").stdout.split("  ") == [job.id, "ltx-tiny", "1", "it broke\n"]
+    driven = kinoray("retry", database, job.id)
+    assert (driven.returncode, jobs.claim(model="ltx-tiny") is not None) == (0, True), driven.stderr
+    again = kinoray("retry", database, job.id)
+    assert (again.returncode, "no dead job" in again.stderr) == (1, True)
     assert kinoray("jobs", database).returncode == 2
 
 

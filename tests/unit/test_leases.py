@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
 
-import pytest
+from jobs.database import Database
+from jobs.leases import LONGEST_RETRY_DELAY_S, retry_delay_s
+from jobs.lifecycle import ENDED, Leg, Status, before, progress_at
+from tests.unit.conftest import Jobs
 
-from jobs.lifecycle import ENDED, PROGRESS, Leg, Status, before, progress_at
-from jobs.record import Job, new_job_id
-from jobs.store import LONGEST_RETRY_DELAY_S, JobStore, retry_delay_s
+SECONDS = {Leg.ENCODE: 1.0, Leg.DENOISE: 8.0, Leg.DECODE: 1.0, Leg.PUBLISH: 0.0}
 
 
-def job(**fields: object) -> Job:
-    values: dict[str, object] = {
-        "id": new_job_id(), "model": "m", "prompt": "p", "parameters": {"seed": 1}, "created_at": time.time(), **fields,
-    }  # fmt: skip
-    return Job(**values)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def store(database: str) -> Iterator[JobStore]:
-    with closing(JobStore(database)) as store:
-        yield store
-
-
-def claim(store: JobStore, lease_s: float = 60, owner: str = "c1") -> tuple[Job, str]:
-    claimed = store.claim(owner, ["m"], lease_s, 3)
-    assert claimed is not None
-    assert claimed.lease_token is not None
-    return claimed, claimed.lease_token
-
-
-def test_progress_rises_over_the_legs_and_stays_below_100() -> None:
-    edges = [edge for leg in Leg for edge in PROGRESS[leg]]
-    assert edges == sorted(edges)
-    assert edges[0] > 0
-    assert edges[-1] < 100
-    assert progress_at(Leg.DENOISE, 7.0) == PROGRESS[Leg.DENOISE][1]
+def test_progress_rises_over_the_legs_in_the_ratio_of_their_seconds_and_stays_below_100() -> None:
+    seen = [progress_at(leg, done / 10, SECONDS) for leg in Leg for done in range(11)]
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (1, 99)
+    assert [progress_at(Leg.DENOISE, done, SECONDS) for done in (0, 0.5, 7.0)] == [10, 50, 90]
+    assert progress_at(Leg.DECODE, 0.5, dict.fromkeys(Leg, 0.0)) == 1, "nothing measured, nothing divided by zero"
 
 
 def test_an_ended_job_goes_nowhere() -> None:
@@ -47,82 +25,94 @@ def test_an_ended_job_goes_nowhere() -> None:
     assert all(ended not in before(status) for status in Status for ended in ENDED)
 
 
-def test_ids_sort_by_time() -> None:
-    ids = [new_job_id() for _ in range(1000)]
-    assert ids == sorted(ids)
+def test_the_oldest_is_claimed_first_and_only_once(jobs: Jobs) -> None:
+    first, second = jobs.accept(), jobs.accept()
+    assert [jobs.take()[0].id, jobs.take()[0].id] == [first.id, second.id]
+    assert jobs.claim(owner="c2") is None
+    jobs.accept(model="other")
+    assert jobs.claim(owner="c2") is None
 
 
-def test_a_job_comes_back_as_it_was_stored(store: JobStore) -> None:
-    stored = job(has_image=True, user="me")
-    store.insert(stored)
-    assert store.get(stored.id) == stored
-    assert store.get("video_none") is None
-
-
-def test_the_oldest_is_claimed_first_and_only_once(store: JobStore) -> None:
-    first, second = job(), job()
-    store.insert(first)
-    store.insert(second)
-    assert [claim(store)[0].id, claim(store)[0].id] == [first.id, second.id]
-    assert store.claim("c2", ["m"], 60, 3) is None
-    store.insert(job(model="other"))
-    assert store.claim("c2", ["m"], 60, 3) is None
-
-
-def test_racing_conductors_never_share_a_job(database: str) -> None:
-    stores = [JobStore(database) for _ in range(4)]
+def test_racing_conductors_never_share_a_job(database: str, jobs: Jobs) -> None:
     for _ in range(40):
-        stores[0].insert(job())
-    claimed: list[str] = []
+        jobs.accept()
 
-    def take(store: JobStore) -> None:
-        while (got := store.claim("c", ["m"], 60, 3)) is not None:
-            claimed.append(got.id)
+    def take(_: int) -> list[str]:
+        with Database(database) as opened:
+            return [got.id for got in iter(Jobs(opened).claim, None)]
 
-    threads = [threading.Thread(target=take, args=(store,)) for store in stores]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for store in stores:
-        store.close()
+    with ThreadPoolExecutor(4) as pool:
+        claimed = [each for taken in pool.map(take, range(4)) for each in taken]
     assert len(claimed) == len(set(claimed)) == 40
 
 
-def test_an_expired_lease_is_claimed_by_another_and_the_first_can_write_no_more(store: JobStore) -> None:
-    store.insert(job())
-    taken, old = claim(store, lease_s=-1)
-    again, new = claim(store, owner="c2")
+def test_an_expired_lease_is_claimed_by_another_and_the_first_can_write_no_more(jobs: Jobs) -> None:
+    jobs.accept()
+    taken, old = jobs.take(lease_s=-1)
+    again, new = jobs.take(owner="c2")
     assert (again.id, again.attempts) == (taken.id, 2)
-    assert not store.advance(old, Leg.DECODE)
-    assert not store.complete(old, {}, {})
-    assert not store.fail(old, "x", "y")
-    assert store.retry(old, 1, "y", 3) is None
-    assert store.renew({old, new}, 60) == {new}
-    assert store.complete(new, {"denoise": 1.0}, {"bytes": 5})
-    ended = store.get(taken.id)
-    assert ended is not None
+    assert not jobs.leases.advance(old, Leg.DECODE, 50)
+    assert not jobs.leases.commit(old, {"step": 1})
+    assert not jobs.leases.complete(old, {}, {})
+    assert not jobs.leases.fail(old, "x", "y")
+    assert jobs.leases.retry(old, 1, "y", 3) is None
+    assert not jobs.leases.release(old)
+    assert jobs.leases.expiry(old) is None
+    assert jobs.leases.renew({old, new}, 60) == {new}
+    assert jobs.leases.complete(new, {"denoise": 1.0}, {"bytes": 5})
+    ended = jobs.get(taken)
     assert (ended.status, ended.progress, ended.leg_seconds) == (Status.COMPLETED, 100, {"denoise": 1.0})
-    assert not store.advance(new, Leg.ENCODE)
+    assert not jobs.leases.advance(new, Leg.ENCODE, 1)
 
 
-def test_progress_never_falls_over_a_retry(store: JobStore) -> None:
-    store.insert(job())
-    taken, token = claim(store)
-    store.advance(token, Leg.DENOISE, 0.5)
-    assert store.retry(token, 1, "m", 3) is Status.QUEUED
-    assert store.claim("c", ["m"], 60, 3) is None, "a retry waits a moment"
-    waiting = store.get(taken.id)
-    assert waiting is not None
-    assert (waiting.progress, waiting.error_code) == (45, None)
+def test_no_more_jobs_are_claimed_than_the_denoisers_can_take(jobs: Jobs) -> None:
+    for _ in range(4):
+        jobs.accept()
+    jobs.accept(model="n")
+    _, token = jobs.take(capacity=2)
+    jobs.take(capacity=2)
+    assert jobs.claim(capacity=2) is None
+    assert jobs.claim(model="n", capacity=1) is not None, "each model has denoisers of its own"
+    jobs.leases.advance(token, Leg.DECODE, 80)
+    assert jobs.claim(capacity=2) is not None, "one has left its denoiser"
+    assert jobs.claim(capacity=2) is None
 
 
-def test_attempts_are_bounded(store: JobStore) -> None:
-    store.insert(job())
-    taken, token = claim(store)
-    assert store.retry(token, 1, "it broke", 1) is Status.FAILED
-    failed = store.get(taken.id)
-    assert failed is not None
+def test_an_abandoned_job_is_taken_whatever_the_capacity(jobs: Jobs) -> None:
+    jobs.accept()
+    taken, _ = jobs.take(lease_s=-1)
+    assert jobs.take(capacity=0)[0].id == taken.id
+
+
+def test_progress_never_falls_over_a_retry(jobs: Jobs) -> None:
+    jobs.accept()
+    taken, token = jobs.take()
+    jobs.leases.advance(token, Leg.DENOISE, 45, step=3, replica="r1")
+    assert (jobs.get(taken).step, jobs.get(taken).replica) == (3, "r1")
+    assert jobs.leases.retry(token, 1, "m", 3) is Status.QUEUED
+    assert jobs.claim() is None, "a retry waits a moment"
+    waiting = jobs.get(taken)
+    assert (waiting.progress, waiting.error_code, waiting.replica) == (45, None, None)
+
+
+def test_a_checkpoint_outlives_an_attempt_and_not_the_job(jobs: Jobs) -> None:
+    jobs.accept()
+    taken, token = jobs.take()
+    checkpoint = {"key": "k", "step": 7, "final": False, "seconds": 3.5}
+    assert jobs.leases.commit(token, checkpoint)
+    assert jobs.leases.checkpoint(token) == checkpoint
+    jobs.leases.release(token)
+    assert jobs.get(taken).checkpoint == checkpoint
+    _, token = jobs.take()
+    assert jobs.leases.complete(token, {}, {})
+    assert jobs.get(taken).checkpoint is None
+
+
+def test_attempts_are_bounded(jobs: Jobs) -> None:
+    jobs.accept()
+    taken, token = jobs.take()
+    assert jobs.leases.retry(token, 1, "it broke", 1) is Status.FAILED
+    failed = jobs.get(taken)
     assert (failed.error_code, failed.error_message, failed.ended) == ("server_error", "it broke", True)
 
 
@@ -132,93 +122,78 @@ def test_the_wait_before_a_retry_doubles_and_is_bounded() -> None:
         assert middle / 2 <= min(waits) < max(waits) <= 1.5 * middle
 
 
-def test_a_dead_job_is_listed_and_can_be_driven_again(store: JobStore) -> None:
-    refused, dead, later = job(), job(), job()
-    for each in (refused, dead, later):
-        store.insert(each)
-    store.fail(claim(store)[1], "invalid_request", "the client's mistake")
+def test_a_dead_job_is_listed_and_can_be_driven_again(jobs: Jobs) -> None:
+    refused, dead, later = jobs.accept(), jobs.accept(), jobs.accept()
+    jobs.leases.fail(jobs.take()[1], "invalid_request", "the client's mistake")
     for _ in range(2):
-        store.retry(claim(store)[1], 1, "it broke", 1)
-    assert [each.id for each in store.dead(10)] == [later.id, dead.id]
-    assert [each.id for each in store.dead(1)] == [later.id]
-    assert not store.redrive(refused.id), "what the client caused is no fault of ours"
-    assert not store.redrive("video_none")
-    assert store.redrive(dead.id)
-    assert not store.redrive(dead.id)
-    taken, token = claim(store)
+        jobs.leases.retry(jobs.take()[1], 1, "it broke", 1)
+    assert [each.id for each in jobs.store.dead(10)] == [later.id, dead.id]
+    assert [each.id for each in jobs.store.dead(1)] == [later.id]
+    assert not jobs.store.redrive(refused.id), "what the client caused is no fault of ours"
+    assert not jobs.store.redrive("video_none")
+    assert jobs.store.redrive(dead.id)
+    assert not jobs.store.redrive(dead.id)
+    taken, token = jobs.take()
     assert (taken.id, taken.attempts, taken.error_code, taken.completed_at) == (dead.id, 1, None, None)
-    assert store.complete(token, {}, {})
-    assert [each.id for each in store.dead(10)] == [later.id]
+    assert jobs.leases.complete(token, {}, {})
+    assert [each.id for each in jobs.store.dead(10)] == [later.id]
 
 
-def test_a_job_that_takes_its_conductor_with_it_is_not_tried_for_ever(store: JobStore) -> None:
-    store.insert(job())
+def test_a_job_that_takes_its_conductor_with_it_is_not_tried_for_ever(jobs: Jobs) -> None:
+    jobs.accept()
     for _ in range(3):
-        taken, _ = claim(store, lease_s=-1)
+        taken, _ = jobs.take(lease_s=-1)
     assert taken.attempts == 3
-    assert store.claim("c", ["m"], 60, 3) is None
-    assert store.fail_spent(4, "it is gone") == []
-    assert store.fail_spent(3, "it is gone") == [(taken.id, "m")]
-    failed = store.get(taken.id)
-    assert failed is not None
+    assert jobs.claim() is None
+    assert jobs.leases.fail_spent(4, "it is gone") == []
+    assert [each.id for each in jobs.leases.fail_spent(3, "it is gone")] == [taken.id]
+    failed = jobs.get(taken)
     assert (failed.status, failed.error_message, failed.lease_token) == (Status.FAILED, "it is gone", None)
 
 
-def test_a_released_job_has_not_used_an_attempt(store: JobStore) -> None:
-    store.insert(job())
-    _, token = claim(store)
-    assert store.release(token)
-    assert claim(store)[0].attempts == 1
+def test_a_released_job_has_not_used_an_attempt(jobs: Jobs) -> None:
+    jobs.accept()
+    _, token = jobs.take()
+    assert jobs.leases.release(token)
+    assert jobs.take()[0].attempts == 1
 
 
-def test_a_deleted_job_loses_its_lease(store: JobStore) -> None:
-    stored = job()
-    store.insert(stored)
-    _, token = claim(store)
-    assert store.delete(stored.id)
-    assert not store.delete(stored.id)
-    assert not store.advance(token, Leg.DENOISE)
+def test_a_deleted_job_loses_its_lease(jobs: Jobs) -> None:
+    stored = jobs.accept()
+    _, token = jobs.take()
+    assert jobs.store.delete(stored.id)
+    assert not jobs.store.delete(stored.id)
+    assert not jobs.leases.advance(token, Leg.DENOISE, 5)
+    assert jobs.store.events(stored.id, 0) == []
 
 
-def test_a_canceled_job_has_ended_and_loses_its_lease(store: JobStore) -> None:
-    waiting, running = job(), job()
-    store.insert(running)
-    _, token = claim(store)
-    store.insert(waiting)
+def test_a_canceled_job_has_ended_and_loses_its_lease(jobs: Jobs) -> None:
+    running = jobs.accept()
+    _, token = jobs.take()
+    waiting = jobs.accept()
     for each in (waiting, running):
-        canceled = store.cancel(each.id)
+        canceled = jobs.store.cancel(each.id)
         assert canceled is not None
         assert (canceled.status, canceled.error_code, canceled.ended) == (Status.FAILED, "canceled", True)
-    assert not store.complete(token, {}, {})
-    assert store.claim("c", ["m"], 60, 3) is None
-    assert store.cancel("video_none") is None
+    assert not jobs.leases.complete(token, {}, {})
+    assert jobs.claim() is None
+    assert jobs.store.cancel("video_none") is None
 
 
-def test_canceling_a_completed_job_changes_nothing(store: JobStore) -> None:
-    store.insert(job())
-    taken, token = claim(store)
-    store.complete(token, {}, {})
-    assert store.cancel(taken.id) == store.get(taken.id)
-    after = store.get(taken.id)
-    assert after is not None
-    assert after.status is Status.COMPLETED
+def test_canceling_a_completed_job_changes_nothing(jobs: Jobs) -> None:
+    jobs.accept()
+    taken, token = jobs.take()
+    jobs.leases.complete(token, {}, {})
+    before_ = jobs.get(taken)
+    assert before_.status is Status.COMPLETED
+    assert jobs.store.cancel(taken.id) == before_
 
 
-def test_pages_in_both_directions(store: JobStore) -> None:
-    ids = [new_job_id() for _ in range(5)]
-    for each in ids:
-        store.insert(job(id=each))
-    page, more = store.page(after=None, limit=2, newest_first=True)
-    assert ([j.id for j in page], more) == (ids[:2:-1], True)
-    page, more = store.page(after=ids[3], limit=9, newest_first=True)
-    assert ([j.id for j in page], more) == (ids[2::-1], False)
-    page, more = store.page(after=ids[0], limit=2, newest_first=False)
-    assert ([j.id for j in page], more) == (ids[1:3], True)
-
-
-def test_counts_for_the_metrics(store: JobStore) -> None:
-    assert store.oldest_queued_at() is None
-    store.insert(job(created_at=5.0))
-    store.insert(job(model="n"))
-    claim(store)
-    assert store.counts() == {("m", Status.IN_PROGRESS): 1, ("n", Status.QUEUED): 1}
+def test_the_time_to_keep_a_video_begins_when_it_is_there(jobs: Jobs) -> None:
+    jobs.accept(expires_in_s=60.0)
+    taken, token = jobs.take()
+    assert taken.expires_at is None
+    jobs.leases.complete(token, {}, {})
+    done = jobs.get(taken)
+    assert done.completed_at is not None
+    assert done.expires_at == done.completed_at + 60

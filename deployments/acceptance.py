@@ -1,0 +1,187 @@
+"""From a request to an accepted job: everything that can be refused is refused here, before anything is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from deployments.body import IMAGE_FIELD, check_image
+from deployments.events import emit
+from deployments.keys import Caller
+from deployments.outbound import Outbound
+from deployments.outbound import Refused as UrlRefused
+from deployments.schemas import CreateVideo, parse_create
+from deployments.settings import Settings, webhook_secret
+from jobs import admission
+from jobs.admission import Limits, Refused, Repeatable
+from jobs.database import Database
+from jobs.lifecycle import Leg
+from jobs.priority import Priority
+from jobs.record import Job, new_job_id
+from pipelines.errors import InvalidRequest, KeyReused, NotFound, TooManyRequests
+from pipelines.output import Output
+from pipelines.requests import GenerationRequest, Parameters, resolve
+from storage.store import ArtifactStore, input_key, job_prefix
+
+WHY_REFUSED = {
+    "max_queued": "this model's queue is full",
+    "max_backlog_s": "this model has more work waiting than it may",
+    "requests_per_minute": "this API key has made as many requests as it may in a minute",
+    "live_jobs": "this API key has as many videos waiting or in progress as it may",
+    "gpu_seconds_per_day": "this API key has used as much computing as it may in a day",
+}
+SHAPE = {"size": ("width", "height"), "seconds": ("num_frames",)}
+"""Fields that are another way to say others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A create request as it was read from the wire."""
+
+    fields: dict[str, Any]
+    image: bytes | str | None  # a file, or the URL of one
+    caller: Caller
+    idempotency_key: str | None = None
+    remix_of: Job | None = None
+
+
+class Acceptance:
+    """Shared by all requests of one API replica."""
+
+    def __init__(self, settings: Settings, database: Database, artifacts: ArtifactStore, outbound: Outbound) -> None:
+        self._settings = settings
+        self._cards = settings.cards()
+        self._database = database
+        self._artifacts = artifacts
+        self._outbound = outbound
+        self._sends_webhooks = webhook_secret() is not None
+        # Decoding a large image takes seconds; it must not hold up the threads that read the job store.
+        self._images = ThreadPoolExecutor(1, thread_name_prefix="image")
+
+    async def accept(self, asked: Asked) -> Job:
+        """Validate a request, store its image, and the job with its place in the queue. Then it will be rendered.
+
+        Raises:
+            InvalidRequest, NotFound, TooManyRequests, KeyReused: nothing is stored.
+        """
+        repeatable = _repeatable(asked)
+        body = parse_create(asked.fields if asked.remix_of is None else _remixed(asked.fields, asked.remix_of))
+        image = await self._image(asked)
+        job = self._job(body, asked, has_image=image is not None)
+        accepted = await asyncio.to_thread(self._store, job, image, self._limits(asked.caller), repeatable)
+        if accepted.id == job.id:
+            size = f"{job.parameters['width']}x{job.parameters['height']}"
+            emit("job.accepted", job_id=job.id, model=job.model, size=size, cost_s=round(accepted.cost_s, 2))
+        return accepted
+
+    def _job(self, body: CreateVideo, asked: Asked, *, has_image: bool) -> Job:
+        model = body.model or self._settings.models[0]
+        card = self._cards.get(model)
+        if card is None:
+            known = ", ".join(self._cards)
+            raise InvalidRequest(f"no such model here; there are {known}", param="model", code="model_not_found")
+        if body.webhook_url is not None:
+            if not self._sends_webhooks:
+                raise InvalidRequest(
+                    "this service sends no webhooks: its operator must set KINORAY_WEBHOOK_SECRET", param="webhook_url"
+                )
+            self._outbound.check_url(body.webhook_url, param="webhook_url")
+        parameters = resolve(body.generation(), card, seconds=body.duration(), has_image=has_image)
+        return Job(
+            id=new_job_id(),
+            model=model,
+            prompt=body.prompt or "",
+            parameters=parameters.model_dump(mode="json"),
+            created_at=time.time(),
+            has_image=has_image,
+            user=body.user,
+            api_key=asked.caller.name,
+            priority=Priority(body.priority),
+            work=work_of(parameters),
+            output=Output.of(body).model_dump(),
+            webhook_url=body.webhook_url,
+            expires_in_s=body.expires_in or self._settings.expires_in_s,
+            remixed_from=asked.remix_of.id if asked.remix_of else None,
+            facts={"prompt_used": False} if body.prompt and not card.TAKES_PROMPT else {},
+        )
+
+    async def _image(self, asked: Asked) -> bytes | None:
+        source = asked.remix_of
+        if asked.image is not None:
+            given = await self._fetch(asked.image) if isinstance(asked.image, str) else asked.image
+            limits = self._settings.max_image_pixels, self._settings.max_image_aspect_ratio
+            return await asyncio.get_running_loop().run_in_executor(self._images, check_image, given, *limits)
+        if source is None or not source.has_image:
+            return None
+        try:
+            return await asyncio.to_thread(self._artifacts.get, input_key(source.id))
+        except FileNotFoundError:
+            raise NotFound(
+                "the video's image is gone; send it again", param=IMAGE_FIELD, code="video_expired"
+            ) from None
+
+    async def _fetch(self, url: str) -> bytes:
+        self._outbound.check_url(url, param=IMAGE_FIELD)
+        try:
+            return await self._outbound.fetch(url, self._settings.max_body_bytes)
+        except UrlRefused as refused:
+            raise InvalidRequest(f"the image cannot be fetched: {refused}", param=IMAGE_FIELD) from None
+
+    def _limits(self, caller: Caller) -> Limits:
+        settings = self._settings
+        return Limits(settings.max_queued, settings.max_backlog_s, **caller.limits.model_dump())
+
+    def _store(self, job: Job, image: bytes | None, limits: Limits, repeatable: Repeatable | None) -> Job:
+        """Store the image, then the job, which is the moment of acceptance; or neither."""
+        accepted = None
+        try:
+            if image is not None:
+                self._artifacts.put(input_key(job.id), image)
+            accepted = admission.accept(self._database, job, limits, repeatable)
+        except Refused as refused:
+            seconds = refused.retry_after_s
+            message = f"{WHY_REFUSED[refused.limit]}; try again in {seconds:.0f} s"
+            raise TooManyRequests(message, retry_after_s=seconds, code=f"{refused.limit}_exceeded") from None
+        except admission.KeyReused:
+            raise KeyReused("this Idempotency-Key was sent with another request; choose a new one") from None
+        finally:
+            if image is not None and (accepted is None or accepted.id != job.id):
+                self._artifacts.delete_prefix(job_prefix(job.id))
+        return accepted
+
+
+def work_of(parameters: Parameters) -> dict[str, float]:
+    """How much there is to do in each leg, in the units of jobs/costs.py."""
+    return {
+        Leg.ENCODE: 1.0, Leg.DENOISE: parameters.denoising_work, Leg.DECODE: parameters.megapixels, Leg.PUBLISH: 1.0,
+    }  # fmt: skip
+
+
+def _remixed(fields: dict[str, Any], source: Job) -> dict[str, Any]:
+    """The source's request with what is said now in its place. The seed stays unless it is said."""
+    if "model" in fields:
+        raise InvalidRequest("a remix is made by the model of its source; leave model out", param="model")
+    said_otherwise = {name for field in fields for name in SHAPE.get(field, ())}
+    kept = {
+        name: value
+        for name, value in source.parameters.items()
+        if name in GenerationRequest.model_fields and name not in said_otherwise and value is not None
+    }
+    return {**kept, "prompt": source.prompt, "model": source.model, **fields}
+
+
+def _repeatable(asked: Asked) -> Repeatable | None:
+    if asked.idempotency_key is None:
+        return None
+    if not 1 <= len(asked.idempotency_key) <= 255:
+        raise InvalidRequest("Idempotency-Key must have 1 to 255 characters", param="Idempotency-Key")
+    given = asked.image.encode() if isinstance(asked.image, str) else asked.image
+    image = hashlib.sha256(given).hexdigest() if given is not None else None
+    source = asked.remix_of.id if asked.remix_of else None
+    said = json.dumps([asked.fields, image, source], sort_keys=True)
+    return Repeatable(asked.idempotency_key, hashlib.sha256(said.encode()).hexdigest())

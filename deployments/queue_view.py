@@ -1,0 +1,69 @@
+"""Where a job stands in the queue and when it should be done, from a view of the queue that is at most a second old."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from jobs.costs import Line, estimate
+from jobs.lifecycle import Leg, Status
+from jobs.record import Job
+from jobs.store import JobStore
+
+FRESH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Both are None where they mean nothing, and the time also as long as no job of the model has been measured."""
+
+    position: int | None = None  # 1 is claimed next
+    eta_s: float | None = None  # seconds until the job is completed
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """One model's queue."""
+
+    taken_at: float
+    lines: dict[Leg, Line]
+    running: int
+    running_left_s: float
+    waiting_s: float
+    ahead: dict[str, tuple[int, float]]  # position, and seconds of work before it
+
+
+class QueueView:
+    """One per API replica: a page of a deep queue costs no count for each of its jobs."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._views: dict[str, _View] = {}
+
+    def place(self, job: Job) -> Place:
+        """A live job's place. Blocks for the database when what is known is too old."""
+        if job.ended:
+            return Place()
+        view = self._view(job.model)
+        expected = estimate(view.lines, job.work)
+        left = sum(expected.seconds.values()) * (100 - job.progress) / 100
+        if job.status is not Status.QUEUED:
+            return Place(None, round(left, 1) if expected.measured else None)
+        # A job that came after the view was taken is behind all of it.
+        position, ahead_s = view.ahead.get(job.id, (len(view.ahead) + 1, view.waiting_s))
+        wait = (view.running_left_s + ahead_s) / max(view.running, 1)
+        return Place(position, round(wait + left, 1) if expected.measured else None)
+
+    def _view(self, model: str) -> _View:
+        view = self._views.get(model)
+        if view is None or time.monotonic() - view.taken_at > FRESH_S:
+            view = self._views[model] = self._look(model)
+        return view
+
+    def _look(self, model: str) -> _View:
+        running, left_s = self._store.running(model)
+        ahead, before_s = {}, 0.0
+        for position, waiting in enumerate(self._store.queue(model), 1):
+            ahead[waiting.id] = (position, before_s)
+            before_s += waiting.cost_s
+        return _View(time.monotonic(), self._store.lines(model), running, left_s, before_s, ahead)

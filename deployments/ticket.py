@@ -1,0 +1,23 @@
+"""What a conductor hands to a leg beside the work itself. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a conductor hands to a denoiser beside the work itself: whose job it is, and where it stands."""
+
+    job_id: str
+    model: str
+    token: str  # of the lease
+    checkpoint: dict[str, Any] | None  # of an earlier replica or attempt, as `Commits.save` wrote it
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Final latents that are in the artifact store, for a decoder to read there."""
+
+    key: str

@@ -1,0 +1,136 @@
+"""Acceptance: the moment a job becomes durable. Its idempotency key, its limits and its turn, in one transaction."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, func, insert, literal, select
+
+from jobs.changes import tell
+from jobs.costs import estimate, read_lines
+from jobs.database import Database, insert_if_absent, take_turns
+from jobs.lifecycle import Status
+from jobs.priority import fair_start
+from jobs.record import Job, read_job
+from jobs.schema import LIVE, idempotency_keys, jobs
+from jobs.usage import charge, gpu_seconds_per_day, requests_per_minute
+
+IDEMPOTENCY_S = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may wait, and what one API key may ask for; None is no limit."""
+
+    max_queued: int | None = None
+    """Jobs of one model that may wait."""
+    max_backlog_s: float | None = None
+    """Seconds of work of one model that may wait, as estimated."""
+    requests_per_minute: int | None = None
+    live_jobs: int | None = None
+    gpu_seconds_per_day: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Repeatable:
+    """A client's idempotency key, and what it stands for."""
+
+    key: str
+    fingerprint: str
+
+
+class Refused(Exception):
+    """A limit is reached; `limit` names it, and after `retry_after_s` it may look better."""
+
+    def __init__(self, limit: str, retry_after_s: float) -> None:
+        super().__init__(limit)
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+
+
+class KeyReused(Exception):
+    """The idempotency key already stands for another request."""
+
+
+def accept(database: Database, job: Job, limits: Limits, repeatable: Repeatable | None = None) -> Job:
+    """Store a job with its turn and its estimated cost; or answer with the one that its idempotency key stands for.
+
+    Raises:
+        Refused: a limit is reached. Nothing is stored.
+        KeyReused: the idempotency key stands for another request. Nothing is stored.
+    """
+    with database.write() as connection:
+        if repeatable is not None and (known := _known(connection, job, repeatable)) is not None:
+            return known
+        take_turns(connection, f"accept {job.model}")
+        lines = read_lines(connection, job.model)
+        job = dataclasses.replace(job, cost_s=estimate(lines, job.work).computing_s)
+        _check(connection, job, limits)
+        start = fair_start(_clock(connection, job.model), _own_end(connection, job))
+        job = dataclasses.replace(job, fair_start=start, queue_rank=start + job.priority.handicap_s, version=1)
+        connection.execute(insert(jobs).values(**dataclasses.asdict(job)))
+        tell(connection, job)
+        charge(connection, job.api_key, requests=1)
+        return job
+
+
+def _known(connection: Connection, job: Job, repeatable: Repeatable) -> Job | None:
+    """The job that a key stands for; None when it is new, and stands for `job` from now on."""
+    keys = idempotency_keys.c
+    connection.execute(delete(idempotency_keys).where(keys.created_at < time.time() - IDEMPOTENCY_S))
+    row = {"api_key": job.api_key, "key": repeatable.key, "fingerprint": repeatable.fingerprint, "job_id": job.id}
+    if insert_if_absent(connection, idempotency_keys, **row, created_at=time.time()):
+        return None
+    found = connection.execute(
+        select(keys.job_id, keys.fingerprint).where(keys.api_key == job.api_key, keys.key == repeatable.key)
+    ).one()
+    if found.fingerprint != repeatable.fingerprint:
+        raise KeyReused
+    return read_job(connection.execute(select(jobs).where(jobs.c.id == found.job_id)).one())
+
+
+def _check(connection: Connection, job: Job, limits: Limits) -> None:
+    waiting = select(func.count(), func.coalesce(func.sum(jobs.c.cost_s), 0)).where(
+        jobs.c.model == job.model, jobs.c.status == Status.QUEUED
+    )
+    if limits.max_queued is not None or limits.max_backlog_s is not None:
+        count, seconds = connection.execute(waiting).one()
+        # One job's worth of time: by then a place is free, or the wait was short.
+        if limits.max_queued is not None and count >= limits.max_queued:
+            raise Refused("max_queued", max(seconds / count, 1.0))
+        if limits.max_backlog_s is not None and count and seconds + job.cost_s > limits.max_backlog_s:
+            raise Refused("max_backlog_s", max(seconds / count, 1.0))
+    per_minute = limits.requests_per_minute
+    if per_minute is not None and requests_per_minute(connection, job.api_key) + 1 > per_minute:
+        raise Refused("requests_per_minute", 60 - time.time() % 60)
+    if limits.live_jobs is None and limits.gpu_seconds_per_day is None:
+        return
+    live = select(func.count(), func.coalesce(func.sum(jobs.c.cost_s), 0)).where(jobs.c.api_key == job.api_key, LIVE)
+    count, seconds = connection.execute(live).one()
+    if limits.live_jobs is not None and count >= limits.live_jobs:
+        raise Refused("live_jobs", max(seconds / count, 1.0))
+    if limits.gpu_seconds_per_day is not None:
+        used = gpu_seconds_per_day(connection, job.api_key)
+        if used + seconds + job.cost_s > limits.gpu_seconds_per_day:
+            raise Refused("gpu_seconds_per_day", 600.0)
+
+
+def _clock(connection: Connection, model: str) -> float:
+    """A model's virtual clock: where the last turn that was served begins, or the first that waits."""
+    of = jobs.c.model == model
+    running = select(func.max(jobs.c.fair_start)).where(of, jobs.c.status == Status.IN_PROGRESS)
+    first = select(jobs.c.fair_start).where(of, jobs.c.status == Status.QUEUED)
+    head = first.order_by(jobs.c.queue_rank, jobs.c.id).limit(1)
+    query = select(func.coalesce(running.scalar_subquery(), head.scalar_subquery(), literal(0.0)))
+    clock: float = connection.execute(query).scalar_one()
+    return clock
+
+
+def _own_end(connection: Connection, job: Job) -> float | None:
+    """Where the turn of the last live job of this job's flow ends."""
+    flow = (jobs.c.model == job.model, jobs.c.api_key == job.api_key, jobs.c.priority == job.priority, LIVE)
+    last = select(jobs.c.fair_start + jobs.c.cost_s).where(*flow).order_by(jobs.c.fair_start.desc()).limit(1)
+    end: float | None = connection.execute(last).scalar_one_or_none()
+    return end

@@ -1,0 +1,89 @@
+"""What a leg of a job costs in seconds, learned from the jobs that finished: a straight line over its work.
+
+`Job.work` says for each leg how much there is to do, in units of the model's family that grow with shape and steps.
+Each finished job adds a point; old points fade, so that a change of hardware is learned within some dozens of jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from jobs.database import insert_if_absent
+from jobs.lifecycle import Leg
+from jobs.schema import leg_costs
+
+FADE = 0.98
+FIRST_GUESS_S: dict[Leg, float] = {Leg.ENCODE: 0.5, Leg.DENOISE: 10.0, Leg.DECODE: 2.0, Leg.PUBLISH: 0.2}
+"""What a leg is taken to cost before any job of its model has finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Faded sums of the points seen, from which the least-squares line follows."""
+
+    n: float
+    x: float
+    y: float
+    xx: float
+    xy: float
+
+    def at(self, work: float) -> float:
+        """Seconds for so much work; through the origin where the points do not show two positive coefficients."""
+        spread = self.n * self.xx - self.x * self.x
+        if spread > 1e-9 * self.n * self.xx:
+            slope = (self.n * self.xy - self.x * self.y) / spread
+            constant = (self.y - slope * self.x) / self.n
+            if slope > 0 and constant > 0:
+                return constant + slope * work
+        return self.xy / self.xx * work if self.xx else self.y / self.n
+
+    def with_point(self, work: float, seconds: float) -> Line:
+        return Line(
+            self.n * FADE + 1,
+            self.x * FADE + work,
+            self.y * FADE + seconds,
+            self.xx * FADE + work * work,
+            self.xy * FADE + work * seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Seconds of each leg of one job; `measured` when its model has finished jobs to learn from."""
+
+    seconds: dict[Leg, float]
+    measured: bool
+
+    @property
+    def computing_s(self) -> float:
+        """Seconds on the machines that compute: everything but publishing."""
+        return sum(spent for leg, spent in self.seconds.items() if leg is not Leg.PUBLISH)
+
+
+def read_lines(connection: Connection, model: str) -> dict[Leg, Line]:
+    """What is known of a model's legs."""
+    rows = connection.execute(select(leg_costs).where(leg_costs.c.model == model))
+    return {Leg(row.leg): Line(row.n, row.x, row.y, row.xx, row.xy) for row in rows}
+
+
+def estimate(lines: Mapping[Leg, Line], work: Mapping[str, float]) -> Estimate:
+    """What a job with this work will cost."""
+    seconds = {leg: lines[leg].at(work[leg]) if leg in lines and leg in work else FIRST_GUESS_S[leg] for leg in Leg}
+    return Estimate(seconds, Leg.DENOISE in lines)
+
+
+def learn(connection: Connection, model: str, work: Mapping[str, float], seconds: Mapping[Leg, float]) -> None:
+    """Add a finished job's legs, within the transaction that finishes it."""
+    for leg, spent in sorted(seconds.items()):
+        if leg not in work:
+            continue
+        insert_if_absent(connection, leg_costs, model=model, leg=leg, n=0, x=0, y=0, xx=0, xy=0)
+        this = (leg_costs.c.model == model) & (leg_costs.c.leg == leg)
+        row: Any = connection.execute(select(leg_costs).where(this).with_for_update()).one()
+        line = Line(row.n, row.x, row.y, row.xx, row.xy).with_point(work[leg], spent)
+        values = {name: getattr(line, name) for name in ("n", "x", "y", "xx", "xy")}
+        connection.execute(update(leg_costs).where(this).values(**values))

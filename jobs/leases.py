@@ -1,0 +1,185 @@
+"""What a conductor does to jobs: claim one by lease, and write only while the lease is its own.
+
+Every write after a claim names the lease's token, so a conductor that was presumed dead cannot overwrite its successor;
+such a write changes no row and returns False or None. Methods block for a disk write; call them from a thread.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, ScalarSelect, UnaryExpression, case, func, select, update
+
+from jobs.changes import NO_LEASE, change, ended_values
+from jobs.costs import Estimate, estimate, learn, read_lines
+from jobs.database import Database
+from jobs.lifecycle import AHEAD_OF_DENOISE, SERVER_ERROR, Leg, Status
+from jobs.record import Job
+from jobs.schema import jobs
+
+RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 1.0, 60.0
+
+
+class Leases:
+    """Jobs under lease, shared by any number of conductors."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(self, model: str, *, owner: str, lease_s: float, max_attempts: int, capacity: int) -> Job | None:
+        """Take a job of a model: the one whose lease expired first, else the first of the queue.
+
+        One from the queue only while fewer than `capacity` jobs of the model have, or will soon want, a denoiser.
+        One whose attempts are spent is left for `fail_spent`.
+        """
+        now = time.time()
+        of = jobs.c.model == model
+        ahead = select(func.count()).where(
+            of, jobs.c.status == Status.IN_PROGRESS, jobs.c.leg.in_(AHEAD_OF_DENOISE), jobs.c.lease_expires_at >= now
+        )
+        due = (jobs.c.status == Status.QUEUED, jobs.c.not_before <= now, ahead.scalar_subquery() < capacity)
+        abandoned = _first([jobs.c.lease_expires_at], of, *_abandoned(now), jobs.c.attempts < max_attempts)
+        waiting = _first([jobs.c.queue_rank, jobs.c.id], of, *due)
+        with self._database.write() as connection:
+            claimed = change(
+                connection,
+                jobs.c.id == func.coalesce(abandoned, waiting),
+                status=Status.IN_PROGRESS,
+                leg=Leg.ENCODE,
+                progress=_at_least(1),
+                attempts=jobs.c.attempts + 1,
+                started_at=func.coalesce(jobs.c.started_at, now),
+                lease_owner=owner,
+                lease_token=uuid.uuid4().hex,
+                lease_expires_at=now + lease_s,
+                from_states=(Status.QUEUED, Status.IN_PROGRESS),
+            )
+        return claimed[0] if claimed else None
+
+    def estimate(self, job: Job) -> Estimate:
+        """What a job's legs will cost, as far as finished jobs of its model tell."""
+        with self._database.read() as connection:
+            return estimate(read_lines(connection, job.model), job.work)
+
+    def renew(self, tokens: Collection[str], lease_s: float) -> set[str]:
+        """Extend leases; returns the tokens that are still valid."""
+        with self._database.write() as connection:
+            renewed = connection.execute(
+                update(jobs)
+                .where(jobs.c.lease_token.in_(tokens))
+                .values(lease_expires_at=time.time() + lease_s)
+                .returning(jobs.c.lease_token)
+            )
+            return set(renewed.scalars())
+
+    def expiry(self, token: str) -> float | None:
+        """When a lease runs out unless it is renewed; None when nobody has it any more."""
+        query = select(jobs.c.lease_expires_at).where(jobs.c.lease_token == token)
+        with self._database.read() as connection:
+            expires_at: float | None = connection.execute(query).scalar_one_or_none()
+        return expires_at
+
+    def advance(
+        self, token: str, leg: Leg, progress: int, *, step: int | None = None, replica: str | None = None
+    ) -> bool:
+        """Record where a job is, and which replica works on it. Progress never falls, also not over a retry."""
+        with self._database.write() as connection:
+            values: dict[str, Any] = {"leg": leg, "progress": _at_least(progress), "step": step, "replica": replica}
+            return bool(change(connection, jobs.c.lease_token == token, **values))
+
+    def commit(self, token: str, checkpoint: Mapping[str, Any] | None) -> bool:
+        """Record the denoiser's last checkpoint: where a retry or a hand-over goes on. None forgets a lost one."""
+        committed = update(jobs).where(jobs.c.lease_token == token).values(checkpoint=checkpoint)
+        with self._database.write() as connection:
+            return connection.execute(committed).rowcount == 1
+
+    def checkpoint(self, token: str) -> dict[str, Any] | None:
+        """The checkpoint that was committed last."""
+        query = select(jobs.c.checkpoint).where(jobs.c.lease_token == token)
+        with self._database.read() as connection:
+            checkpoint: dict[str, Any] | None = connection.execute(query).scalar_one_or_none()
+        return checkpoint
+
+    def complete(self, token: str, leg_seconds: Mapping[str, float], facts: Mapping[str, Any]) -> bool:
+        """End a job well, and learn from it what its model costs."""
+        values = {**ended_values(Status.COMPLETED), "progress": 100, "leg_seconds": leg_seconds, "facts": facts}
+        # The time that was asked for begins now, when there is something to keep.
+        expires = {"expires_at": jobs.c.expires_in_s + values["completed_at"]}
+        with self._database.write() as connection:
+            completed = change(connection, jobs.c.lease_token == token, **values, **expires)
+            for job in completed:
+                learn(connection, job.model, job.work, by_leg(leg_seconds))
+            return bool(completed)
+
+    def fail(self, token: str, code: str, message: str) -> bool:
+        """End a job that cannot succeed."""
+        values = ended_values(Status.FAILED, code, message)
+        with self._database.write() as connection:
+            return bool(change(connection, jobs.c.lease_token == token, **values))
+
+    def retry(self, token: str, attempt: int, message: str, max_attempts: int) -> Status | None:
+        """Queue a job again after a fault, or fail it when its attempts are spent. None when the lease was lost.
+
+        The wait doubles with every attempt, give or take half of it: what failed together is not retried together.
+        """
+        mine = jobs.c.lease_token == token
+        with self._database.write() as connection:
+            ended = ended_values(Status.FAILED, SERVER_ERROR, message)
+            if change(connection, mine, jobs.c.attempts >= max_attempts, **ended):
+                return Status.FAILED
+            waits: dict[str, Any] = {
+                "status": Status.QUEUED,
+                "leg": None,
+                "not_before": time.time() + retry_delay_s(attempt),
+            }
+            return Status.QUEUED if change(connection, mine, **waits, **NO_LEASE) else None
+
+    def release(self, token: str) -> bool:
+        """Give a job back untried: the attempt does not count, and what was committed stays."""
+        back: dict[str, Any] = {"status": Status.QUEUED, "leg": None, "attempts": jobs.c.attempts - 1}
+        with self._database.write() as connection:
+            return bool(change(connection, jobs.c.lease_token == token, **back, **NO_LEASE))
+
+    def fail_spent(self, max_attempts: int, message: str) -> list[Job]:
+        """Fail the jobs whose last attempt ended with its conductor, without a word; returns them."""
+        ended = ended_values(Status.FAILED, SERVER_ERROR, message)
+        with self._database.write() as connection:
+            return change(connection, *_abandoned(time.time()), jobs.c.attempts >= max_attempts, **ended)
+
+
+def retry_delay_s(attempt: int) -> float:
+    """Seconds until a job is tried again after its attempt number `attempt` (from 1) ended in a fault."""
+    return min(RETRY_DELAY_S * 2.0 ** (attempt - 1), LONGEST_RETRY_DELAY_S) * random.uniform(0.5, 1.5)
+
+
+def by_leg(seconds: Mapping[str, float]) -> dict[Leg, float]:
+    """Seconds of a job's parts, as its clients see them, by leg: the prompt and the image are both encoding."""
+    spent: dict[Leg, float] = {}
+    for part, each in seconds.items():
+        leg = Leg.ENCODE if part in ("text", "image") else Leg(part)
+        spent[leg] = spent.get(leg, 0.0) + each
+    return spent
+
+
+def _first(
+    order: list[ColumnElement[Any] | UnaryExpression[Any]], *conditions: ColumnElement[bool]
+) -> ScalarSelect[Any]:
+    """The id of the first such job. PostgreSQL passes over what another claim has in hand; SQLite has one writer.
+
+    Each order is that of an index that leads there past no finished job: a history costs nothing.
+    """
+    query = select(jobs.c.id).where(*conditions).order_by(*order).limit(1)
+    return query.with_for_update(skip_locked=True).scalar_subquery()
+
+
+def _abandoned(now: float) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Held under a lease that nobody renews any more."""
+    return jobs.c.lease_token.is_not(None), jobs.c.lease_expires_at < now
+
+
+def _at_least(progress: int) -> ColumnElement[int]:
+    return case((jobs.c.progress < progress, progress), else_=jobs.c.progress)

@@ -1,0 +1,58 @@
+"""Which jobs' files have had their time, and which belong to no job that could still want them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+from sqlalchemy import delete, select, update
+
+from jobs.admission import IDEMPOTENCY_S
+from jobs.database import Database
+from jobs.schema import KEPT, LIVE, idempotency_keys, jobs
+from jobs.usage import forget_old
+
+IDS_AT_ONCE = 500
+
+
+class Retention:
+    """Asked by any number of sweepers at once: everything here may be done twice."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def due(self, limit: int = IDS_AT_ONCE) -> list[str]:
+        """Completed jobs whose files have had their time, the longest due first."""
+        query = select(jobs.c.id).where(KEPT, jobs.c.expires_at <= time.time())
+        with self._database.read() as connection:
+            return list(connection.execute(query.order_by(jobs.c.expires_at).limit(limit)).scalars())
+
+    def mark_expired(self, job_id: str) -> None:
+        """Record that the files are gone. Only after they are: whoever dies in between leaves the job due."""
+        with self._database.write() as connection:
+            # No event tells of it: what a job's stream is about has ended.
+            connection.execute(update(jobs).where(jobs.c.id == job_id, KEPT).values(expired=True))
+
+    def without_live_job(self, job_ids: Collection[str]) -> set[str]:
+        """Those of some ids whose job has ended, or is not there."""
+        return self._missing(job_ids, live=True)
+
+    def without_job(self, job_ids: Collection[str]) -> set[str]:
+        """Those of some ids that belong to no job."""
+        return self._missing(job_ids, live=False)
+
+    def forget_old(self) -> None:
+        """Drop idempotency keys and usage that no request can refer to any more."""
+        with self._database.write() as connection:
+            long_ago = time.time() - IDEMPOTENCY_S
+            connection.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < long_ago))
+            forget_old(connection)
+
+    def _missing(self, job_ids: Collection[str], *, live: bool) -> set[str]:
+        ids = list(job_ids)
+        missing = set(ids)
+        with self._database.read() as connection:
+            for start in range(0, len(ids), IDS_AT_ONCE):
+                query = select(jobs.c.id).where(jobs.c.id.in_(ids[start : start + IDS_AT_ONCE]))
+                missing.difference_update(connection.execute(query.where(LIVE) if live else query).scalars())
+        return missing

@@ -1,0 +1,44 @@
+"""What each API key has used, minute by minute: requests it made and seconds of computing its jobs took."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy import Connection, delete, func, select, update
+
+from jobs.database import insert_if_absent
+from jobs.schema import usage
+
+DAY_MINUTES = 24 * 60
+
+
+def charge(connection: Connection, api_key: str, *, requests: int = 0, gpu_seconds: float = 0.0) -> None:
+    """Add to the present minute."""
+    minute = int(time.time() // 60)
+    insert_if_absent(connection, usage, api_key=api_key, minute=minute, requests=0, gpu_seconds=0)
+    this = (usage.c.api_key == api_key) & (usage.c.minute == minute)
+    more = {"requests": usage.c.requests + requests, "gpu_seconds": usage.c.gpu_seconds + gpu_seconds}
+    connection.execute(update(usage).where(this).values(more))
+
+
+def requests_per_minute(connection: Connection, api_key: str) -> float:
+    """Requests in the last 60 seconds, taking those of the minute before as spread evenly over it."""
+    now = time.time()
+    minute, passed = int(now // 60), now % 60 / 60
+    rows = connection.execute(
+        select(usage.c.minute, usage.c.requests).where(usage.c.api_key == api_key, usage.c.minute >= minute - 1)
+    )
+    counted: dict[int, int] = {row.minute: row.requests for row in rows}
+    return counted.get(minute, 0) + counted.get(minute - 1, 0) * (1 - passed)
+
+
+def gpu_seconds_per_day(connection: Connection, api_key: str) -> float:
+    """Seconds of computing that ended in the last 24 hours."""
+    since = int(time.time() // 60) - DAY_MINUTES
+    query = select(func.sum(usage.c.gpu_seconds)).where(usage.c.api_key == api_key, usage.c.minute > since)
+    return connection.execute(query).scalar_one() or 0.0
+
+
+def forget_old(connection: Connection) -> None:
+    """Drop what no limit looks at any more."""
+    connection.execute(delete(usage).where(usage.c.minute < time.time() // 60 - DAY_MINUTES))

@@ -1,0 +1,119 @@
+"""The outbox of webhooks: written in the transaction that ends a job, sent until it is delivered or given up.
+
+A restart loses none, and a receiver may see one twice: it tells them apart by their id.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from dataclasses import dataclass, fields
+
+import uuid_utils
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
+
+from jobs.database import Database
+from jobs.lifecycle import event_of
+from jobs.record import Job
+from jobs.schema import webhooks
+
+SENDING_S = 60.0
+"""For so long a delivery belongs to the process that took it."""
+BACKOFF_S = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 12 * 3600.0)
+"""Waits between tries; after the last one a delivery is given up, about a day after the first."""
+KEEP_S = 7 * 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    id: str
+    job_id: str
+    url: str
+    payload: str
+    attempts: int  # this one included
+    created_at: float
+
+
+def enqueue(connection: Connection, job: Job) -> None:
+    """Owe the news of a job's end, in the shape that OpenAI's webhooks have."""
+    now = time.time()
+    delivery_id = f"evt_{uuid_utils.uuid7().hex}"
+    data: dict[str, object] = {"id": job.id, "model": job.model, "status": job.status}
+    if job.error_code is not None:
+        data["error"] = {"code": job.error_code, "message": job.error_message or ""}
+    payload = {
+        "id": delivery_id, "object": "event", "created_at": int(now),
+        "type": f"video.{event_of(job.status, job.error_code)}", "data": data,
+    }  # fmt: skip
+    row = {
+        "id": delivery_id, "job_id": job.id, "url": job.webhook_url, "payload": json.dumps(payload, sort_keys=True),
+        "created_at": now, "attempts": 0, "next_at": now,
+    }  # fmt: skip
+    connection.execute(insert(webhooks).values(**row))
+
+
+class Outbox:
+    """The deliveries that are due, shared by any number of senders."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def take(self, limit: int = 10) -> list[Delivery]:
+        """Take deliveries that are due; nobody else takes them for the next minute."""
+        now = time.time()
+        due = (
+            select(webhooks.c.id)
+            .where(webhooks.c.delivered_at.is_(None), webhooks.c.next_at <= now)
+            .order_by(webhooks.c.next_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+            .cte("due")  # PostgreSQL may run a plain subquery more than once, and then takes more than `limit`
+        )
+        taken = (
+            update(webhooks)
+            .where(webhooks.c.id.in_(select(due.c.id)))
+            .values(attempts=webhooks.c.attempts + 1, next_at=now + SENDING_S)
+            .returning(*(webhooks.c[field.name] for field in fields(Delivery)))
+        )
+        with self._database.write() as connection:
+            return [Delivery(*row) for row in connection.execute(taken)]
+
+    def delivered(self, delivery: Delivery) -> None:
+        # Whoever else has taken it meanwhile, and however that went: the receiver has it.
+        self._update(webhooks.c.id == delivery.id, delivered_at=time.time(), error=None)
+
+    def failed(self, delivery: Delivery, error: str) -> bool:
+        """Try again later, with jitter, or give up after the last try; whether it will be tried again."""
+        if delivery.attempts > len(BACKOFF_S):
+            self.give_up(delivery, error)
+            return False
+        wait = BACKOFF_S[delivery.attempts - 1] * random.uniform(0.75, 1.25)
+        self._update(_still_mine(delivery), next_at=time.time() + wait, error=error)
+        return True
+
+    def give_up(self, delivery: Delivery, error: str) -> None:
+        """Never try it again."""
+        self._update(_still_mine(delivery), delivered_at=time.time(), error=error)
+
+    def pending(self) -> int:
+        """How many are owed."""
+        with self._database.read() as connection:
+            owed = select(func.count()).select_from(webhooks).where(webhooks.c.delivered_at.is_(None))
+            return connection.execute(owed).scalar_one()
+
+    def forget_old(self) -> None:
+        """Drop what was settled a week ago."""
+        with self._database.write() as connection:
+            old = time.time() - KEEP_S
+            connection.execute(delete(webhooks).where(webhooks.c.delivered_at < old))
+
+    def _update(self, which: ColumnElement[bool], **values: object) -> None:
+        with self._database.write() as connection:
+            connection.execute(update(webhooks).where(which).values(**values))
+
+
+def _still_mine(delivery: Delivery) -> ColumnElement[bool]:
+    # A sender that was slow must not undo what the next one has settled.
+    untaken = webhooks.c.attempts == delivery.attempts
+    return and_(webhooks.c.id == delivery.id, untaken, webhooks.c.delivered_at.is_(None))

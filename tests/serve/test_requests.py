@@ -1,0 +1,147 @@
+"""What a request may ask for beside the video: its place in the queue, files, time to keep, news, and no repetition."""
+
+from __future__ import annotations
+
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from PIL import Image
+
+from tests.conftest import PROMPT, WEBHOOK_SECRET, ServiceClient
+from tests.receiver import receive
+
+
+def test_a_poster_and_a_spritesheet_are_made_by_default(service: ServiceClient) -> None:
+    video = service.finish(service.create(size="96x64")["id"])
+    for variant, size in (("thumbnail", (96, 64)), ("spritesheet", (5 * 96, 2 * 64))):
+        answer = service.http.get(f"/v1/videos/{video['id']}/content", params={"variant": variant})
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
+        assert Image.open(io.BytesIO(answer.content)).size == size
+    unknown = service.http.get(f"/v1/videos/{video['id']}/content", params={"variant": "audio"})
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "variant")
+
+
+def test_files_that_were_not_asked_for_are_not_there(service: ServiceClient, service_data: Path) -> None:
+    fine = service.finish(service.create(seed=1, thumbnail=False, spritesheet=False, crf=5)["id"])
+    plain = service.finish(service.create(seed=1)["id"])
+    missing = service.http.get(f"/v1/videos/{fine['id']}/content", params={"variant": "thumbnail"})
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+    assert len(service.content(fine["id"])) > len(service.content(plain["id"])), "a lower CRF takes more bytes"
+    folder = service_data / "artifacts" / "videos" / fine["id"]
+    assert {path.name for path in folder.iterdir()} == {"video.mp4", "metadata.json"}
+    metadata = json.loads((folder / "metadata.json").read_text())
+    assert (metadata["id"], metadata["parameters"]["seed"]) == (fine["id"], 1)
+
+
+def test_a_remix_keeps_all_that_is_not_said(service: ServiceClient) -> None:
+    source = service.finish(service.create(seed=5, size="96x64", num_frames=11)["id"])
+    body = {"prompt": "a blue circle moves right on a white background"}
+    remix = service.http.post(f"/v1/videos/{source['id']}/remix", json=body).json()
+    assert remix["remixed_from_video_id"] == source["id"]
+    assert remix["prompt"] == body["prompt"]
+    assert remix["parameters"] == source["parameters"]
+    again = service.http.post(f"/v1/videos/{source['id']}/remix", json={"seconds": 1, "size": "64x64"}).json()
+    assert (again["size"], again["parameters"]["num_frames"], again["seed"]) == ("64x64", 9, 5)
+    assert again["prompt"] == source["prompt"]
+    assert service.content(service.finish(again["id"])["id"]) != service.content(source["id"])
+    refused = service.http.post(f"/v1/videos/{source['id']}/remix", json={"model": "svd-tiny"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
+    assert service.http.post("/v1/videos/video_none/remix", json=body).status_code == 404
+
+
+def test_a_remix_takes_its_sources_image(service: ServiceClient) -> None:
+    picture = (Path(__file__).parents[1] / "contract" / "red-circle-white.png").read_bytes()
+    fields = {"model": "svd-tiny", "seed": "2"}
+    source = service.http.post("/v1/videos", data=fields, files={"input_reference": picture}).json()
+    service.finish(source["id"])
+    remix = service.http.post(f"/v1/videos/{source['id']}/remix", json={})
+    assert service.content(service.finish(remix.json()["id"])["id"]) == service.content(source["id"])
+
+
+def test_one_idempotency_key_is_one_video_however_often_it_is_sent(service: ServiceClient) -> None:
+    def send(fields: dict[str, Any]) -> httpx2.Response:
+        return service.http.post("/v1/videos", json=fields, headers={"idempotency-key": "order-66"})
+
+    fields = {"prompt": PROMPT, "user": "twice"}
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(send, [fields] * 50))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    other = send({**fields, "user": "thrice"})
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    wrong = service.http.post("/v1/videos", json=fields, headers={"idempotency-key": "x" * 300})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "Idempotency-Key")
+
+
+def test_a_high_priority_goes_before_what_waited_longer(service: ServiceClient) -> None:
+    service.finish(service.create()["id"])  # so that times are known
+    busy = [service.create(num_inference_steps=1000, width=128, height=128) for _ in range(2)]
+    for each in busy:  # one denoiser, and one job that is dispatched ahead
+        service.until(each["id"], lambda video: video["status"] == "in_progress")
+    low, high = service.create(priority="low"), service.create(priority="high")
+    assert (low["priority"], high["priority"]) == ("low", "high")
+    service.until(low["id"], lambda video: video["queue_position"] == 2 and video["eta_seconds"] > 0)
+    assert service.get(high["id"])["queue_position"] == 1
+    assert service.get(busy[0]["id"])["queue_position"] is None
+    for each in busy:
+        service.http.post(f"/v1/videos/{each['id']}/cancel")
+    first, last = service.finish(high["id"]), service.finish(low["id"])
+    assert first["completed_at"] <= last["completed_at"]
+    assert (last["queue_position"], last["eta_seconds"]) == (None, None)
+    refused = service.http.post("/v1/videos", json={"prompt": PROMPT, "priority": "urgent"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "priority")
+
+
+def test_files_expire_when_their_time_is_up(service: ServiceClient, service_data: Path) -> None:
+    video = service.finish(service.create(expires_in=1)["id"])
+    assert video["expires_at"] == pytest.approx(video["completed_at"] + 1, abs=1)
+    folder = service_data / "artifacts" / "videos" / video["id"]
+    service.until(video["id"], lambda _: not folder.exists())
+    gone = service.http.get(f"/v1/videos/{video['id']}/content")
+    assert gone.status_code == 404
+    service.until(
+        video["id"],
+        lambda _: service.http.get(f"/v1/videos/{video['id']}/content").json()["error"]["code"] == "video_expired",
+    )
+    assert service.get(video["id"])["status"] == "completed", "the record stays"
+
+
+def test_the_end_of_a_job_is_told_to_its_webhook(service: ServiceClient) -> None:
+    with receive() as receiver, openai.OpenAI(api_key="x", webhook_secret=WEBHOOK_SECRET) as client:
+        done = service.create(webhook_url=receiver.url)
+        canceled = service.create(webhook_url=receiver.url, num_inference_steps=1000, width=128, height=128)
+        service.http.post(f"/v1/videos/{canceled['id']}/cancel")
+        service.finish(done["id"])
+        service.until(done["id"], lambda _: len(receiver.received) == 2)
+        told = {}
+        for each in receiver.received:
+            client.webhooks.verify_signature(each.body, each.headers)
+            payload = json.loads(each.body)
+            told[payload["data"]["id"]] = payload["type"]
+        assert told == {done["id"]: "video.completed", canceled["id"]: "video.canceled"}
+    private = service.http.post("/v1/videos", json={"prompt": PROMPT, "webhook_url": "https://10.0.0.1/x"})
+    assert (private.status_code, private.json()["error"]["param"]) == (400, "webhook_url")
+
+
+def test_an_image_is_fetched_from_its_url(service: ServiceClient) -> None:
+    picture = (Path(__file__).parents[1] / "contract" / "red-circle-white.png").read_bytes()
+    with receive() as receiver:
+        receiver.answers = [(200, {"content-type": "image/png"}, picture)]
+        fields = {"model": "svd-tiny", "seed": 3}
+        fetched = service.http.post("/v1/videos", json={**fields, "input_reference": receiver.url})
+        assert fetched.status_code == 200, fetched.text
+        receiver.answers = [(404, {}, b"")]
+        missing = service.http.post("/v1/videos", json={**fields, "input_reference": receiver.url})
+    assert (missing.status_code, missing.json()["error"]["param"]) == (400, "input_reference")
+    sent = service.http.post(
+        "/v1/videos", data={"model": "svd-tiny", "seed": "3"}, files={"input_reference": picture}
+    ).json()
+    assert service.content(service.finish(fetched.json()["id"])["id"]) == service.content(
+        service.finish(sent["id"])["id"]
+    )

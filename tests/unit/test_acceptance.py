@@ -1,0 +1,104 @@
+"""From a request to an accepted job, without Serve: limits as answers, idempotency with images, remixes."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from deployments.acceptance import Acceptance, Asked
+from deployments.keys import SCOPES, Caller, KeyLimits
+from deployments.outbound import Outbound
+from deployments.settings import Settings
+from jobs.priority import Priority
+from jobs.record import Job
+from pipelines.errors import InvalidRequest, KeyReused, TooManyRequests
+from storage.folder import FolderStore
+from tests.unit.conftest import Jobs
+
+PICTURE = io.BytesIO()
+Image.effect_noise((64, 64), 50).save(PICTURE, "PNG")
+
+
+class Door:
+    """What the API does with a request, and where its images end up."""
+
+    def __init__(self, jobs: Jobs, folder: Path, **settings: Any) -> None:
+        self.artifacts = FolderStore(folder / "artifacts")
+        given = Settings(models=("ltx-tiny", "svd-tiny"), **settings)
+        self.acceptance = Acceptance(given, jobs.database, self.artifacts, Outbound())
+
+    def ask(self, *, limits: KeyLimits | None = None, caller: str = "k", **asked: Any) -> Job:
+        fields = {"prompt": "p", **asked.pop("fields", {})}
+        who = Caller(caller, SCOPES, limits or KeyLimits())
+        return asyncio.run(self.acceptance.accept(Asked(fields, asked.pop("image", None), who, **asked)))
+
+
+def test_a_full_queue_says_when_to_come_back(jobs: Jobs, tmp_path: Path) -> None:
+    door = Door(jobs, tmp_path, max_queued=2)
+    for _ in range(2):
+        door.ask()
+    with pytest.raises(TooManyRequests, match="queue is full; try again in") as refused:
+        door.ask(image=PICTURE.getvalue())
+    assert (refused.value.code, refused.value.http_status) == ("max_queued_exceeded", 429)
+    assert refused.value.retry_after_s >= 1
+    assert list(door.artifacts.list("")) == []
+    door.ask(fields={"model": "svd-tiny"}, image=PICTURE.getvalue())  # each model has a queue of its own
+
+
+def test_a_keys_limits_are_its_own(jobs: Jobs, tmp_path: Path) -> None:
+    door = Door(jobs, tmp_path)
+    one = KeyLimits(live_jobs=1)
+    door.ask(limits=one)
+    with pytest.raises(TooManyRequests, match="waiting or in progress"):
+        door.ask(limits=one)
+    assert door.ask(caller="another", limits=one).api_key == "another"
+
+
+def test_a_repeated_request_with_an_image_keeps_one_image(jobs: Jobs, tmp_path: Path) -> None:
+    door = Door(jobs, tmp_path)
+    once, again = (door.ask(image=PICTURE.getvalue(), idempotency_key="x") for _ in range(2))
+    assert once == again
+    assert list(door.artifacts.list("")) == [f"videos/{once.id}/inputs/reference.png"]
+    with pytest.raises(KeyReused):
+        door.ask(idempotency_key="x")
+    assert door.ask(idempotency_key="x", caller="another").id != once.id
+
+
+def test_what_is_accepted_says_what_it_costs_and_where_it_stands(jobs: Jobs, tmp_path: Path) -> None:
+    fields = {"priority": "high", "num_inference_steps": "10", "guidance_scale": "3", "size": "96x64", "crf": "30"}
+    job = Door(jobs, tmp_path, expires_in_s=60).ask(fields=fields)
+    megapixels = 96 * 64 * job.parameters["num_frames"] / 1e6
+    assert job.work == {"encode": 1.0, "denoise": megapixels * 20, "decode": megapixels, "publish": 1.0}
+    assert (job.priority, job.expires_in_s, job.output["crf"], job.version) == (Priority.HIGH, 60, 30, 1)
+    assert job.cost_s > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"webhook_url": "https://example.org/x"}, "webhook_url"),
+        ({"expires_in": 0}, "expires_in"),
+        ({"priority": "urgent"}, "priority"),
+        ({"crf": 52}, "crf"),
+        ({"thumbnail": "perhaps"}, "thumbnail"),
+    ],
+)
+def test_what_cannot_be_is_refused(jobs: Jobs, tmp_path: Path, fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        Door(jobs, tmp_path).ask(fields=fields)
+    assert refused.value.param == param
+
+
+def test_a_remix_of_a_remix_has_the_first_ones_shape(jobs: Jobs, tmp_path: Path) -> None:
+    door = Door(jobs, tmp_path)
+    source = door.ask(fields={"size": "96x64", "seed": 4, "negative_prompt": "n"})
+    remix = door.ask(fields={"prompt": "q"}, remix_of=source)
+    again = door.ask(fields={"prompt": "r", "seed": 9}, remix_of=remix)
+    assert remix.parameters == source.parameters
+    assert again.parameters == {**source.parameters, "seed": 9}
+    assert (again.remixed_from, again.prompt) == (remix.id, "r")

@@ -1,0 +1,110 @@
+"""Acceptance: limits, idempotency, and what is learned of costs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from jobs.admission import KeyReused, Limits, Refused, Repeatable, accept
+from jobs.costs import FIRST_GUESS_S, Line
+from jobs.database import Database
+from jobs.lifecycle import Leg
+from jobs.record import Job
+from tests.unit.conftest import Jobs, new_job
+
+WORK = {"encode": 1.0, "denoise": 4.0, "decode": 2.0, "publish": 1.0}
+NO_LINE = Line(0, 0, 0, 0, 0)
+
+
+def finish(jobs: Jobs, denoise_s: float, work: float) -> None:
+    jobs.accept(work={**WORK, "denoise": work})
+    jobs.leases.complete(jobs.take()[1], {"text": 0.5, "denoise": denoise_s, "decode": 1.0}, {})
+
+
+def test_costs_are_learned_from_finished_jobs(jobs: Jobs) -> None:
+    first = jobs.accept(work=WORK)
+    assert not jobs.leases.estimate(first).measured
+    assert first.cost_s == sum(FIRST_GUESS_S[leg] for leg in Leg if leg is not Leg.PUBLISH)
+    jobs.store.delete(first.id)
+    for work in (1.0, 2.0, 3.0):
+        finish(jobs, 1 + 2 * work, work)
+    learned = jobs.accept(work=WORK)
+    assert jobs.leases.estimate(learned).measured
+    assert learned.cost_s == pytest.approx(0.5 + (1 + 2 * 4.0) + 1.0)
+
+
+def test_a_change_of_hardware_is_learned() -> None:
+    line = NO_LINE
+    for _ in range(200):
+        line = line.with_point(2.0, 10.0)
+    for _ in range(100):
+        line = line.with_point(2.0, 1.0)
+    assert 1.0 < line.at(2.0) < 3.0
+
+
+def test_a_line_without_two_positive_coefficients_goes_through_the_origin() -> None:
+    falling = NO_LINE.with_point(1.0, 5.0).with_point(2.0, 1.0)
+    assert falling.at(2.0) == pytest.approx(2 * falling.at(1.0))
+    assert NO_LINE.with_point(0.0, 3.0).at(0.0) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "name"),
+    [
+        (Limits(max_queued=2), "max_queued"),
+        (Limits(max_backlog_s=30), "max_backlog_s"),
+        (Limits(requests_per_minute=2), "requests_per_minute"),
+        (Limits(live_jobs=2), "live_jobs"),
+        (Limits(gpu_seconds_per_day=30), "gpu_seconds_per_day"),
+    ],
+)
+def test_past_a_limit_nothing_is_stored(jobs: Jobs, limits: Limits, name: str) -> None:
+    while time.time() % 60 > 58:  # requests are counted by the minute
+        time.sleep(0.1)
+    for _ in range(2):
+        accept(jobs.database, new_job(api_key="k"), limits)  # 12.5 s each
+    with pytest.raises(Refused) as refused:
+        accept(jobs.database, new_job(api_key="k"), limits, Repeatable("once", "f"))
+    assert refused.value.limit == name
+    assert refused.value.retry_after_s >= 1
+    assert len(jobs.store.page(after=None, limit=9, newest_first=True)[0]) == 2
+    if name not in ("max_queued", "max_backlog_s"):
+        accept(jobs.database, new_job(api_key="another"), limits)
+    accept(jobs.database, new_job(api_key="k", model="another"), Limits(), Repeatable("once", "f"))
+
+
+def test_gpu_seconds_of_finished_jobs_count_for_the_day(jobs: Jobs) -> None:
+    jobs.accept(api_key="k")
+    jobs.leases.complete(jobs.take()[1], {"denoise": 100.0, "publish": 50.0}, {})
+    with pytest.raises(Refused):
+        accept(jobs.database, new_job(api_key="k"), Limits(gpu_seconds_per_day=110))
+    accept(jobs.database, new_job(api_key="k"), Limits(gpu_seconds_per_day=113))
+
+
+def test_one_idempotency_key_is_one_job(jobs: Jobs) -> None:
+    once = accept(jobs.database, new_job(), Limits(), Repeatable("key", "same"))
+    again = accept(jobs.database, new_job(), Limits(max_queued=1), Repeatable("key", "same"))
+    assert again == once
+    with pytest.raises(KeyReused):
+        accept(jobs.database, new_job(), Limits(), Repeatable("key", "other"))
+    others = accept(jobs.database, new_job(api_key="k"), Limits(), Repeatable("key", "other"))
+    assert others.id != once.id
+    jobs.store.delete(once.id)
+    assert accept(jobs.database, new_job(), Limits(), Repeatable("key", "other")).id != once.id
+
+
+def test_fifty_concurrent_duplicates_make_one_job(database: str, jobs: Jobs) -> None:
+    together = threading.Barrier(50)
+
+    def send(_: int) -> Job:
+        with Database(database) as opened:
+            together.wait(timeout=30)
+            return accept(opened, new_job(), Limits(), Repeatable("key", "same"))
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(send, range(50)))
+    assert len({answer.id for answer in answers}) == 1
+    assert len(jobs.store.page(after=None, limit=99, newest_first=True)[0]) == 1

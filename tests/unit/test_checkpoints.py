@@ -1,0 +1,156 @@
+"""A denoiser's commits: real states of a real family, a real store and both databases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deployments import metrics
+from deployments.checkpoints import Commits, read_committed
+from deployments.leg import Stopped
+from deployments.ticket import Committed, Ticket
+from jobs.record import Job
+from pipelines.errors import LatentsLost
+from pipelines.ltx.handover import DenoiseState, FinalLatents
+from storage.folder import FolderStore
+from storage.store import checkpoint_prefix
+from tests.unit.conftest import Jobs
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        def observe(self, *_: Any) -> None:
+            pass
+
+    monkeypatch.setattr(metrics, "checkpoint_seconds", Silent)
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "artifacts")
+
+
+def state(step: int) -> DenoiseState:
+    return DenoiseState(torch.full((1, 4, 2), float(step)), step, torch.Generator("cpu").get_state())
+
+
+def ticket(job: Job, token: str, checkpoint: dict[str, Any] | None = None) -> Ticket:
+    return Ticket(job.id, job.model, token, checkpoint)
+
+
+def commits(jobs: Jobs, artifacts: FolderStore, of: Ticket, every_s: float = 5) -> Commits:
+    return Commits(jobs.leases, artifacts, of, every_s)
+
+
+def test_another_replica_goes_on_from_the_last_commit(jobs: Jobs, artifacts: FolderStore) -> None:
+    jobs.accept()
+    job, token = jobs.take()
+    first = commits(jobs, artifacts, ticket(job, token))
+    assert first.resume(DenoiseState) is None
+    first.save(state(3), 3)
+    first.save(state(7), 7)
+    assert len(list(artifacts.list(checkpoint_prefix(job.id)))) == 1, "only the last one is kept"
+    jobs.leases.release(token)
+    job, token = jobs.take(owner="c2")
+    assert job.checkpoint is not None
+    second = commits(jobs, artifacts, ticket(job, token, job.checkpoint))
+    resumed = second.resume(DenoiseState)
+    assert resumed is not None
+    assert (resumed.step, float(resumed.latents[0, 0, 0])) == (7, 7.0)
+    second.save(state(9), 9)
+    after = jobs.leases.checkpoint(token)
+    assert after is not None
+    assert after["seconds"] >= job.checkpoint["seconds"], "the work of both replicas counts"
+
+
+def test_without_the_lease_nothing_is_recorded_and_nothing_is_left(jobs: Jobs, artifacts: FolderStore) -> None:
+    jobs.accept()
+    job, old = jobs.take(lease_s=-1)
+    _, new = jobs.take(owner="c2")
+    successor = commits(jobs, artifacts, ticket(job, new))
+    successor.save(state(5), 5)
+    commits(jobs, artifacts, ticket(job, old)).save(state(5), 5)
+    recorded = jobs.leases.checkpoint(new)
+    assert recorded is not None
+    assert list(artifacts.list(checkpoint_prefix(job.id))) == [recorded["key"]]
+
+
+def test_a_denoiser_stops_once_nobody_renews_its_lease(jobs: Jobs, artifacts: FolderStore) -> None:
+    jobs.accept()
+    job, token = jobs.take(lease_s=60)
+    held = commits(jobs, artifacts, ticket(job, token))
+    held.require_lease()
+    jobs.store.cancel(job.id)
+    held.require_lease()  # what the store said still holds: it is not asked at every step
+    for lost in (token, "another"):
+        with pytest.raises(Stopped):
+            commits(jobs, artifacts, ticket(job, lost)).require_lease()
+
+
+def test_an_expired_lease_that_was_renewed_meanwhile_goes_on(jobs: Jobs, artifacts: FolderStore) -> None:
+    jobs.accept()
+    job, token = jobs.take(lease_s=-1)
+    held = commits(jobs, artifacts, ticket(job, token))
+    with pytest.raises(Stopped):
+        held.require_lease()
+    jobs.leases.renew({token}, 60)
+    held.require_lease()
+
+
+def test_it_is_time_for_a_checkpoint_when_so_much_work_is_uncommitted(jobs: Jobs, artifacts: FolderStore) -> None:
+    jobs.accept()
+    job, token = jobs.take()
+    assert not commits(jobs, artifacts, ticket(job, token), every_s=60).due()
+    eager = commits(jobs, artifacts, ticket(job, token), every_s=0)
+    assert eager.due()
+
+
+def test_an_outage_costs_a_checkpoint_and_not_the_render(
+    jobs: Jobs, artifacts: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.accept()
+    job, token = jobs.take()
+    held = commits(jobs, artifacts, ticket(job, token))
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(artifacts, "put", full)
+    held.save(state(3), 3)
+    assert jobs.leases.checkpoint(token) is None
+    monkeypatch.undo()
+    held.save(state(4), 4)
+    assert jobs.leases.checkpoint(token) is not None
+
+
+@pytest.mark.parametrize("damage", ["gone", "of another version", "cut off"])
+def test_what_cannot_be_read_is_made_again(jobs: Jobs, artifacts: FolderStore, damage: str) -> None:
+    jobs.accept()
+    job, token = jobs.take()
+    commits(jobs, artifacts, ticket(job, token)).save(state(3), 3)
+    checkpoint = jobs.leases.checkpoint(token)
+    assert checkpoint is not None
+    key = checkpoint["key"]
+    if damage == "gone":
+        artifacts.delete(key)
+    else:
+        artifacts.put(key, artifacts.get(key)[:-4] if damage == "cut off" else b"\2\0\0\0\0\0\0\0{}")
+    assert commits(jobs, artifacts, ticket(job, token, checkpoint)).resume(DenoiseState) is None
+    with pytest.raises(LatentsLost):
+        read_committed(artifacts, Committed(key), FinalLatents)
+
+
+def test_final_latents_are_read_back_as_they_were(jobs: Jobs, artifacts: FolderStore) -> None:
+    jobs.accept()
+    job, token = jobs.take()
+    final = FinalLatents(torch.randn(1, 2, 3, 4, 5), torch.Generator("cpu").get_state())
+    commits(jobs, artifacts, ticket(job, token)).save(final, 9, final=True, facts={"device": "cpu"})
+    checkpoint = jobs.leases.checkpoint(token)
+    assert checkpoint is not None
+    assert (checkpoint["final"], checkpoint["step"], checkpoint["facts"]) == (True, 9, {"device": "cpu"})
+    back = read_committed(artifacts, Committed(checkpoint["key"]), FinalLatents)
+    assert torch.equal(back.latents, final.latents)
