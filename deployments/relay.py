@@ -122,7 +122,8 @@ class Relay:
                         at = step if leg is Leg.DENOISE else None
                         await self.lease.advance(leg, step / num_steps, step=at, replica=self.replica)
                     case Finished() as finished:
-                        value = await anext(references)
+                        # Not `anext`: it would fetch and read the value here to know that it is there.
+                        value = await asyncio.to_thread(next, references)
                         self._finished(name, finished)
                         async for _ in references:
                             raise AssertionError("a leg's value is the last item of its stream")

@@ -49,7 +49,7 @@ class Sweeper:
         self._delete(checkpoint_prefix, self._retention.without_live_job(self._ids(CHECKPOINTS)))
 
     def delete_orphans(self, older_than_s: float = ORPHAN_AGE_S) -> None:
-        """Files whose job is not there: of requests that died before acceptance, of jobs that were deleted."""
+        """Files whose job is not there: of requests that died before acceptance, of jobs deleted or canceled."""
         old = [job_id for job_id in self._ids(VIDEOS) if made_at(job_id) < time.time() - older_than_s]
         self._delete(job_prefix, self._retention.without_job(old))
 

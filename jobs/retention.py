@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, TextClause, delete, func, select, update
 
 from jobs.admission import IDEMPOTENCY_S
 from jobs.database import Database
+from jobs.lifecycle import CANCELED
 from jobs.schema import KEPT, LIVE, idempotency_keys, jobs
 from jobs.usage import forget_old
 
@@ -35,11 +36,11 @@ class Retention:
 
     def without_live_job(self, job_ids: Collection[str]) -> set[str]:
         """Those of some ids whose job has ended, or is not there."""
-        return self._missing(job_ids, live=True)
+        return self._without(job_ids, LIVE)
 
     def without_job(self, job_ids: Collection[str]) -> set[str]:
-        """Those of some ids that belong to no job."""
-        return self._missing(job_ids, live=False)
+        """Those of some ids that belong to no job, or to one that was canceled."""
+        return self._without(job_ids, func.coalesce(jobs.c.error_code, "") != CANCELED)
 
     def forget_old(self) -> None:
         """Drop idempotency keys and usage that no request can refer to any more."""
@@ -48,11 +49,11 @@ class Retention:
             connection.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < long_ago))
             forget_old(connection)
 
-    def _missing(self, job_ids: Collection[str], *, live: bool) -> set[str]:
+    def _without(self, job_ids: Collection[str], such: ColumnElement[bool] | TextClause) -> set[str]:
         ids = list(job_ids)
-        missing = set(ids)
+        without = set(ids)
         with self._database.read() as connection:
             for start in range(0, len(ids), IDS_AT_ONCE):
-                query = select(jobs.c.id).where(jobs.c.id.in_(ids[start : start + IDS_AT_ONCE]))
-                missing.difference_update(connection.execute(query.where(LIVE) if live else query).scalars())
-        return missing
+                query = select(jobs.c.id).where(jobs.c.id.in_(ids[start : start + IDS_AT_ONCE]), such)
+                without.difference_update(connection.execute(query).scalars())
+        return without

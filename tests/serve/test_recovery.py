@@ -6,6 +6,7 @@ import copy
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -26,6 +27,12 @@ def replica_pid(deployment: str) -> int:
     (replica,) = replicas(deployment)
     pid: int = replica["pid"]
     return pid
+
+
+def test_a_conductor_never_reads_what_the_legs_hand_over(service: ServiceClient) -> None:
+    service.finish(service.create(num_inference_steps=2)["id"])
+    mapped = Path(f"/proc/{replica_pid('Conductor')}/maps").read_text()
+    assert "libtorch" not in mapped, "it has unpickled a tensor"
 
 
 def test_a_killed_denoiser_costs_a_retry_not_the_job(service: ServiceClient) -> None:

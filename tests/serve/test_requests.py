@@ -57,7 +57,7 @@ def test_a_remix_keeps_all_that_is_not_said(service: ServiceClient) -> None:
 
 def test_a_remix_takes_its_sources_image(service: ServiceClient) -> None:
     picture = (Path(__file__).parents[1] / "contract" / "red-circle-white.png").read_bytes()
-    fields = {"model": "svd-tiny", "seed": "2"}
+    fields = {"model": "svd-tiny", "seed": "2", "num_inference_steps": "2"}
     source = service.http.post("/v1/videos", data=fields, files={"input_reference": picture}).json()
     service.finish(source["id"])
     remix = service.http.post(f"/v1/videos/{source['id']}/remix", json={})
@@ -133,14 +133,14 @@ def test_an_image_is_fetched_from_its_url(service: ServiceClient) -> None:
     picture = (Path(__file__).parents[1] / "contract" / "red-circle-white.png").read_bytes()
     with receive() as receiver:
         receiver.answers = [(200, {"content-type": "image/png"}, picture)]
-        fields = {"model": "svd-tiny", "seed": 3}
+        fields = {"model": "svd-tiny", "seed": 3, "num_inference_steps": 2}
         fetched = service.http.post("/v1/videos", json={**fields, "input_reference": receiver.url})
         assert fetched.status_code == 200, fetched.text
         receiver.answers = [(404, {}, b"")]
         missing = service.http.post("/v1/videos", json={**fields, "input_reference": receiver.url})
     assert (missing.status_code, missing.json()["error"]["param"]) == (400, "input_reference")
     sent = service.http.post(
-        "/v1/videos", data={"model": "svd-tiny", "seed": "3"}, files={"input_reference": picture}
+        "/v1/videos", data={name: str(value) for name, value in fields.items()}, files={"input_reference": picture}
     ).json()
     assert service.content(service.finish(fetched.json()["id"])["id"]) == service.content(
         service.finish(sent["id"])["id"]

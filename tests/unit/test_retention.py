@@ -54,8 +54,10 @@ def test_checkpoints_of_ended_and_unknown_jobs_go(jobs: Jobs, artifacts: FolderS
 
 
 def test_files_of_no_job_go_once_no_request_can_be_at_work_on_them(jobs: Jobs, artifacts: FolderStore) -> None:
-    known, unknown = complete(jobs, artifacts), new_job().id
-    artifacts.put(input_key(unknown), b"png")
+    known, unknown, canceled = complete(jobs, artifacts), new_job().id, jobs.accept().id
+    jobs.store.cancel(canceled)
+    for job_id in (unknown, canceled):
+        artifacts.put(input_key(job_id), b"png")
     artifacts.put("videos/not-an-id/readme", b"somebody else's")
     sweeper = Sweeper(jobs.database, artifacts)
     sweeper.delete_orphans()
