@@ -83,6 +83,10 @@ bench-overhead: setup ## the service against diffusers in one process
 bench-jobs: setup ## what a long history costs the job store, on SQLite and PostgreSQL
 	@$(BIN)/python -m benchmarks.jobs
 
+.PHONY: chaos
+chaos: setup ## kill everything in turn and count what was lost
+	@$(BIN)/python -m benchmarks.chaos
+
 .PHONY: lock
 lock: ## compile requirements.lock and requirements-dev.lock anew
 	scripts/lock

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
 import openai
 import pytest
+from PIL import Image
 
 from pipelines.video import read_frames
 from tests.conftest import ServiceClient
@@ -99,3 +100,49 @@ def test_a_refused_request_is_a_typed_error(client: openai.OpenAI) -> None:
         client.videos.create(prompt="x", model="sora-2")
     assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
     assert "ltx-tiny" in refused.value.message
+
+
+def test_posters_spritesheets_and_remixes(client: openai.OpenAI, tmp_path: Path) -> None:
+    source = client.videos.create_and_poll(prompt="a red circle moves left on a black background")
+    for variant in ("thumbnail", "spritesheet"):
+        path = tmp_path / f"{variant}.webp"
+        client.videos.download_content(source.id, variant=variant).write_to_file(path)
+        assert Image.open(path).format == "WEBP"
+    remix = client.videos.remix(source.id, prompt="a blue square moves right on a white background")
+    assert remix.remixed_from_video_id == source.id
+    done = client.videos.poll(remix.id)
+    assert (done.status, done.size, done.seconds) == ("completed", source.size, source.seconds)
+    path = tmp_path / "remix.mp4"
+    client.videos.download_content(done.id).write_to_file(path)
+    seen = detect(read_frames(path))
+    assert (seen.color, seen.background) == ("blue", "white")
+
+
+def test_what_no_model_can_do_is_said_as_such(client: openai.OpenAI) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: client.videos.edit(prompt="x", video=b"mp4"),
+        lambda: client.videos.extend(prompt="x", seconds="4", video=b"mp4"),
+        lambda: client.videos.create_character(name="x", video=b"mp4"),
+        lambda: client.videos.get_character("char_1"),
+    ]
+    for call in calls:
+        with pytest.raises(openai.InternalServerError) as refused:
+            call()
+        assert (refused.value.status_code, refused.value.code) == (501, "not_implemented")
+
+
+def test_the_client_sends_nothing_again_that_will_never_be_better(service: ServiceClient) -> None:
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="anything") as client:  # two retries, as by default
+        raw = client.videos.with_raw_response
+        with pytest.raises(openai.InternalServerError) as refused:
+            raw.edit(prompt="x", video=b"mp4")
+        assert refused.value.response.headers["x-should-retry"] == "false"
+        assert refused.value.response.request.headers["x-stainless-retry-count"] == "0"
+
+
+def test_every_method_of_the_client_is_driven_here() -> None:
+    methods = {name for name in vars(type(openai.OpenAI(api_key="x").videos)) if not name.startswith("_")}
+    source = Path(__file__).read_text()
+    undriven = {name for name in methods - {"with_raw_response", "with_streaming_response"}
+                if f"videos.{name}(" not in source}  # fmt: skip
+    assert undriven == set()
