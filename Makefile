@@ -87,6 +87,10 @@ bench-jobs: setup ## what a long history costs the job store, on SQLite and Post
 chaos: setup ## kill everything in turn and count what was lost
 	@$(BIN)/python -m benchmarks.chaos
 
+.PHONY: chaos-short
+chaos-short: setup-dev ## three kills, as a test
+	$(BIN)/python -m pytest tests/chaos -m chaos
+
 .PHONY: lock
 lock: ## compile requirements.lock and requirements-dev.lock anew
 	scripts/lock

@@ -103,6 +103,8 @@ def service(service_data: Path) -> Iterator[ServiceClient]:
     config["applications"][0]["args"].update(
         lease_s=3, checkpoint_every_s=0.5, sweep_every_s=0.5, outbound_allow=["127.0.0.1"]
     )
+    for deployment in config["applications"][0]["deployments"]:
+        deployment["ray_actor_options"]["num_cpus"] = 0.1  # leaves room for one more denoiser
     os.environ["KINORAY_WEBHOOK_SECRET"] = WEBHOOK_SECRET
     with run_service(config, data=service_data, private=True, graceful=False) as url:
         client = ServiceClient(url, config)

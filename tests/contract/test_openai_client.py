@@ -107,7 +107,8 @@ def test_posters_spritesheets_and_remixes(client: openai.OpenAI, tmp_path: Path)
     for variant in ("thumbnail", "spritesheet"):
         path = tmp_path / f"{variant}.webp"
         client.videos.download_content(source.id, variant=variant).write_to_file(path)
-        assert Image.open(path).format == "WEBP"
+        with Image.open(path) as image:
+            assert image.format == "WEBP"
     remix = client.videos.remix(source.id, prompt="a blue square moves right on a white background")
     assert remix.remixed_from_video_id == source.id
     done = client.videos.poll(remix.id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import hypothesis
@@ -26,13 +25,9 @@ HELD: Any = [
 described = schemathesis.openapi.from_dict(app.openapi())
 
 
-def test_the_service_serves_this_schema(front: Front) -> None:
-    assert front.http.get("/openapi.json").json() == json.loads(json.dumps(app.openapi()))
-
-
 @described.parametrize()
 @hypothesis.settings(
-    max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 def test_the_service_keeps_to_its_schema(case: schemathesis.Case, front: Front) -> None:
     case.call_and_validate(base_url=front.url, headers={"authorization": f"Bearer {front.keys['root']}"}, checks=HELD)

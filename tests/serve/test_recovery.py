@@ -37,8 +37,8 @@ def test_a_conductor_never_reads_what_the_legs_hand_over(service: ServiceClient)
 
 def test_a_killed_denoiser_costs_a_retry_not_the_job(service: ServiceClient) -> None:
     assert ray.is_initialized()
-    job = service.create(num_inference_steps=150, width=128, height=128)
-    before = service.until(job["id"], lambda v: (v["step"] or 0) > 50)
+    job = service.create(num_inference_steps=400)
+    before = service.until(job["id"], lambda v: (v["step"] or 0) > 100)
     os.kill(replica_pid("Denoiser-ltx-tiny"), signal.SIGKILL)
     after = service.until(job["id"], lambda v: v["status"] in ("completed", "failed"))
     assert after[-1]["status"] == "completed"
