@@ -42,7 +42,9 @@ class Leases:
             of, jobs.c.status == Status.IN_PROGRESS, jobs.c.leg.in_(AHEAD_OF_DENOISE), jobs.c.lease_expires_at >= now
         )
         due = (jobs.c.status == Status.QUEUED, jobs.c.not_before <= now, ahead.scalar_subquery() < capacity)
-        abandoned = _first([jobs.c.lease_expires_at], of, *_abandoned(now), jobs.c.attempts < max_attempts)
+        # An expression and not the column: SQLite would else read a model's whole history instead of the few leases.
+        held_of = jobs.c.model.concat("") == model
+        abandoned = _first([jobs.c.lease_expires_at], held_of, *_abandoned(now), jobs.c.attempts < max_attempts)
         waiting = _first([jobs.c.queue_rank, jobs.c.id], of, *due)
         with self._database.write() as connection:
             claimed = change(
