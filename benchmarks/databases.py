@@ -59,7 +59,7 @@ def _run(initdb: str, server: str) -> Iterator[str]:
             process = subprocess.Popen([server, "-D", data, *settings], user=user, stderr=output, cwd=folder)
         try:
             url = f"postgresql://kinoray@127.0.0.1:{port}/postgres"
-            _wait_until_it_answers(url, process, log)
+            wait_until_it_answers(url, process, log)
             yield url
         finally:
             process.send_signal(signal.SIGINT)  # "fast": do not wait for clients to go
@@ -76,7 +76,8 @@ def _binary(name: str) -> str:
     return found
 
 
-def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server takes connections. Raises RuntimeError with its log when it ends or takes too long."""
     import psycopg
 
     deadline = time.monotonic() + DEADLINE_S

@@ -34,7 +34,7 @@ from jobs.lifecycle import CANCELED, Status
 from jobs.record import Job, is_job_id
 from jobs.store import JobStore
 from pipelines.errors import InvalidRequest, KinorayError, NotFound, NotImplementedHere, NotReady
-from storage.store import checkpoint_prefix, job_prefix, local_store, spritesheet_key, thumbnail_key, video_key
+from storage.store import delete_job, local_store, spritesheet_key, thumbnail_key, video_key
 
 # How long a client should wait before it asks again: short at first, then longer, since each question costs a little of
 # the processor that a render on a CPU needs.
@@ -200,7 +200,7 @@ class Api:
         job = await self._job(request, video_id, "submit")
         if not await asyncio.to_thread(self.jobs.delete, job.id):
             raise _unknown()
-        await self._discard(job)
+        await asyncio.to_thread(delete_job, self.store, job.id)
         emit("job.deleted", job_id=job.id, model=job.model)
         return DeletedVideo(id=job.id)
 
@@ -284,9 +284,5 @@ class Api:
         if before.status is Status.QUEUED and job.attempts == before.attempts:
             # No conductor had it, so none will tidy up.
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": "canceled"})
-            await self._discard(job)
+            await asyncio.to_thread(delete_job, self.store, job.id)
         return job
-
-    async def _discard(self, job: Job) -> None:
-        for prefix in (job_prefix(job.id), checkpoint_prefix(job.id)):
-            await asyncio.to_thread(self.store.delete_prefix, prefix)

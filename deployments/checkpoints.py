@@ -44,9 +44,9 @@ class Commits:
         if self._last is None:
             return None
         try:
-            return from_bytes(kind, self._artifacts.get(self._last["key"]))
-        except (OSError, ValueError) as error:
-            log.warning("%s begins anew, its checkpoint cannot be read: %s", self._ticket.job_id, error)
+            return read_committed(self._artifacts, Committed(self._last["key"]), kind)
+        except LatentsLost as lost:
+            log.warning("%s begins anew: %s", self._ticket.job_id, lost.message)
             self._spent_s = 0.0
             return None
 
@@ -95,7 +95,7 @@ class Commits:
 
 
 def read_committed(artifacts: ArtifactStore, committed: Committed, kind: type[T]) -> T:
-    """Final latents from the store.
+    """Latents from the store: final ones, or a state to go on from.
 
     Raises:
         LatentsLost: they cannot be read; they have to be made again.

@@ -13,7 +13,7 @@ from deployments import metrics
 from deployments.leg import Control, Stopped, Worker, load
 from deployments.settings import Settings, data_dir, database_url
 from deployments.ticket import Ticket
-from jobs.database import open_database
+from jobs.database import Database
 from jobs.leases import Leases
 from pipelines.catalogue import ModelCard
 from pipelines.families import handover
@@ -32,7 +32,8 @@ class Denoiser:
         self.commits = Commits
         self.card = card
         self.settings = settings
-        self.leases = Leases(open_database(database_url()))
+        # Not `open_database`: before there is a job, the conductor that claimed it has seen to the tables.
+        self.leases = Leases(Database(database_url()))
         self.artifacts = local_store(data_dir())
         self.handover = handover(card.family)
         self.worker = Worker(settings.step_timeout_s)

@@ -22,7 +22,7 @@ from jobs.webhooks import Outbox
 from pipelines.output import RenderedVideo
 from storage.store import (
     checkpoint_prefix,
-    job_prefix,
+    delete_job,
     local_store,
     metadata_key,
     spritesheet_key,
@@ -66,8 +66,7 @@ class Publisher:
 
     async def discard(self, job_id: str) -> None:
         """Remove everything of a job that was deleted or canceled while it was being rendered."""
-        await asyncio.to_thread(self.store.delete_prefix, job_prefix(job_id))
-        await self.discard_checkpoints(job_id)
+        await asyncio.to_thread(delete_job, self.store, job_id)
 
     async def discard_checkpoints(self, job_id: str) -> None:
         """Remove what only a job that has not ended needs."""

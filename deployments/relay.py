@@ -61,7 +61,7 @@ class Relay:
             self.facts.update(committed["facts"])
             rendered = await self._decode(Committed(committed["key"]))
         else:
-            rendered = await self._decode(await self._latents())
+            rendered = await self._decode(await self._latents(committed))
         await self.lease.advance(Leg.PUBLISH)
         await self._leg(Leg.PUBLISH, "publish", self.route.publisher, job, rendered)
 
@@ -71,9 +71,9 @@ class Relay:
             self._handing_over = True
             self._response.cancel()
 
-    async def _latents(self) -> ObjectRef[Any]:
+    async def _latents(self, checkpoint: dict[str, Any] | None) -> ObjectRef[Any]:
+        """Encode and denoise, from a checkpoint if there is one."""
         job, route = self.job, self.route
-        await self.lease.advance(Leg.ENCODE)
         text = image = None
         if route.text is not None:
             text = await self._leg(Leg.ENCODE, "text", route.text, job.prompt, self.parameters)
@@ -81,12 +81,12 @@ class Relay:
             image = await self._leg(Leg.ENCODE, "image", route.image, input_key(job.id), self.parameters)
         await self.lease.advance(Leg.DENOISE)
         while True:
-            checkpoint = await self.lease.checkpoint()
             ticket = Ticket(job.id, job.model, self.lease.token, checkpoint)
             try:
                 latents = await self._leg(Leg.DENOISE, "denoise", route.denoiser, self.parameters, text, image, ticket)
             except HandedOver:
                 emit("job.handed_over", job_id=job.id, model=job.model, replica=self.replica)
+                checkpoint = await self.lease.checkpoint()
                 continue
             if checkpoint is not None:
                 self.seconds["denoise"] = round(self.seconds["denoise"] + checkpoint["seconds"], 4)
@@ -101,7 +101,7 @@ class Relay:
             if not isinstance(error.as_instanceof_cause(), LatentsLost):
                 raise
         await self.lease.forget_checkpoint()
-        return await self._decode(await self._latents())
+        return await self._decode(await self._latents(None))
 
     async def _leg(self, leg: Leg, name: str, handle: DeploymentHandle[Any], *inputs: Any) -> ObjectRef[Any]:
         """Run one leg; returns the reference of its value, which this process never reads.

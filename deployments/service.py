@@ -71,6 +71,19 @@ def for_model(config: dict[str, Any], model: str, *, with_image: bool) -> dict[s
     return config
 
 
+def environment(data: Path) -> dict[str, str]:
+    """What every node's Ray is started with, beside what is there."""
+    return {
+        "KINORAY_DATA": str(data.resolve()),
+        "RAY_AUTH_MODE": "disabled",  # everything listens on the loopback interface only
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # Ray's own 15 lets every other process on the machine go before a render
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+
+
 @contextmanager
 def run_service(
     config: dict[str, Any],
@@ -98,15 +111,7 @@ def run_service(
     # Set before Ray starts: every process of it inherits them.
     if private:
         os.environ.pop("KINORAY_DATABASE_URL", None)  # its jobs and its videos belong together, under `data`
-    os.environ.update(
-        KINORAY_DATA=str(data.resolve()),
-        RAY_AUTH_MODE="disabled",  # everything listens on the loopback interface only
-        RAY_USAGE_STATS_ENABLED="0",
-        RAY_worker_niceness="0",  # Ray's own 15 lets every other process on the machine go before a render
-        RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
-        HF_HUB_DISABLE_TELEMETRY="1",
-        PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-    )
+    os.environ.update(environment(data))
     data.mkdir(parents=True, exist_ok=True)
     import ray
     from ray.serve.context import _get_global_client

@@ -18,6 +18,6 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """Final latents that are in the artifact store, for a decoder to read there."""
+    """Latents that are in the artifact store, to be read there."""
 
     key: str

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, func, insert, literal, select
+from sqlalchemy import ColumnElement, Connection, TextClause, delete, func, insert, literal, select
 
 from jobs.changes import tell
 from jobs.costs import estimate, read_lines
@@ -79,42 +79,55 @@ def accept(database: Database, job: Job, limits: Limits, repeatable: Repeatable 
 def _known(connection: Connection, job: Job, repeatable: Repeatable) -> Job | None:
     """The job that a key stands for; None when it is new, and stands for `job` from now on."""
     keys = idempotency_keys.c
-    connection.execute(delete(idempotency_keys).where(keys.created_at < time.time() - IDEMPOTENCY_S))
+    this = (keys.api_key == job.api_key, keys.key == repeatable.key)
+    # Its own, once it has had its day; the others are the sweeper's.
+    connection.execute(delete(idempotency_keys).where(*this, keys.created_at < time.time() - IDEMPOTENCY_S))
     row = {"api_key": job.api_key, "key": repeatable.key, "fingerprint": repeatable.fingerprint, "job_id": job.id}
     if insert_if_absent(connection, idempotency_keys, **row, created_at=time.time()):
         return None
-    found = connection.execute(
-        select(keys.job_id, keys.fingerprint).where(keys.api_key == job.api_key, keys.key == repeatable.key)
-    ).one()
+    found = connection.execute(select(keys.job_id, keys.fingerprint).where(*this)).one()
     if found.fingerprint != repeatable.fingerprint:
         raise KeyReused
     return read_job(connection.execute(select(jobs).where(jobs.c.id == found.job_id)).one())
 
 
 def _check(connection: Connection, job: Job, limits: Limits) -> None:
-    waiting = select(func.count(), func.coalesce(func.sum(jobs.c.cost_s), 0)).where(
-        jobs.c.model == job.model, jobs.c.status == Status.QUEUED
-    )
     if limits.max_queued is not None or limits.max_backlog_s is not None:
-        count, seconds = connection.execute(waiting).one()
-        # One job's worth of time: by then a place is free, or the wait was short.
-        if limits.max_queued is not None and count >= limits.max_queued:
-            raise Refused("max_queued", max(seconds / count, 1.0))
-        if limits.max_backlog_s is not None and count and seconds + job.cost_s > limits.max_backlog_s:
-            raise Refused("max_backlog_s", max(seconds / count, 1.0))
+        waiting = _load(connection, jobs.c.model == job.model, jobs.c.status == Status.QUEUED)
+        if limits.max_queued is not None and waiting.count >= limits.max_queued:
+            raise Refused("max_queued", waiting.one_job_s)
+        if limits.max_backlog_s is not None and waiting.count and waiting.cost_s + job.cost_s > limits.max_backlog_s:
+            raise Refused("max_backlog_s", waiting.one_job_s)
     per_minute = limits.requests_per_minute
     if per_minute is not None and requests_per_minute(connection, job.api_key) + 1 > per_minute:
         raise Refused("requests_per_minute", 60 - time.time() % 60)
     if limits.live_jobs is None and limits.gpu_seconds_per_day is None:
         return
-    live = select(func.count(), func.coalesce(func.sum(jobs.c.cost_s), 0)).where(jobs.c.api_key == job.api_key, LIVE)
-    count, seconds = connection.execute(live).one()
-    if limits.live_jobs is not None and count >= limits.live_jobs:
-        raise Refused("live_jobs", max(seconds / count, 1.0))
+    live = _load(connection, jobs.c.api_key == job.api_key, LIVE)
+    if limits.live_jobs is not None and live.count >= limits.live_jobs:
+        raise Refused("live_jobs", live.one_job_s)
     if limits.gpu_seconds_per_day is not None:
         used = gpu_seconds_per_day(connection, job.api_key)
-        if used + seconds + job.cost_s > limits.gpu_seconds_per_day:
+        if used + live.cost_s + job.cost_s > limits.gpu_seconds_per_day:
             raise Refused("gpu_seconds_per_day", 600.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """How many jobs there are, and their estimated seconds of computing."""
+
+    count: int
+    cost_s: float
+
+    @property
+    def one_job_s(self) -> float:
+        """One job's worth of time, at least a second: by then a place is free, or the wait was short."""
+        return max(self.cost_s / self.count, 1.0)
+
+
+def _load(connection: Connection, *where: ColumnElement[bool] | TextClause) -> _Load:
+    query = select(func.count(), func.coalesce(func.sum(jobs.c.cost_s), 0)).where(*where)
+    return _Load(*connection.execute(query).one())
 
 
 def _clock(connection: Connection, model: str) -> float:

@@ -6,6 +6,7 @@ parameters of one video. A parameter that a request does not set comes from the 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -115,9 +116,9 @@ class CommonParameters(StrictModel):
         return self.num_frames / self.fps
 
     @property
+    @abstractmethod
     def guided(self) -> bool:
         """Whether classifier-free guidance runs, which doubles the batch."""
-        raise NotImplementedError
 
     @property
     def megapixels(self) -> float:

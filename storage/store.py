@@ -78,6 +78,12 @@ def checkpoint_key(job_id: str, step: int, token: str) -> str:
     return checkpoint_prefix(job_id) + f"{step:06d}-{token[:12]}.safetensors"
 
 
+def delete_job(artifacts: ArtifactStore, job_id: str) -> None:
+    """Delete everything that a job owns, its checkpoints too."""
+    for prefix in (job_prefix(job_id), checkpoint_prefix(job_id)):
+        artifacts.delete_prefix(prefix)
+
+
 def local_store(data_dir: Path) -> ArtifactStore:
     """The embedded default: a folder beside the job store."""
     from storage.folder import FolderStore

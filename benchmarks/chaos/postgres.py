@@ -6,12 +6,12 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
-from benchmarks.chaos.processes import kill_tree, until
-from benchmarks.databases import create_database, run_postgres
-from jobs.database import UNREACHABLE, Database
+from benchmarks.chaos.processes import kill_tree
+from benchmarks.databases import create_database, run_postgres, wait_until_it_answers
 
 STOP_S = 30
 
@@ -36,10 +36,11 @@ class Postgres:
 
     def start_again(self) -> None:
         """The same command on the same folder and port; returns once it answers."""
-        self._again = subprocess.Popen(self._command, user=self._user, cwd=self._folder, stderr=subprocess.DEVNULL)
+        log = Path(self._folder) / "log"
+        with log.open("a") as output:
+            self._again = subprocess.Popen(self._command, user=self._user, cwd=self._folder, stderr=output)
         self._pid = self._again.pid
-        with Database(self.url) as database:
-            until(lambda: _answers(database), "PostgreSQL answers")
+        wait_until_it_answers(self.url, self._again, log)
 
     def close(self) -> None:
         if self._again is not None and self._again.poll() is None:
@@ -56,11 +57,3 @@ def run_mortal_postgres() -> Iterator[Postgres]:
             yield postgres
         finally:
             postgres.close()
-
-
-def _answers(database: Database) -> bool:
-    try:
-        with database.read():
-            return True
-    except UNREACHABLE:
-        return False

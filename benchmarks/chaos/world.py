@@ -22,7 +22,7 @@ import yaml
 
 from benchmarks.chaos.processes import below, kill_tree, until
 from deployments.config import load_config
-from deployments.service import for_model, free_port
+from deployments.service import environment, for_model, free_port
 from jobs.database import Database
 from pipelines.card import ROOT
 
@@ -131,7 +131,7 @@ class World:
         with (self.folder / f"node-{self.starts}.log").open("a") as log:
             self._node = subprocess.Popen(
                 [sys.executable, "-m", "ray.scripts.scripts", "start", *words, "--block"],
-                cwd=ROOT, env={**_environment(), "KINORAY_DATA": str(self.data)}, start_new_session=True,
+                cwd=ROOT, env=self._environment(), start_new_session=True,
                 stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
@@ -210,9 +210,12 @@ class World:
         with (self.folder / f"service-{self.starts}.log").open("w") as log:
             self._service = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.chaos.serve", str(path), str(self.data)],
-                cwd=ROOT, env=_environment(), start_new_session=True, text=True,
+                cwd=ROOT, env=self._environment(), start_new_session=True, text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
             )  # fmt: skip
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, **environment(self.data)}
 
     def _ask(self, question: dict[str, Any]) -> Any:
         assert self._service is not None
@@ -250,18 +253,6 @@ def run_world(database_url: str | None = None) -> Iterator[World]:
     except BaseException:
         print(f"what is left of it is in {folder}", file=sys.stderr)
         raise
-    else:
-        world.close()
-        shutil.rmtree(folder)
     finally:
         world.close()
-
-
-def _environment() -> dict[str, str]:
-    """Every variable that `run_service` sets for its own node, for the second one too."""
-    return {
-        **os.environ,
-        "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-    }  # fmt: skip
+    shutil.rmtree(folder)

@@ -22,11 +22,12 @@ from deployments.webhook_sender import WebhookSender
 from jobs import webhooks as webhooks_module
 from jobs.database import Database
 from jobs.lifecycle import CANCELED, Status
-from jobs.record import Job, new_job_id
+from jobs.record import Job
 from jobs.schema import webhooks
 from jobs.webhooks import BACKOFF_S, SENDING_S, Delivery, Outbox, enqueue
 from pipelines.errors import ConfigError
 from tests.receiver import Received, Receiver, receive
+from tests.unit.conftest import new_job
 
 SECRET = "whsec_" + base64.b64encode(os.urandom(32)).decode()
 
@@ -43,11 +44,7 @@ def opened(database: str, connect: Callable[[str], Database]) -> Database:
 
 
 def ended(url: str, **fields: object) -> Job:
-    values: dict[str, object] = {
-        "id": new_job_id(), "model": "m", "prompt": "a secret wish", "parameters": {}, "created_at": time.time(),
-        "status": Status.COMPLETED, "webhook_url": url, **fields,
-    }  # fmt: skip
-    return Job(**values)  # type: ignore[arg-type]
+    return new_job(**{"prompt": "a secret wish", "status": Status.COMPLETED, "webhook_url": url, **fields})
 
 
 def owe(database: Database, url: str, **fields: object) -> Job:
