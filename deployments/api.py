@@ -226,7 +226,7 @@ class Api:
 
     @app.get("/readyz", responses=LOADING)
     async def readyz(self, response: Response) -> dict[str, Any]:
-        """200 once every model could run at once; a leg that its config scales to zero counts as ready."""
+        """200 once every model could run at once; a leg that load scaled to zero counts as ready."""
         waiting = await asyncio.to_thread(missing_legs)
         response.status_code = 503 if waiting else 200
         return {"status": "loading" if waiting else "ready", "waiting_for": waiting}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,9 @@ from pipelines.errors import LatentsLost
 from pipelines.output import Output
 from pipelines.requests import Parameters, read_parameters
 from storage.store import input_key
+
+# A drain takes as long as a step: it must not take the threads that write to the job store.
+_DRAINS = ThreadPoolExecutor(64, thread_name_prefix="drain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +163,13 @@ class Relay:
 
 
 async def _drain(references: Any) -> None:
-    """Read a cancelled stream to its end, which comes after the leg's thread has stopped; cancelled again, go."""
+    """Wait for the end of a cancelled stream, after which the leg's thread has stopped; cancelled again, go.
 
-    async def rest() -> None:
-        async for reference in references:
-            await reference
+    What is still in it is passed over unread: a leg that had just finished has put its value there.
+    """
 
-    await asyncio.gather(rest(), return_exceptions=True)
+    def pass_over() -> None:
+        for _ in references:
+            pass
+
+    await asyncio.gather(asyncio.get_running_loop().run_in_executor(_DRAINS, pass_over), return_exceptions=True)

@@ -4,10 +4,10 @@ a PostgreSQL."""
 from __future__ import annotations
 
 import base64
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +105,10 @@ def service(service_data: Path) -> Iterator[ServiceClient]:
     )
     for deployment in config["applications"][0]["deployments"]:
         deployment["ray_actor_options"]["num_cpus"] = 0.1  # leaves room for one more denoiser
-    os.environ["KINORAY_WEBHOOK_SECRET"] = WEBHOOK_SECRET
-    with run_service(config, data=service_data, private=True, graceful=False) as url:
+    with ExitStack() as running:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("KINORAY_WEBHOOK_SECRET", WEBHOOK_SECRET)  # its processes inherit it; other tests do not
+            url = running.enter_context(run_service(config, data=service_data, private=True, graceful=False))
         client = ServiceClient(url, config)
         yield client
         client.http.close()
