@@ -89,7 +89,7 @@ chaos: setup ## kill everything in turn and count what was lost
 
 .PHONY: chaos-short
 chaos-short: setup-dev ## three kills, as a test
-	$(BIN)/python -m pytest tests/chaos -m chaos
+	$(BIN)/python -m pytest tests/chaos
 
 .PHONY: lock
 lock: ## compile requirements.lock and requirements-dev.lock anew

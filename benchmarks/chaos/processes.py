@@ -40,13 +40,13 @@ def below(pid: int) -> list[psutil.Process]:
         return []
 
 
-def kill_tree(pid: int) -> int:
-    """`kill -9` for a process and everything below it; returns how many there were.
+def kill_tree(*pids: int) -> int:
+    """`kill -9` for processes and everything below them; returns how many there were.
 
     All are stopped first, until no new one appears: what is stopped starts no other that would get away.
     """
     seen: set[psutil.Process] = set()
-    while new := set(below(pid)) - seen:
+    while new := {process for pid in pids for process in below(pid)} - seen:
         for process in new:
             _send(process, signal.SIGSTOP)
         seen |= new

@@ -131,17 +131,15 @@ def repeated(timeline: Timeline, each: Held, killed_at: float, resumed_at: int) 
 
     A report is at most half a second old; `killed_at` is in seconds since the epoch.
     """
-    seen = [
-        (event.step, event.at)
-        for event in timeline.of(each.job_id)
-        if event.leg is Leg.DENOISE and event.step is not None and event.attempts == each.attempts
-        and event.at <= killed_at
-    ]  # fmt: skip
+    steps = [event for event in timeline.of(each.job_id) if event.leg is Leg.DENOISE and event.step is not None]
+    seen = [(event.step or 0, event.at) for event in steps if event.attempts == each.attempts and event.at <= killed_at]
     if len({step for step, _ in seen}) < 2:
         return None
     first, last = seen[0], seen[-1]
     step_s = (last[1] - first[1]) / (last[0] - first[0])
-    return max(last[0] - resumed_at, 0), CHECKPOINT_EVERY_S / step_s + 1
+    # Without another step its last ones were committed while the blow fell.
+    again = max(last[0] - resumed_at, 0) if any(event.attempts > each.attempts for event in steps) else 0
+    return again, CHECKPOINT_EVERY_S / step_s + 1
 
 
 def went_on_at(timeline: Timeline, each: Held, since: float, *, again: bool) -> float | None:

@@ -144,15 +144,14 @@ class World:
 
     def kill_service(self) -> int:
         """`kill -9` for every process of the service, on both nodes; returns how many. What it stored stays."""
-        killed = 0
         both: tuple[subprocess.Popen[Any] | None, ...] = (self._service, self._node)
-        for process in both:
-            if process is not None:
-                killed += kill_tree(process.pid)
-                process.wait()
-                for pipe in (process.stdin, process.stdout):
-                    if pipe is not None:
-                        pipe.close()
+        processes = [process for process in both if process is not None]
+        killed = kill_tree(*(process.pid for process in processes))
+        for process in processes:
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
         self._service = self._node = None
         self._keep_logs()
         return killed

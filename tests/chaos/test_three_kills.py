@@ -12,8 +12,7 @@ from benchmarks.chaos.scene import Blow, Row, Scene, set_up
 from benchmarks.chaos.world import run_world
 from jobs.lifecycle import Leg
 
-pytestmark = pytest.mark.chaos
-SEED, IN_FLIGHT = 3, 8
+SEED, IN_FLIGHT = 3, 6
 
 
 @pytest.fixture(scope="module")

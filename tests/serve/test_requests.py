@@ -89,10 +89,12 @@ def test_a_high_priority_goes_before_what_waited_longer(service: ServiceClient) 
     service.until(low["id"], lambda video: video["queue_position"] == 2 and video["eta_seconds"] > 0)
     assert service.get(high["id"])["queue_position"] == 1
     assert service.get(busy[0]["id"])["queue_position"] is None
-    for each in busy:
-        service.http.post(f"/v1/videos/{each['id']}/cancel")
-    first, last = service.finish(high["id"]), service.finish(low["id"])
-    assert first["completed_at"] <= last["completed_at"]
+    service.http.post(f"/v1/videos/{busy[0]['id']}/cancel")
+    service.until(high["id"], lambda video: video["status"] == "in_progress")
+    assert (service.get(low["id"])["status"], service.get(low["id"])["queue_position"]) == ("queued", 1)
+    service.http.post(f"/v1/videos/{busy[1]['id']}/cancel")
+    service.finish(high["id"])
+    last = service.finish(low["id"])
     assert (last["queue_position"], last["eta_seconds"]) == (None, None)
     refused = service.http.post("/v1/videos", json={"prompt": PROMPT, "priority": "urgent"})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "priority")

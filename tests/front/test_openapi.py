@@ -10,7 +10,7 @@ from hypothesis import HealthCheck
 from schemathesis.checks import CHECKS, load_all_checks
 
 from deployments.api import app
-from tests.conftest import Front
+from tests.front.conftest import Front
 
 load_all_checks()
 HELD: Any = [

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from benchmarks.databases import create_database
 from deployments.config import load_config
@@ -67,18 +66,8 @@ def test_an_interrupted_demo_leaves_nothing(start: Callable[..., Command], tmp_p
     demo.assert_nothing_is_left()
 
 
-def test_serve_runs_until_it_is_told_to_stop(start: Callable[..., Command], tmp_path: Path) -> None:
-    config, url = own_config(tmp_path, yaml.safe_load(default_config().read_text()))
-    serve = start("serve", "--config", str(config))
-    serve.wait_for(lambda: is_ready(url))
-    started = time.monotonic()
-    output = serve.stop(signal.SIGTERM)
-    assert time.monotonic() - started < STOP_S
-    assert (serve.process.returncode, "Stopped." in output) == (0, True), output
-    serve.assert_nothing_is_left()
-
-
-def test_a_service_on_postgresql_makes_videos(start: Callable[..., Command], tmp_path: Path, postgres: str) -> None:
+def test_serve_runs_until_it_is_told_to_stop(start: Callable[..., Command], tmp_path: Path, postgres: str) -> None:
+    """On PostgreSQL, as a cluster has it; every other test of a service has SQLite."""
     database = create_database(postgres, "service")
     assert "is at" in start("migrate", KINORAY_DATABASE_URL=database).ended(60)
     small = for_model(load_config(default_config()), "ltx-tiny", with_image=False)
@@ -91,7 +80,10 @@ def test_a_service_on_postgresql_makes_videos(start: Callable[..., Command], tmp
     client.http.close()
     with open_database(database) as opened:
         assert JobStore(opened).get(video["id"]) is not None
-    serve.stop(signal.SIGTERM)
+    started = time.monotonic()
+    output = serve.stop(signal.SIGTERM)
+    assert time.monotonic() - started < STOP_S
+    assert (serve.process.returncode, "Stopped." in output) == (0, True), output
     serve.assert_nothing_is_left()
 
 

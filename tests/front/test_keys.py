@@ -9,7 +9,8 @@ import httpx2
 import pytest
 
 from deployments.api import app
-from tests.conftest import PROMPT, Front
+from tests.conftest import PROMPT
+from tests.front.conftest import Front
 
 OPEN = {"/healthz", "/readyz", "/metrics"}
 REQUESTS = [

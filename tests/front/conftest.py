@@ -1,0 +1,76 @@
+"""What a client meets first: the API of a service with keys. It stops when the tests of this folder are done."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+
+from deployments.config import load_config
+from deployments.keys import fingerprint, generate
+from deployments.service import default_config, for_model, free_port
+from tests.command import Command, is_ready
+
+
+class Front:
+    """The API of a service with keys, as a process of its own. Its legs wait for hardware that this machine has not."""
+
+    def __init__(self, url: str, keys: dict[str, str]) -> None:
+        self.url = url
+        self.keys = keys
+        self.http = httpx2.Client(base_url=url, timeout=30, trust_env=False)
+
+    def ask(self, key: str, method: str, path: str, **request: Any) -> httpx2.Response:
+        headers = {"authorization": f"Bearer {self.keys[key]}", **request.pop("headers", {})}
+        return self.http.request(method, path, headers=headers, **request)
+
+
+@pytest.fixture(scope="package")
+def start_front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Command]]:
+    """Starts `kinoray serve` with nothing but the API, the conductor and the publisher."""
+    commands: list[Command] = []
+
+    def run(http_options: dict[str, Any], settings: dict[str, Any]) -> Command:
+        folder = tmp_path_factory.mktemp("front")
+        config = for_model(load_config(default_config()), "ltx-tiny", with_image=False)
+        (application,) = config["applications"]
+        application["args"].update(settings)
+        for deployment in application["deployments"]:
+            if deployment["name"].endswith("ltx-tiny"):
+                deployment.pop("num_replicas", None)
+                deployment["autoscaling_config"] = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1}
+                deployment["ray_actor_options"] = {"num_cpus": 0.1, "resources": {"none_of_this_here": 1}}
+        config["http_options"].update(http_options)
+        path = folder / "serve.yaml"
+        path.write_text(yaml.safe_dump(config))
+        commands.append(Command("serve", "--config", str(path), data=folder / "data", KINORAY_WEBHOOK_SECRET=""))
+        return commands[-1]
+
+    yield run
+    for command in commands:
+        if command.process.poll() is None:
+            command.stop(signal.SIGTERM)
+
+
+@pytest.fixture(scope="package")
+def front(start_front: Callable[..., Command]) -> Iterator[Front]:
+    keys = {name: generate() for name in ("alice", "bob", "root", "reader", "limited")}
+    scopes = {"root": ["admin"], "reader": ["read"]}
+    limits = {"limited": {"live_jobs": 2}}
+    entries = [
+        {
+            "name": name, "sha256": fingerprint(key), "scopes": scopes.get(name, ["submit", "read"]),
+            "limits": limits.get(name, {}),
+        }
+        for name, key in keys.items()
+    ]  # fmt: skip
+    port = free_port()
+    command = start_front({"port": port}, {"api_keys": entries, "max_queued": 20, "sync_timeout_s": 0.5})
+    front = Front(f"http://127.0.0.1:{port}", keys)
+    command.wait_for(lambda: is_ready(front.url))
+    yield front
+    front.http.close()
