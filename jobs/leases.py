@@ -18,10 +18,12 @@ from jobs.changes import NO_LEASE, change, ended_values
 from jobs.costs import Estimate, estimate, learn, read_lines
 from jobs.database import Database
 from jobs.lifecycle import AHEAD_OF_DENOISE, SERVER_ERROR, Leg, Status
+from jobs.priority import HAD_ITS_TURN
 from jobs.record import Job
 from jobs.schema import jobs
 
 RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 1.0, 60.0
+_BEFORE_OTHERS = case((jobs.c.queue_rank < 0, jobs.c.queue_rank), else_=jobs.c.queue_rank - HAD_ITS_TURN)
 
 
 class Leases:
@@ -33,23 +35,25 @@ class Leases:
     def claim(self, model: str, *, owner: str, lease_s: float, max_attempts: int, capacity: int) -> Job | None:
         """Take a job of a model: the one whose lease expired first, else the first of the queue.
 
-        One from the queue only while fewer than `capacity` jobs of the model have, or will soon want, a denoiser.
-        One whose attempts are spent is left for `fail_spent`.
+        One from the queue only while fewer than `capacity` jobs of the model have, or will soon want, a denoiser, or
+        if it was denoised before it was given back. One whose attempts are spent is left for `fail_spent`.
         """
         now = time.time()
         of = jobs.c.model == model
         ahead = select(func.count()).where(
             of, jobs.c.status == Status.IN_PROGRESS, jobs.c.leg.in_(AHEAD_OF_DENOISE), jobs.c.lease_expires_at >= now
         )
-        due = (jobs.c.status == Status.QUEUED, jobs.c.not_before <= now, ahead.scalar_subquery() < capacity)
+        due = (of, jobs.c.status == Status.QUEUED, jobs.c.not_before <= now)
         # An expression and not the column: SQLite would else read a model's whole history instead of the few leases.
         held_of = jobs.c.model.concat("") == model
         abandoned = _first([jobs.c.lease_expires_at], held_of, *_abandoned(now), jobs.c.attempts < max_attempts)
-        waiting = _first([jobs.c.queue_rank, jobs.c.id], of, *due)
+        turn: list[ColumnElement[Any] | UnaryExpression[Any]] = [jobs.c.queue_rank, jobs.c.id]
+        denoised = _first(turn, *due, jobs.c.queue_rank < 0, jobs.c.checkpoint["final"].as_boolean())
+        waiting = _first(turn, *due, ahead.scalar_subquery() < capacity)
         with self._database.write() as connection:
             claimed = change(
                 connection,
-                jobs.c.id == func.coalesce(abandoned, waiting),
+                jobs.c.id == func.coalesce(abandoned, denoised, waiting),
                 status=Status.IN_PROGRESS,
                 leg=Leg.ENCODE,
                 progress=_at_least(1),
@@ -137,12 +141,16 @@ class Leases:
                 "status": Status.QUEUED,
                 "leg": None,
                 "not_before": time.time() + retry_delay_s(attempt),
+                "queue_rank": _BEFORE_OTHERS,
             }
             return Status.QUEUED if change(connection, mine, **waits, **NO_LEASE) else None
 
-    def release(self, token: str) -> bool:
-        """Give a job back untried: the attempt does not count, and what was committed stays."""
-        back: dict[str, Any] = {"status": Status.QUEUED, "leg": None, "attempts": jobs.c.attempts - 1}
+    def release(self, token: str, for_s: float = 0.0) -> bool:
+        """Give a job back untried, to wait so long: the attempt does not count, and what was committed stays."""
+        back: dict[str, Any] = {
+            "status": Status.QUEUED, "leg": None, "attempts": jobs.c.attempts - 1, "not_before": time.time() + for_s,
+            "queue_rank": _BEFORE_OTHERS,
+        }  # fmt: skip
         with self._database.write() as connection:
             return bool(change(connection, jobs.c.lease_token == token, **back, **NO_LEASE))
 

@@ -7,7 +7,8 @@ future, and another's first job goes between them. A lower class adds a fixed nu
 claimed in order of the sum.
 
 The bound that follows: no flow of a higher class can put more than `AGEING_S` seconds of work, and one job, ahead of a
-job that is one class below it and first of its own flow. Low priority waits; it does not starve.
+job that is one class below it and first of its own flow. Low priority waits; it does not starve. A job that had its
+turn and was given back, after a fault or by a conductor that stops, comes before all others.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 from enum import StrEnum
 
 AGEING_S = 600.0
+HAD_ITS_TURN = 1e12
+"""What is taken from the sum of a job that is given back: it goes on before all that have not begun."""
 
 
 class Priority(StrEnum):

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import yaml
 
+from benchmarks.chaos.processes import title
 from deployments.service import free_port
 from pipelines.card import ROOT
 
@@ -42,7 +43,7 @@ class Command:
         except psutil.NoSuchProcess:
             return []
         self.started.update(below)
-        return [title for process in below if (title := _title(process))]
+        return [shown for process in below if (shown := title(process))]
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = START_S) -> None:
         deadline = time.monotonic() + seconds
@@ -69,15 +70,7 @@ class Command:
     def assert_nothing_is_left(self) -> None:
         assert self.started, "it was never seen to start anything"
         _, left = psutil.wait_procs(self.started, timeout=10)  # the kernel reaps the last of them a moment later
-        assert [title for process in left if (title := _title(process))] == []
-
-
-def _title(process: psutil.Process) -> str:
-    """A process's command line; empty when it has ended."""
-    try:
-        return "" if process.status() == psutil.STATUS_ZOMBIE else " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return ""
+        assert [shown for process in left if (shown := title(process))] == []
 
 
 def own_config(folder: Path, config: dict[str, Any]) -> tuple[Path, str]:

@@ -40,6 +40,14 @@ def below(pid: int) -> list[psutil.Process]:
         return []
 
 
+def title(process: psutil.Process) -> str:
+    """Its command line; empty when it has ended."""
+    try:
+        return "" if process.status() == psutil.STATUS_ZOMBIE else " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def kill_tree(*pids: int) -> int:
     """`kill -9` for processes and everything below them; returns how many there were.
 
@@ -53,7 +61,7 @@ def kill_tree(*pids: int) -> int:
     for process in seen:
         _send(process, signal.SIGKILL)
     _, left = psutil.wait_procs(seen, timeout=DEADLINE_S)
-    if any(_alive(process) for process in left):
+    if any(title(process) for process in left):
         raise RuntimeError(f"{len(left)} processes outlived SIGKILL")
     return len(seen)
 
@@ -76,10 +84,3 @@ def _send(process: psutil.Process, what: signal.Signals) -> None:
         process.send_signal(what)
     except psutil.NoSuchProcess:
         pass  # it ended by itself
-
-
-def _alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

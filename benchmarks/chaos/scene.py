@@ -159,7 +159,9 @@ class Scene:
             if blow.told_to_stop and each.job_id in rows:
                 now, resumed_at = rows[each.job_id], rows[each.job_id].facts.get("resumed_at_step", 0)
                 blow.how = f"resumed at step {resumed_at}" if not blow.how else f"{blow.how}, {resumed_at}"
-                if now.attempts != 1 or resumed_at < (each.step or 0):
+                # Without another step it had been denoised when it was given up.
+                anew = any(event.at > since for event in self.timeline.steps_of(each.job_id))
+                if now.attempts != 1 or (anew and resumed_at < (each.step or 0)):
                     problems.append(f"{each.job_id} took {now.attempts} attempts and resumed at step {resumed_at}")
         row.went_on = (blow.went_on_s if blow.went_on_s is not None else max(moments, default=0.0), bound)
         if row.went_on[0] > bound:

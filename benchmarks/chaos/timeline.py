@@ -46,6 +46,10 @@ class Timeline:
         with self._lock:
             return sorted(self._seen[job_id].values(), key=lambda each: each.version)
 
+    def steps_of(self, job_id: str) -> list[Happened]:
+        """Where its denoisers were, as they reported it."""
+        return [each for each in self.of(job_id) if each.leg is Leg.DENOISE and each.step is not None]
+
     def close(self) -> None:
         self._end.set()
         self._thread.join()

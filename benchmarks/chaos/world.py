@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.chaos.processes import below, kill_tree, until
+from benchmarks.chaos.processes import below, kill_tree, title, until
 from deployments.config import load_config
 from deployments.service import environment, for_model, free_port
 from jobs.database import Database
@@ -101,7 +101,7 @@ class World:
     def controller_pid(self) -> int:
         """The process of Serve's controller."""
         assert self._service is not None
-        (found,) = [each.pid for each in below(self._service.pid) if "ServeController" in " ".join(each.cmdline())]
+        (found,) = [each.pid for each in below(self._service.pid) if "ServeController" in title(each)]
         return found
 
     def start(self) -> float:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from jobs.database import Database
 from jobs.leases import LONGEST_RETRY_DELAY_S, retry_delay_s
 from jobs.lifecycle import ENDED, Leg, Status, before, progress_at
+from jobs.priority import Priority
 from tests.unit.conftest import Jobs
 
 SECONDS = {Leg.ENCODE: 1.0, Leg.DENOISE: 8.0, Leg.DECODE: 1.0, Leg.PUBLISH: 0.0}
@@ -197,3 +198,29 @@ def test_the_time_to_keep_a_video_begins_when_it_is_there(jobs: Jobs) -> None:
     done = jobs.get(taken)
     assert done.completed_at is not None
     assert done.expires_at == done.completed_at + 60
+
+
+def test_a_job_that_is_given_back_goes_before_those_that_have_not_begun(jobs: Jobs) -> None:
+    begun = jobs.accept(priority=Priority.LOW)
+    _, token = jobs.take()
+    urgent = jobs.accept(priority=Priority.HIGH)
+    for _ in range(2):  # however often
+        assert jobs.leases.release(token)
+        taken, token = jobs.take(capacity=1)
+        assert taken.id == begun.id
+    assert jobs.claim(capacity=1) is None
+    assert jobs.leases.retry(token, 3, "why", 1) is Status.FAILED
+    assert jobs.store.redrive(begun.id)
+    assert jobs.get(begun).queue_rank == begun.queue_rank >= 0, "driven anew it has its old turn"
+    assert jobs.take()[0].id == urgent.id
+
+
+def test_a_job_that_was_denoised_does_not_wait_for_a_denoiser(jobs: Jobs) -> None:
+    for final in (False, True):
+        job = jobs.accept()
+        _, token = jobs.take()
+        assert jobs.leases.commit(token, {"key": "k", "step": 3, "final": final})
+        assert jobs.leases.release(token)
+        assert [getattr(jobs.claim(capacity=0), "id", None)] == [job.id if final else None]
+        if not final:
+            jobs.store.cancel(job.id)
