@@ -83,6 +83,14 @@ bench-overhead: setup ## the service against diffusers in one process
 bench-jobs: setup ## what a long history costs the job store, on SQLite and PostgreSQL
 	@$(BIN)/python -m benchmarks.jobs
 
+.PHONY: bench-storage
+bench-storage: setup-dev ## the bucket store against boto3 alone, on a server of its own
+	@$(BIN)/python -m benchmarks.storage_throughput
+
+.PHONY: storage-faults
+storage-faults: setup-dev ## spoil the way to the bucket in every way, and count what was lost
+	@$(BIN)/python -m benchmarks.storage_faults
+
 .PHONY: chaos
 chaos: setup ## kill everything in turn and count what was lost
 	@$(BIN)/python -m benchmarks.chaos

@@ -90,6 +90,19 @@ def retry(job_id: Annotated[str, typer.Argument(help="A dead job, as `jobs --dea
     console.print(f"{job_id} is queued again")
 
 
+@app.command()
+def bucket(
+    config: Annotated[Path, typer.Option(help="A Serve config file with a bucket.")],
+    init: Annotated[bool, typer.Option("--init", help="Make it, with lifecycle and CORS rules.")] = False,
+) -> None:
+    """Try everything that the service does in its bucket, and say what it may not do."""
+    from cli.bucket import check, set_up
+
+    for done in set_up(config) if init else ():
+        console.print(done)
+    check(console, config)
+
+
 @app.command("check-config")
 def check_config(config: Annotated[Path, typer.Argument(help="A Serve config file.")]) -> None:
     """Read a config file strictly and say what is wrong with it."""

@@ -17,6 +17,7 @@ from deployments.outbound import Outbound
 from deployments.outbound import Refused as UrlRefused
 from deployments.schemas import CreateVideo, parse_create
 from deployments.settings import Settings, webhook_secret
+from deployments.uploads import Uploads, is_upload_id
 from jobs import admission
 from jobs.admission import Limits, Refused, Repeatable
 from jobs.database import Database
@@ -44,7 +45,7 @@ class Asked:
     """A create request as it was read from the wire."""
 
     fields: dict[str, Any]
-    image: bytes | str | None  # a file, or the URL of one
+    image: bytes | str | None  # a file, the URL of one, or the id of an upload
     caller: Caller
     idempotency_key: str | None = None
     remix_of: Job | None = None
@@ -58,6 +59,7 @@ class Acceptance:
         self._cards = settings.cards()
         self._database = database
         self._artifacts = artifacts
+        self._uploads = Uploads(artifacts, settings.max_body_bytes)
         self._outbound = outbound
         self._sends_webhooks = webhook_secret() is not None
         # Decoding a large image takes seconds; it must not hold up the threads that read the job store.
@@ -113,7 +115,7 @@ class Acceptance:
     async def _image(self, asked: Asked) -> bytes | None:
         source = asked.remix_of
         if asked.image is not None:
-            given = await self._fetch(asked.image) if isinstance(asked.image, str) else asked.image
+            given = await self._referred(asked.image) if isinstance(asked.image, str) else asked.image
             limits = self._settings.max_image_pixels, self._settings.max_image_aspect_ratio
             return await asyncio.get_running_loop().run_in_executor(self._images, check_image, given, *limits)
         if source is None or not source.has_image:
@@ -124,6 +126,11 @@ class Acceptance:
             raise NotFound(
                 "the video's image is gone; send it again", param=IMAGE_FIELD, code="video_expired"
             ) from None
+
+    async def _referred(self, reference: str) -> bytes:
+        if is_upload_id(reference):
+            return await asyncio.to_thread(self._uploads.read, reference, param=IMAGE_FIELD)
+        return await self._fetch(reference)
 
     async def _fetch(self, url: str) -> bytes:
         self._outbound.check_url(url, param=IMAGE_FIELD)

@@ -7,7 +7,7 @@ import time
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Header, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 from fastapi.sse import EventSourceResponse
 from ray import serve
 from ray.serve.context import _get_global_client
@@ -15,18 +15,19 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments import metrics
 from deployments.acceptance import Acceptance, Asked
-from deployments.body import read_body
+from deployments.body import read_body, read_file
 from deployments.event_stream import EventStream, last_seen
 from deployments.events import emit
 from deployments.facts import exposition
 from deployments.http_errors import install
 from deployments.keys import Caller, Doorkeeper, Scope, anonymous_allowed, bearer, caller_of
-from deployments.openapi import answers, binary, create_body, describe
+from deployments.openapi import answers, binary, create_body, describe, file_body, json_body
 from deployments.outbound import Outbound
 from deployments.queue_view import QueueView
 from deployments.readiness import missing_legs
 from deployments.schemas import DeletedVideo, Model, ModelList, Video, VideoList
 from deployments.settings import Settings, data_dir, database_url
+from deployments.uploads import BeginUpload, Upload, Uploads, parse_upload
 from deployments.waiting import Waiting, parse_prefer
 from deployments.watcher import Watcher
 from jobs.database import open_database
@@ -34,16 +35,16 @@ from jobs.lifecycle import CANCELED, Status
 from jobs.record import Job, is_job_id
 from jobs.store import JobStore
 from pipelines.errors import InvalidRequest, KinorayError, NotFound, NotImplementedHere, NotReady
-from storage.store import delete_job, local_store, spritesheet_key, thumbnail_key, video_key
+from storage.store import delete_job, download_name, open_store, spritesheet_key, thumbnail_key, video_key
 
 # How long a client should wait before it asks again: short at first, then longer, since each question costs a little of
 # the processor that a render on a CPU needs.
 POLL_AFTER_MS, LONG_JOB_POLL_AFTER_MS, LONG_JOB_S = 250, 500, 2.0
 
 VARIANTS = {
-    "video": (video_key, "video/mp4", "mp4"),
-    "thumbnail": (thumbnail_key, "image/webp", "thumbnail.webp"),
-    "spritesheet": (spritesheet_key, "image/webp", "spritesheet.webp"),
+    "video": (video_key, "video/mp4"),
+    "thumbnail": (thumbnail_key, "image/webp"),
+    "spritesheet": (spritesheet_key, "image/webp"),
 }
 
 app = FastAPI(title="Kinoray", description="Video generation on a Ray cluster.", version="0.1.0")
@@ -53,8 +54,12 @@ BEARER = [bearer()]
 CREATES = answers(400, 401, 403, 413, 422, 429, 503)
 REMIXES = answers(400, 401, 403, 404, 413, 422, 429, 503)
 READS = answers(400, 401, 403, 404, 503)
-SYNC = {**CREATES, **answers(500), **binary("video/mp4"), 202: {"model": Video, "description": "Not done in time"}}
-CONTENT = {**READS, **binary(*(kind for _, kind, _ in VARIANTS.values()))}
+ELSEWHERE: dict[int | str, dict[str, Any]] = {
+    302: {"description": "Where the file is, where a bucket has it: a URL that needs no key and is good for a while"}
+}
+LATER: dict[int | str, dict[str, Any]] = {202: {"model": Video, "description": "Not done in time"}}
+SYNC = {**CREATES, **answers(500), **binary("video/mp4"), **ELSEWHERE, **LATER}
+CONTENT = {**READS, **ELSEWHERE, **binary(*(kind for _, kind in VARIANTS.values()))}
 EVENTS = {**READS, **binary("text/event-stream"), 204: {"description": "It has ended, and you have seen all of it"}}
 LOADING: dict[int | str, dict[str, Any]] = {503: {"description": "Some legs are still loading"}}
 
@@ -80,10 +85,11 @@ class Api:
         self.settings = settings
         self.cards = settings.cards()
         self.conductor = conductor
-        self.store = local_store(data_dir())
+        self.store = open_store(settings.bucket, data_dir(), hurried=True)
         database = open_database(database_url())
         self.jobs = JobStore(database)
         self.acceptance = Acceptance(settings, database, self.store, Outbound(settings.outbound_allow))
+        self.uploads = Uploads(self.store, settings.max_body_bytes)
         self.queue = QueueView(self.jobs)
         watcher = Watcher(self.jobs.versions)
         self.waiting, self.event_stream = Waiting(self.jobs, watcher), EventStream(self.jobs, watcher)
@@ -155,7 +161,7 @@ class Api:
     @app.get("/v1/videos/{video_id}/content", dependencies=BEARER, response_class=FileResponse, responses=CONTENT)
     async def content(
         self, request: Request, video_id: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
-    ) -> FileResponse:
+    ) -> Response:
         """The finished mp4, its poster or its spritesheet; supports Range."""
         job = await self._job(request, video_id, "read")
         if job.status is not Status.COMPLETED:
@@ -203,6 +209,26 @@ class Api:
         await asyncio.to_thread(delete_job, self.store, job.id)
         emit("job.deleted", job_id=job.id, model=job.model)
         return DeletedVideo(id=job.id)
+
+    @app.post(
+        "/v1/uploads", openapi_extra=json_body(BeginUpload), dependencies=BEARER, responses=answers(400, 401, 403, 413)
+    )
+    async def begin_upload(self, request: Request) -> Upload:
+        """Where to send a file that a video is to begin with. Then name its id in `input_reference`."""
+        caller_of(request, self.doorkeeper, "submit")
+        fields, _ = await read_body(request, self.settings.max_body_bytes)
+        asked = parse_upload(fields)
+        return await asyncio.to_thread(self.uploads.begin, asked, str(request.base_url))
+
+    @app.put(
+        "/v1/uploads/{upload_id}", openapi_extra=file_body(), dependencies=BEARER, status_code=204,
+        responses=answers(400, 401, 403, 413, 503),
+    )  # fmt: skip
+    async def receive_upload(self, request: Request, upload_id: str) -> None:
+        """Send the file here, where no bucket takes it."""
+        caller_of(request, self.doorkeeper, "submit")
+        data = await read_file(request, self.settings.max_body_bytes)
+        await asyncio.to_thread(self.uploads.receive, upload_id, data)
 
     @app.post("/v1/videos/edits", include_in_schema=False)
     @app.post("/v1/videos/extensions", include_in_schema=False)
@@ -262,17 +288,30 @@ class Api:
         return job
 
     def _shown(self, job: Job) -> Video:
-        return Video.of(job, self.queue.place(job))
+        return Video.of(job, self.queue.place(job), self._urls(job))
 
-    async def _file(self, job: Job, variant: str) -> FileResponse:
-        key, kind, name = VARIANTS[variant]
-        path = None if job.expired else await asyncio.to_thread(self.store.local_path, key(job.id))
-        if path is None:
-            why = "its files have expired" if job.expired else f"it was made without a {variant}"
-            raise NotFound(f"there is no such file of this video: {why}", code="video_expired" if job.expired else None)
+    def _urls(self, job: Job) -> dict[str, str]:
+        """Where the files of a job are: in the bucket, for a while, or else under this service's own address."""
+        if job.status is not Status.COMPLETED or job.expired:
+            return {}
+        made = {variant: key_of(job.id) for variant, (key_of, _) in VARIANTS.items() if job.output.get(variant, True)}
+        path = f"/v1/videos/{job.id}/content?variant="
+        return {variant: self.store.url(key) or path + variant for variant, key in made.items()}
+
+    async def _file(self, job: Job, variant: str) -> Response:
+        key_of, kind = VARIANTS[variant]
+        key = key_of(job.id)
+        if job.expired:
+            raise NotFound("there is no such file of this video: its files have expired", code="video_expired")
         headers = {"cache-control": "private", "x-video-id": job.id}
+        if not job.output.get(variant, True):
+            raise NotFound(f"there is no such file of this video: it was made without a {variant}")
+        if (url := await asyncio.to_thread(self.store.url, key)) is not None:
+            return RedirectResponse(url, 302, {**headers, "cache-control": "no-store"})
+        if (path := await asyncio.to_thread(self.store.local_path, key)) is None:
+            raise NotFound("there is no such file of this video: it is not in the artifact store any more")
         return FileResponse(
-            path, media_type=kind, filename=f"{job.id}.{name}", content_disposition_type="inline", headers=headers
+            path, media_type=kind, filename=download_name(key), content_disposition_type="inline", headers=headers
         )
 
     async def _cancel(self, before: Job) -> Job:

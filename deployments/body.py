@@ -1,4 +1,4 @@
-"""The body of a create request, JSON or form, as one dict of fields and perhaps an image or the URL of one."""
+"""The body of a create request, JSON or form, as one dict of fields and perhaps an image or a reference to one."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
 from deployments.schemas import speakable
+from deployments.uploads import is_upload_id
 from pipelines.errors import InvalidRequest, PayloadTooLarge
 
 IMAGE_FIELD = "input_reference"
@@ -31,7 +32,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 async def read_body(request: Request, max_bytes: int) -> tuple[dict[str, Any], bytes | str | None]:
-    """The fields, and `input_reference` if there is one: its bytes, or the URL where they are.
+    """The fields, and `input_reference` if there is one: its bytes, or the URL or the upload where they are.
 
     The openai client always sends a form, also without a file, and its `extra_body` as flat form fields.
 
@@ -48,6 +49,11 @@ async def read_body(request: Request, max_bytes: int) -> tuple[dict[str, Any], b
         "say in the header content-type what the body is: application/json or multipart/form-data",
         code="unknown_content_type",
     )
+
+
+async def read_file(request: Request, max_bytes: int) -> bytes:
+    """A body that is a file and nothing else. Raises PayloadTooLarge."""
+    return await Request(request.scope, _bounded(request, max_bytes)).body()
 
 
 def check_image(data: bytes, max_pixels: int, max_aspect_ratio: float) -> bytes:
@@ -132,17 +138,18 @@ def _read_json(data: bytes) -> tuple[dict[str, Any], bytes | str | None]:
     if reference is None:
         return fields, None
     if not isinstance(reference, str):
-        raise InvalidRequest("input_reference must be a URL in JSON", param=IMAGE_FIELD)
+        raise InvalidRequest("input_reference must be a URL or the id of an upload in JSON", param=IMAGE_FIELD)
     return fields, _reference(reference)
 
 
 def _reference(value: str) -> bytes | str:
-    if value.lower().startswith(("http://", "https://")):
+    if value.lower().startswith(("http://", "https://")) or is_upload_id(value):
         return value
     head, comma, data = value.partition(",")
     if not (head.startswith("data:") and head.endswith(";base64") and comma):
         raise InvalidRequest(
-            "input_reference must be a file, a URL, or a data URL: data:image/png;base64,...", param=IMAGE_FIELD
+            "input_reference must be a file, a URL, the id of an upload, or a data URL: data:image/png;base64,...",
+            param=IMAGE_FIELD,
         )
     try:
         return base64.b64decode(data, validate=True)

@@ -14,6 +14,7 @@ from jobs.database import UNREACHABLE
 from jobs.leases import Leases
 from pipelines.errors import LatentsLost
 from pipelines.serialization import from_bytes, to_bytes
+from storage.errors import StorageUnavailable
 from storage.store import ArtifactStore, checkpoint_key
 
 log = logging.getLogger("ray.serve")
@@ -40,7 +41,11 @@ class Commits:
         self._expires_at = 0.0
 
     def resume(self, kind: type[T]) -> T | None:
-        """The state to go on from; None to begin, also where a checkpoint cannot be read."""
+        """The state to go on from; None to begin, also where a checkpoint cannot be read.
+
+        Raises:
+            StorageUnavailable: it can be read once the store is back.
+        """
         if self._last is None:
             return None
         try:
@@ -99,8 +104,11 @@ def read_committed(artifacts: ArtifactStore, committed: Committed, kind: type[T]
 
     Raises:
         LatentsLost: they cannot be read; they have to be made again.
+        StorageUnavailable: they can be read once the store is back.
     """
     try:
         return from_bytes(kind, artifacts.get(committed.key))
+    except StorageUnavailable:
+        raise
     except (OSError, ValueError) as error:
         raise LatentsLost(f"committed latents cannot be read: {type(error).__name__}") from error

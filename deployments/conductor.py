@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,13 +28,20 @@ from jobs.lifecycle import CANCELED, Status
 from jobs.record import Job
 from jobs.store import JobStore
 from pipelines.errors import JobFailed, RequestError
+from storage.errors import StorageUnavailable
 
 log = logging.getLogger("ray.serve")
 
 T = TypeVar("T")
 
 LONGEST_WAIT_S = 5.0
+STORAGE_DELAY_S = 10.0
 LOOK_EVERY_S = 0.5
+
+
+def storage_delay_s() -> float:
+    """Seconds until a job is tried again that needs what cannot be read for now: spread, as many wait for the same."""
+    return STORAGE_DELAY_S * random.uniform(0.5, 1.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +189,9 @@ class Conductor:
         cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
         if isinstance(cause, JobFailed | RequestError):
             return "failed" if await self._durably(self.leases.fail, token, cause.code, cause.message) else None
+        if isinstance(cause, StorageUnavailable):
+            log.warning("%s waits for the artifact store: %s", job.id, cause)
+            return "postponed" if await self._durably(self.leases.release, token, storage_delay_s()) else None
         log.warning("attempt %d of %s failed", job.attempts, job.id, exc_info=error)
         message = (
             f"the video could not be rendered in {job.attempts} attempts; the last one ended with "

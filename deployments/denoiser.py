@@ -19,7 +19,7 @@ from pipelines.catalogue import ModelCard
 from pipelines.families import handover
 from pipelines.requests import Parameters
 from pipelines.weights import revision
-from storage.store import local_store
+from storage.store import open_checkpoints
 
 
 @serve.deployment(name="Denoiser", max_ongoing_requests=1, graceful_shutdown_timeout_s=600)
@@ -34,7 +34,7 @@ class Denoiser:
         self.settings = settings
         # Not `open_database`: before there is a job, the conductor that claimed it has seen to the tables.
         self.leases = Leases(Database(database_url()))
-        self.artifacts = local_store(data_dir())
+        self.artifacts = open_checkpoints(settings.bucket, data_dir())
         self.handover = handover(card.family)
         self.worker = Worker(settings.step_timeout_s)
         self.revision = revision(card, card.LEGS["denoise"][0])

@@ -13,7 +13,7 @@ from deployments.leg import Control, Worker, load
 from deployments.settings import Settings, data_dir
 from pipelines.catalogue import ModelCard
 from pipelines.requests import Parameters
-from storage.store import local_store
+from storage.store import open_store
 
 
 @serve.deployment(name="TextEncoder", max_ongoing_requests=8, graceful_shutdown_timeout_s=60)
@@ -45,7 +45,7 @@ class ImageEncoder:
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         self.worker = Worker(settings.step_timeout_s)
         self.encoder = self.worker.run(load, "image", card, settings)
-        self.store = local_store(data_dir())
+        self.store = open_store(settings.bucket, data_dir())
 
     async def run(self, key: str, parameters: Parameters) -> AsyncIterator[Any]:
         async with aclosing(self.worker.stream(lambda _: self._encode(key, parameters))) as items:

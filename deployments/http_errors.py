@@ -10,8 +10,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from deployments.schemas import speakable
 from jobs.database import UNREACHABLE
 from pipelines.errors import InvalidRequest, KinorayError, TooManyRequests, Unavailable
+from storage.errors import StorageUnavailable
 
 log = logging.getLogger("ray.serve")
 
@@ -24,6 +26,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(KinorayError, _known)
     for kind in UNREACHABLE:
         app.add_exception_handler(kind, _no_job_store)
+    app.add_exception_handler(StorageUnavailable, _no_artifacts)
     app.add_exception_handler(RequestValidationError, _bad_query)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Exception, _bug)
@@ -54,11 +57,16 @@ async def _no_job_store(_: Request, error: Exception) -> JSONResponse:
     return render(Unavailable("the job store cannot be reached; send the request again in a moment"))
 
 
+async def _no_artifacts(_: Request, error: Exception) -> JSONResponse:
+    log.warning("the artifact store cannot be used: %s", error)
+    return render(Unavailable("the artifact store cannot be reached; send the request again in a moment"))
+
+
 async def _bad_query(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    name = str(first["loc"][-1])
-    return render(InvalidRequest(f"{name}: {first['msg'][:1].lower()}{first['msg'][1:]}", param=name))
+    name = speakable(str(first["loc"][-1]))
+    return render(InvalidRequest(f"{name or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", param=name))
 
 
 async def _no_route(_: Request, error: Exception) -> JSONResponse:

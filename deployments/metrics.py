@@ -16,7 +16,7 @@ BYTES = [2.0**power for power in range(10, 31, 2)]
 
 @cache
 def jobs_total() -> Counter:
-    """Jobs that ended (completed, failed, canceled) or were given back (retried, released, lease_lost)."""
+    """Jobs that ended (completed, failed, canceled) or were given back (retried, released, postponed, lease_lost)."""
     return Counter("kinoray_jobs_total", description="Jobs by outcome.", tag_keys=("model", "outcome"))
 
 
@@ -58,6 +58,15 @@ def handover_bytes() -> Histogram:
         description="Bytes that a leg hands to the next.",
         boundaries=BYTES,
         tag_keys=("model", "leg"),
+    )
+
+
+@cache
+def publish_retries_total() -> Counter:
+    return Counter(
+        "kinoray_publish_retries_total",
+        description="How often a finished video had to wait because the artifact store could not be used.",
+        tag_keys=("model",),
     )
 
 

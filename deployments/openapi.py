@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 
 from deployments.schemas import CreateVideo, ErrorAnswer
 
@@ -17,7 +18,7 @@ WHAT: dict[int, str] = {
     422: "The Idempotency-Key stands for another request",
     429: "A limit is reached; `retry-after-ms` says when to come back",
     500: "The video failed",
-    503: "The job store cannot be reached, or the service is still loading",
+    503: "The job store or the artifact store cannot be reached, or the service is still loading",
 }
 
 
@@ -28,6 +29,17 @@ def create_body() -> dict[str, Any]:
     form["properties"]["input_reference"] = {"type": "string", "format": "binary"}
     kinds = {"application/json": schema, "multipart/form-data": form}
     return {"requestBody": {"required": True, "content": {kind: {"schema": each} for kind, each in kinds.items()}}}
+
+
+def json_body(model: type[BaseModel]) -> dict[str, Any]:
+    """A body that is read by hand, after the caller is known."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+
+
+def file_body() -> dict[str, Any]:
+    """A body that is a file and nothing else."""
+    content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:

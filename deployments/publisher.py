@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 from ray import serve
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
+from deployments import metrics
 from deployments.leg import Finished, Started, ended, payload_bytes, this_replica
 from deployments.loops import forever
 from deployments.outbound import Outbound
@@ -21,25 +26,35 @@ from jobs.record import Job
 from jobs.webhooks import Outbox
 from pipelines.output import RenderedVideo
 from storage.store import (
-    checkpoint_prefix,
+    KEEP,
+    About,
+    delete_checkpoints,
     delete_job,
-    local_store,
+    download_name,
+    keep_class,
     metadata_key,
+    open_store,
     spritesheet_key,
     thumbnail_key,
     video_key,
 )
 
+log = logging.getLogger("ray.serve")
+
 SEND_EVERY_S = 1.0
+AT_ONCE = 16
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 
 
-@serve.deployment(name="Publisher", max_ongoing_requests=16, graceful_shutdown_timeout_s=60)
+@serve.deployment(name="Publisher", max_ongoing_requests=AT_ONCE, graceful_shutdown_timeout_s=60)
 class Publisher:
     """Writes files under keys that depend on the job alone, so that a repeat replaces its own work."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.store = local_store(data_dir())
+        self.store = open_store(settings.bucket, data_dir())
+        # Its own threads: videos that wait for an answer of their store must not hold up webhooks and the sweeper.
+        self.writers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="writer")
         database = open_database(database_url())
         self.sweeper = Sweeper(database, self.store)
         works = [self._sweep]
@@ -53,14 +68,24 @@ class Publisher:
             raise RuntimeError("a loop of the publisher has ended")
 
     async def run(self, job: Job, rendered: RenderedVideo) -> AsyncIterator[Any]:
-        """Store everything of a video; its value is the video's key. A write that has begun is not interrupted."""
+        """Store everything of a video; its value is the video's key.
+
+        While the store cannot be used the video waits here, however long: it is neither lost nor rendered again. A
+        write that has begun is not interrupted; a wait is.
+        """
         yield Started(this_replica())
         started = time.perf_counter()
-        writing = asyncio.get_running_loop().run_in_executor(None, self._publish, job, rendered)
-        try:
-            await asyncio.shield(writing)
-        finally:
-            await ended(writing)
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(OSError),
+            wait=wait_random_exponential(FIRST_WAIT_S, max=LONGEST_WAIT_S),
+            before_sleep=lambda state: _put_off(job, state),
+        ):
+            with attempt:
+                writing = asyncio.get_running_loop().run_in_executor(self.writers, self._publish, job, rendered)
+                try:
+                    await asyncio.shield(writing)
+                finally:
+                    await ended(writing)
         yield Finished(time.perf_counter() - started, payload_bytes(rendered), {})
         yield video_key(job.id)
 
@@ -70,7 +95,7 @@ class Publisher:
 
     async def discard_checkpoints(self, job_id: str) -> None:
         """Remove what only a job that has not ended needs."""
-        await asyncio.to_thread(self.store.delete_prefix, checkpoint_prefix(job_id))
+        await asyncio.to_thread(delete_checkpoints, self.store, job_id)
 
     async def _sweep(self) -> None:
         await asyncio.to_thread(self.sweeper.sweep)
@@ -89,7 +114,25 @@ class Publisher:
         }
         for key, data in files.items():
             if data is not None:
-                self.store.put(key, data)
+                self.store.put(key, data, About(download_name(key), _tags(job)))
+
+
+def _put_off(job: Job, state: RetryCallState) -> None:
+    """Say that a video waits for its store."""
+    assert state.outcome is not None
+    wait_s = state.next_action.sleep if state.next_action else 0.0
+    log.warning("%s is tried again in %.1f s: %s", job.id, wait_s, state.outcome.exception())
+    metrics.publish_retries_total().inc(1, {"model": job.model})
+
+
+def _tags(job: Job) -> dict[str, str]:
+    """By which a bucket's own rules and bills can tell objects apart."""
+    tags = {"job": job.id, "model": job.model}
+    if job.expires_in_s is not None:
+        tags["expires"] = datetime.fromtimestamp(time.time() + job.expires_in_s, UTC).isoformat(timespec="seconds")
+        if (keep := keep_class(job.expires_in_s)) is not None:
+            tags[KEEP] = keep
+    return tags
 
 
 def _metadata(job: Job) -> dict[str, Any]:

@@ -27,6 +27,10 @@ from storage.store import input_key
 _DRAINS = ThreadPoolExecutor(64, thread_name_prefix="drain")
 
 
+HANDED_OVER = (Leg.DENOISE, Leg.PUBLISH)
+"""The legs that may take longer than a replica has to stop: a render, and a wait for the artifact store."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """The deployments that one model's jobs run through; None where its family has no such leg."""
@@ -39,7 +43,7 @@ class Route:
 
 
 class HandedOver(Exception):
-    """The denoiser has committed and given the job back, because its replica was told to stop."""
+    """A replica that was told to stop has given the job back; a denoiser has committed its step before."""
 
 
 class Relay:
@@ -67,10 +71,18 @@ class Relay:
         else:
             rendered = await self._decode(await self._latents(committed))
         await self.lease.advance(Leg.PUBLISH)
-        await self._leg(Leg.PUBLISH, "publish", self.route.publisher, job, rendered)
+        while True:
+            try:
+                await self._leg(Leg.PUBLISH, "publish", self.route.publisher, job, rendered)
+            except HandedOver:
+                continue
+            return
 
     def hand_over(self) -> None:
-        """The replica that denoises this job is about to stop: let another go on from the next step."""
+        """The replica that works on this job is about to stop: let another go on, from the next step or with the files.
+
+        The other legs are over before a replica has to be gone.
+        """
         if self._response is not None and not self._handing_over:
             self._handing_over = True
             self._response.cancel()
@@ -89,7 +101,6 @@ class Relay:
             try:
                 latents = await self._leg(Leg.DENOISE, "denoise", route.denoiser, self.parameters, text, image, ticket)
             except HandedOver:
-                emit("job.handed_over", job_id=job.id, model=job.model, replica=self.replica)
                 checkpoint = await self.lease.checkpoint()
                 continue
             if checkpoint is not None:
@@ -120,7 +131,7 @@ class Relay:
                 match await reference:
                     case Started(replica):
                         self.replica = replica
-                        self._response = response if leg is Leg.DENOISE else None
+                        self._response = response if leg in HANDED_OVER else None
                         await self.lease.advance(leg, replica=replica)
                     case Progress(step, num_steps):
                         at = step if leg is Leg.DENOISE else None
@@ -139,6 +150,7 @@ class Relay:
             if references is not None:
                 await _drain(references)
             if self._handing_over and isinstance(error, RayTaskError):
+                emit("job.handed_over", job_id=self.job.id, model=self.job.model, leg=leg, replica=self.replica)
                 raise HandedOver from error
             raise
         finally:

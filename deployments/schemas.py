@@ -29,7 +29,7 @@ class CreateVideo(OutputFields, GenerationRequest):
     seconds: str | float | None = None
     """Length of the video, another way to say num_frames: the nearest number of frames the model can make."""
     input_reference: str | None = None
-    """The first frame: a file in a form, or a URL, which may be a data URL."""
+    """The first frame: a file in a form, the id of an upload, or a URL, which may be a data URL."""
     priority: Literal["high", "normal", "low"] = Priority.NORMAL.value
     """Which class of the queue it waits in."""
     webhook_url: str | None = Field(default=None, max_length=2048)
@@ -98,9 +98,10 @@ class Video(BaseModel):
     eta_seconds: float | None
     model_revision: str | None
     degradations: list[str]
+    urls: dict[str, str]
 
     @classmethod
-    def of(cls, job: Job, place: Place) -> Video:
+    def of(cls, job: Job, place: Place, urls: dict[str, str]) -> Video:
         parameters = read_parameters(job.parameters)
         error = None
         if job.error_code is not None:
@@ -131,6 +132,7 @@ class Video(BaseModel):
             eta_seconds=place.eta_s,
             model_revision=job.facts.get("model_revision"),
             degradations=job.facts.get("degradations", []),
+            urls=urls,
         )
 
 
@@ -206,15 +208,17 @@ def parse_create(fields: dict[str, Any]) -> CreateVideo:
     try:
         return CreateVideo.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        param = speakable(str(first["loc"][0])) if first["loc"] else None
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(sorted(CreateVideo.model_fields))
-            raise InvalidRequest(
-                f"this field is not known; there are {known}", param=param, code="unknown_field"
-            ) from None
-        if param == "size":
-            raise InvalidRequest("size must be WIDTHxHEIGHT in pixels, such as 704x480", param=param) from None
-        raise InvalidRequest(
-            f"{param or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", param=param
-        ) from None
+        refusal = refused(error, CreateVideo)
+    if refusal.param == "size":
+        raise InvalidRequest("size must be WIDTHxHEIGHT in pixels, such as 704x480", param="size")
+    raise refusal
+
+
+def refused(error: ValidationError, model: type[BaseModel]) -> InvalidRequest:
+    """What is wrong with the first field at fault, without what was sent."""
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    param = speakable(str(first["loc"][0])) if first["loc"] else None
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(sorted(model.model_fields))
+        return InvalidRequest(f"this field is not known; there are {known}", param=param, code="unknown_field")
+    return InvalidRequest(f"{param or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", param=param)

@@ -13,6 +13,7 @@ from jobs.database import sqlite_url
 from pipelines.card import ROOT, StrictModel
 from pipelines.catalogue import ModelCard, get_card
 from pipelines.errors import ConfigError
+from storage.settings import BucketSettings
 
 
 class Threads(StrictModel):
@@ -58,6 +59,8 @@ class Settings(StrictModel):
     """How long a finished video's files stay, unless its request says; None keeps them until they are deleted."""
     sweep_every_s: float = Field(default=60, gt=0)
     """How often expired files, and what dead processes left behind, are looked for."""
+    bucket: BucketSettings | None = None
+    """Where videos, input images and checkpoints are kept; None is a folder in `KINORAY_DATA`."""
     api_keys: ApiKeys = ()
     """Who may call: hashes of keys, as `./kinoray keys new NAME` prints them."""
     allow_anonymous: bool | None = None

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 
 from deployments.events import emit
+from deployments.uploads import KEPT_S, is_upload_id
 from jobs.database import Database
 from jobs.record import is_job_id, made_at
 from jobs.retention import Retention
 from jobs.webhooks import Outbox
-from storage.store import CHECKPOINTS, VIDEOS, ArtifactStore, checkpoint_prefix, job_prefix
+from storage.store import CHECKPOINTS, UPLOADS, VIDEOS, ArtifactStore, checkpoint_prefix, job_prefix, upload_prefix
 
 ORPHANS_EVERY_S = 3600.0
 ORPHAN_AGE_S = 3600.0
@@ -35,6 +36,7 @@ class Sweeper:
         if time.monotonic() >= self._orphans_at:
             self._orphans_at = time.monotonic() + ORPHANS_EVERY_S
             self.delete_orphans()
+            self.delete_uploads()
 
     def delete_expired(self) -> None:
         """The files of completed jobs whose `expires_at` has passed; their records say so from then on."""
@@ -52,6 +54,12 @@ class Sweeper:
         """Files whose job is not there: of requests that died before acceptance, of jobs deleted or canceled."""
         old = [job_id for job_id in self._ids(VIDEOS) if made_at(job_id) < time.time() - older_than_s]
         self._delete(job_prefix, self._retention.without_job(old))
+
+    def delete_uploads(self, older_than_s: float = KEPT_S) -> None:
+        """Files that were uploaded a day ago. A job that uses one has a copy of its own."""
+        for upload_id in self._artifacts.children(UPLOADS):
+            if is_upload_id(upload_id) and made_at(upload_id) < time.time() - older_than_s:
+                self._artifacts.delete_prefix(upload_prefix(upload_id))
 
     def _ids(self, prefix: str) -> list[str]:
         return [name for name in self._artifacts.children(prefix) if is_job_id(name)]

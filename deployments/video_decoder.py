@@ -16,7 +16,7 @@ from pipelines.catalogue import ModelCard
 from pipelines.families import handover
 from pipelines.output import Output, RenderedVideo
 from pipelines.requests import Parameters
-from storage.store import local_store
+from storage.store import open_checkpoints
 
 
 @serve.deployment(name="VideoDecoder", max_ongoing_requests=2, graceful_shutdown_timeout_s=300)
@@ -32,7 +32,7 @@ class VideoDecoder:
         self.read_committed = read_committed
         self.video = video
         self.mp4_threads = settings.threads.mp4
-        self.artifacts = local_store(data_dir())
+        self.artifacts = open_checkpoints(settings.bucket, data_dir())
         self.latents = handover(card.family).FinalLatents
         self.worker = Worker(settings.step_timeout_s)
         self.decoder = self.worker.run(load, "decode", card, settings)

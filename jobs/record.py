@@ -23,9 +23,9 @@ def is_job_id(text: str) -> bool:
     return re.fullmatch(r"video_[0-9a-f]{32}", text) is not None
 
 
-def made_at(job_id: str) -> float:
-    """When an id was made, in seconds since the epoch: a UUIDv7 begins with it."""
-    return int(job_id.removeprefix("video_")[:12], 16) / 1000
+def made_at(named: str) -> float:
+    """When an id such as `video_` and a UUIDv7 was made, in seconds since the epoch: a UUIDv7 begins with it."""
+    return int(named.rpartition("_")[2][:12], 16) / 1000
 
 
 @dataclass(frozen=True, slots=True)

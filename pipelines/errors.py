@@ -11,7 +11,7 @@ KinorayError
 │   ├── KeyReused             422: the idempotency key stands for another request
 │   ├── TooManyRequests       429: a limit is reached; try again later
 │   └── NotImplementedHere    501: a call of the protocol that this service does not know how to serve
-├── Unavailable               503: the job store cannot be reached; nothing was accepted
+├── Unavailable               503: a store cannot be reached; nothing was accepted
 ├── JobFailed                 the job cannot succeed, however often it is tried
 │   └── WeightsUnavailable    a checkpoint cannot be found or fetched
 ├── LatentsLost               committed latents cannot be read back; they are made again
@@ -111,7 +111,7 @@ class NotImplementedHere(RequestError):
 
 
 class Unavailable(KinorayError):
-    """The job store cannot be reached. Nothing was accepted; the same request may be sent again."""
+    """The job store or the artifact store cannot be reached. Nothing was accepted; the request may be sent again."""
 
     code = "unavailable"
     http_status = 503

@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from storage.store import About
+
 _PARTIAL = ".partial-"
 _ATTEMPTS = 100
 """How often one put may lose its folder to a deletion. A folder that can never be made fails as fast."""
@@ -23,7 +25,7 @@ class FolderStore:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | Path, about: About | None = None) -> None:  # noqa: ARG002 see About
         path = self.path(key)
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -41,6 +43,12 @@ class FolderStore:
     def size(self, key: str) -> int | None:
         path = self.path(key)
         return path.stat().st_size if path.is_file() else None
+
+    def url(self, key: str) -> str | None:  # noqa: ARG002 it has none
+        return None
+
+    def upload_url(self, key: str, content_type: str, nbytes: int) -> str | None:  # noqa: ARG002 it has none
+        return None
 
     def local_path(self, key: str) -> Path | None:
         path = self.path(key)
@@ -90,7 +98,7 @@ class FolderStore:
         return self.path(prefix)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes | Path) -> None:
     """Written beside its place and renamed, so that a reader sees the whole file or none."""
     mine = f"{_PARTIAL}{path.name}-"
     for abandoned in path.parent.iterdir():
@@ -100,7 +108,11 @@ def _write(path: Path, data: bytes) -> None:
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=mine)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            if isinstance(data, Path):
+                with data.open("rb") as source:
+                    shutil.copyfileobj(source, file)
+            else:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-VIDEOS, CHECKPOINTS = "videos/", "checkpoints/"
+from storage.errors import StorageUnavailable
+from storage.settings import BucketSettings
+
+log = logging.getLogger("ray.serve")
+
+VIDEOS, CHECKPOINTS, UPLOADS = "videos/", "checkpoints/", "uploads/"
+KEEP, KEEP_DAYS = "keep", (1, 7, 30, 90, 365)
+"""The tag of what is to go some time, and its values: a bucket's own rules know no dates, only such classes."""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a bucket shows of an object beside its bytes. A folder has no place for it."""
+
+    file_name: str | None = None  # what a browser saves it as
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class ArtifactStore(Protocol):
     """Named blobs. Keys are relative paths with forward slashes; a put is atomic and replaces what was there.
 
     A prefix ends in a slash; the empty one is the whole store. What is put or deleted during a listing may be in it or
-    not.
+    not. A store that cannot be used for now raises OSError: `storage.errors.StorageUnavailable` where it is a bucket.
     """
 
-    def put(self, key: str, data: bytes) -> None: ...
+    def put(self, key: str, data: bytes | Path, about: About | None = None) -> None:
+        """Store bytes, or what a file holds. Once this returns they are there to stay."""
 
     def get(self, key: str) -> bytes:
         """Raises FileNotFoundError."""
@@ -27,8 +45,14 @@ class ArtifactStore(Protocol):
     def local_path(self, key: str) -> Path | None:
         """The file of a key, where the store is a folder of this machine and has it."""
 
+    def url(self, key: str) -> str | None:
+        """An address from which anybody can get an object for a while; None where there is none but the service's."""
+
+    def upload_url(self, key: str, content_type: str, nbytes: int) -> str | None:
+        """An address to which anybody can PUT just such a file for a while; None where there is none."""
+
     def list(self, prefix: str) -> Iterator[str]:
-        """Every key under a prefix, sorted."""
+        """Every key under a prefix, those of one folder in their order."""
 
     def children(self, prefix: str) -> Sequence[str]:
         """The names of the prefixes directly under a prefix, sorted, without walking what is under them.
@@ -68,6 +92,15 @@ def input_key(job_id: str) -> str:
     return job_prefix(job_id) + "inputs/reference.png"
 
 
+def upload_prefix(upload_id: str) -> str:
+    return f"{UPLOADS}{upload_id}/"
+
+
+def upload_key(upload_id: str) -> str:
+    """A file that a client sent before the job that is to use it."""
+    return upload_prefix(upload_id) + "file"
+
+
 def checkpoint_prefix(job_id: str) -> str:
     """Apart from the videos, so that what an unfinished job leaves can be swept without walking every video."""
     return f"{CHECKPOINTS}{job_id}/"
@@ -78,14 +111,54 @@ def checkpoint_key(job_id: str, step: int, token: str) -> str:
     return checkpoint_prefix(job_id) + f"{step:06d}-{token[:12]}.safetensors"
 
 
+def keep_class(seconds: float) -> str | None:
+    """The value of the tag `keep` for files that stay so long; None for longer than any."""
+    return next((f"{days}d" for days in KEEP_DAYS if seconds <= days * 86400), None)
+
+
+def download_name(key: str) -> str:
+    """What a file of a job is called where it stands alone: `video_ID.mp4`, `video_ID.thumbnail.webp`."""
+    job_id, name = key.split("/")[-2:]
+    return f"{job_id}.{name.removeprefix('video.')}"
+
+
 def delete_job(artifacts: ArtifactStore, job_id: str) -> None:
-    """Delete everything that a job owns, its checkpoints too."""
+    """Delete everything that a job owns, its checkpoints too. What cannot be deleted now is left to the sweeper."""
     for prefix in (job_prefix(job_id), checkpoint_prefix(job_id)):
+        _delete_or_leave(artifacts, prefix)
+
+
+def delete_checkpoints(artifacts: ArtifactStore, job_id: str) -> None:
+    """Delete what only a job that has not ended needs; or leave it to the sweeper."""
+    _delete_or_leave(artifacts, checkpoint_prefix(job_id))
+
+
+def _delete_or_leave(artifacts: ArtifactStore, prefix: str) -> None:
+    try:
         artifacts.delete_prefix(prefix)
+    except StorageUnavailable as error:
+        log.warning("what is under %s is left to the sweeper: %s", prefix, error)
 
 
-def local_store(data_dir: Path) -> ArtifactStore:
-    """The embedded default: a folder beside the job store."""
+def open_store(bucket: BucketSettings | None, data_dir: Path, *, hurried: bool = False) -> ArtifactStore:
+    """The bucket that a service's settings name, else a folder beside the job store: the embedded default.
+
+    `hurried` is for one who answers a client, and rather says that the bucket cannot be reached than to let it wait.
+    """
+    if bucket is not None:
+        from storage.bucket import BucketStore  # boto3, which nobody needs who has no bucket
+
+        return BucketStore(bucket, hurried=hurried)
     from storage.folder import FolderStore
 
     return FolderStore(data_dir / "artifacts")
+
+
+def open_checkpoints(bucket: BucketSettings | None, data_dir: Path) -> ArtifactStore:
+    """The same for a denoiser, which must not wait: what a bucket does not take now goes into a spool of the node."""
+    if bucket is None:
+        return open_store(None, data_dir)
+    from storage.bucket import BucketStore
+    from storage.spool import Spool
+
+    return Spool(BucketStore(bucket, hurried=True), data_dir / "spool", bucket.spool_mib * 2**20)

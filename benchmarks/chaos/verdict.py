@@ -22,7 +22,7 @@ from benchmarks.chaos.world import CHECKPOINT_EVERY_S, World
 from deployments.sweeper import Sweeper
 from jobs.lifecycle import Leg, Status
 from jobs.schema import idempotency_keys, job_events, jobs
-from storage.store import CHECKPOINTS, VIDEOS, local_store
+from storage.store import CHECKPOINTS, VIDEOS, open_store
 
 ENDED_S = 400.0
 FILES = {"metadata.json", "video.mp4", "thumbnail.webp", "spritesheet.webp"}
@@ -108,7 +108,7 @@ def unplayable(mp4: bytes, parameters: Mapping[str, Any]) -> str | None:
 
 def files_out_of_place(world: World) -> list[str]:
     """Once every job has ended: files of no job, half files, missing files, checkpoints that nobody needs."""
-    store, problems = local_store(world.data), []
+    store, problems = open_store(None, world.data), []
     with world.database.read() as connection:
         known = {row.id: row for row in connection.execute(select(jobs))}
     videos = set(store.children(VIDEOS))
@@ -131,7 +131,7 @@ def repeated(timeline: Timeline, each: Held, killed_at: float, resumed_at: int) 
 
     A report is at most half a second old; `killed_at` is in seconds since the epoch.
     """
-    steps = [event for event in timeline.of(each.job_id) if event.leg is Leg.DENOISE and event.step is not None]
+    steps = timeline.steps_of(each.job_id)
     seen = [(event.step or 0, event.at) for event in steps if event.attempts == each.attempts and event.at <= killed_at]
     if len({step for step, _ in seen}) < 2:
         return None

@@ -14,7 +14,7 @@ from tests.front.conftest import Front
 
 OPEN = {"/healthz", "/readyz", "/metrics"}
 REQUESTS = [
-    (method.upper(), path.replace("{video_id}", "video_" + "0" * 32))
+    (method.upper(), path.replace("{video_id}", "video_" + "0" * 32).replace("{upload_id}", "upload_" + "0" * 32))
     for path, methods in app.openapi()["paths"].items()
     for method in methods
     if path not in OPEN

@@ -5,24 +5,9 @@ from __future__ import annotations
 import copy
 import time
 from pathlib import Path
-from typing import Any
 
 from tests.conftest import DEADLINE_S, ServiceClient
-
-
-def replicas(deployment: str) -> list[dict[str, Any]]:
-    """The replicas that take calls."""
-    from ray.serve.context import _get_global_client
-
-    details = _get_global_client().get_serve_details()
-    found: list[dict[str, Any]] = details["applications"]["kinoray"]["deployments"][deployment]["replicas"]
-    return [replica for replica in found if replica["state"] == "RUNNING"]
-
-
-def replica_pid(deployment: str) -> int:
-    (replica,) = replicas(deployment)
-    pid: int = replica["pid"]
-    return pid
+from tests.serving import deploy, replica_pid, replicas
 
 
 def test_a_conductor_never_reads_what_the_legs_hand_over(service: ServiceClient) -> None:
@@ -33,13 +18,10 @@ def test_a_conductor_never_reads_what_the_legs_hand_over(service: ServiceClient)
 
 def scale(service: ServiceClient, deployment: str, replicas: int) -> None:
     """Deploy the service's config again, with another number of replicas."""
-    from ray.serve.context import _get_global_client
-    from ray.serve.schema import ServeDeploySchema
-
     config = copy.deepcopy(service.config)
     (options,) = [each for each in config["applications"][0]["deployments"] if each["name"] == deployment]
     options["num_replicas"] = replicas
-    _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
+    deploy(config)
 
 
 def test_a_denoiser_that_is_told_to_stop_hands_its_job_over_at_a_step(service: ServiceClient) -> None:

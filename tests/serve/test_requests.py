@@ -13,6 +13,7 @@ import openai
 import pytest
 from PIL import Image
 
+from pipelines.card import ROOT
 from tests.conftest import PROMPT, WEBHOOK_SECRET, ServiceClient
 from tests.receiver import receive
 
@@ -23,6 +24,8 @@ def test_a_poster_and_a_spritesheet_are_made_by_default(service: ServiceClient) 
         answer = service.http.get(f"/v1/videos/{video['id']}/content", params={"variant": variant})
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
         assert Image.open(io.BytesIO(answer.content)).size == size
+    assert video["urls"].keys() == {"video", "thumbnail", "spritesheet"}
+    assert all(service.http.get(url).status_code == 200 for url in video["urls"].values())
     unknown = service.http.get(f"/v1/videos/{video['id']}/content", params={"variant": "audio"})
     assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "variant")
 
@@ -32,6 +35,7 @@ def test_files_that_were_not_asked_for_are_not_there(service: ServiceClient, ser
     plain = service.finish(service.create(seed=1)["id"])
     missing = service.http.get(f"/v1/videos/{fine['id']}/content", params={"variant": "thumbnail"})
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+    assert fine["urls"].keys() == {"video"}
     assert len(service.content(fine["id"])) > len(service.content(plain["id"])), "a lower CRF takes more bytes"
     folder = service_data / "artifacts" / "videos" / fine["id"]
     assert {path.name for path in folder.iterdir()} == {"video.mp4", "metadata.json"}
@@ -129,6 +133,36 @@ def test_the_end_of_a_job_is_told_to_its_webhook(service: ServiceClient) -> None
         assert told == {done["id"]: "video.completed", canceled["id"]: "video.canceled"}
     private = service.http.post("/v1/videos", json={"prompt": PROMPT, "webhook_url": "https://10.0.0.1/x"})
     assert (private.status_code, private.json()["error"]["param"]) == (400, "webhook_url")
+
+
+def test_an_image_can_be_uploaded_before_it_is_used(service: ServiceClient) -> None:
+    picture = (ROOT / "models/svd-tiny/example.png").read_bytes()
+    asked = {"bytes": len(picture), "mime_type": "image/png"}
+    upload = service.http.post("/v1/uploads", json=asked).json()
+    fields = {"model": "svd-tiny", "input_reference": upload["id"]}
+    early = service.http.post("/v1/videos", json=fields)
+    assert (early.status_code, early.json()["error"]["code"]) == (400, "upload_not_found")
+    assert service.http.put(upload["url"], content=picture, headers=upload["headers"]).status_code == 204
+    service.finish(service.http.post("/v1/videos", json=fields).json()["id"])
+    assert service.http.put(upload["url"], content=b"no picture").status_code == 204
+    refused = service.http.post("/v1/videos", json=fields)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input_reference")
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "param"),
+    [
+        ({"bytes": 0, "mime_type": "image/png"}, 400, "bytes"),
+        ({"bytes": 1, "mime_type": "video/mp4"}, 400, "mime_type"),
+        ({"bytes": 1, "mime_type": "image/png", "purpose": "vision"}, 400, "purpose"),
+        ({"bytes": 10**12, "mime_type": "image/png"}, 413, "bytes"),
+    ],
+)
+def test_an_upload_that_cannot_be_is_refused(
+    service: ServiceClient, asked: dict[str, Any], status: int, param: str
+) -> None:
+    refused = service.http.post("/v1/uploads", json=asked)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (status, param)
 
 
 def test_an_image_is_fetched_from_its_url(service: ServiceClient) -> None:

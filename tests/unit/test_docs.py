@@ -12,13 +12,14 @@ from deployments.schemas import CreateVideo, Video
 from deployments.settings import Settings
 from pipelines.card import ROOT
 from pipelines.catalogue import load_catalogue
+from storage.settings import BucketSettings
 
 
 def page(name: str) -> str:
     return (ROOT / name).read_text()
 
 
-@pytest.mark.parametrize("key", Settings.model_fields)
+@pytest.mark.parametrize("key", [*Settings.model_fields, *BucketSettings.model_fields])
 def test_every_setting_is_documented(key: str) -> None:
     assert f"`{key}`" in page("docs/configuration.md")
 
@@ -29,7 +30,7 @@ def test_every_field_is_documented(field: str) -> None:
 
 
 def test_every_endpoint_is_documented() -> None:
-    documented = re.findall(r"`(?:GET|POST|DELETE) (/\S*?)`", page("docs/http-api.md"))
+    documented = re.findall(r"`(?:GET|POST|PUT|DELETE) (/\S*?)`", page("docs/http-api.md"))
     served = {path.replace("{video_id}", "{id}") for path in app.openapi()["paths"]}
     assert served <= set(documented)
 

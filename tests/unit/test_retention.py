@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from deployments.sweeper import Sweeper
+from deployments.uploads import BeginUpload, Uploads
 from jobs.retention import Retention
 from storage.folder import FolderStore
-from storage.store import checkpoint_key, input_key, video_key
+from storage.store import checkpoint_key, input_key, upload_key, video_key
 from tests.unit.conftest import Jobs, new_job
 
 
@@ -64,3 +65,13 @@ def test_files_of_no_job_go_once_no_request_can_be_at_work_on_them(jobs: Jobs, a
     assert artifacts.size(input_key(unknown)) is not None, "its request may still be on its way"
     sweeper.delete_orphans(older_than_s=-1)
     assert list(artifacts.list("")) == ["videos/not-an-id/readme", video_key(known)]
+
+
+def test_uploads_go_after_a_day(jobs: Jobs, artifacts: FolderStore) -> None:
+    upload = Uploads(artifacts, 100).begin(BeginUpload(bytes=1, mime_type="image/png"), "http://here/")
+    artifacts.put(upload_key(upload.id), b"x")
+    sweeper = Sweeper(jobs.database, artifacts)
+    sweeper.delete_uploads()
+    assert artifacts.size(upload_key(upload.id)) == 1
+    sweeper.delete_uploads(older_than_s=-1)
+    assert list(artifacts.list("")) == []

@@ -15,21 +15,7 @@ import pytest
 
 from pipelines.card import ROOT
 from storage.folder import FolderStore
-from storage.store import ArtifactStore, checkpoint_key, checkpoint_prefix, job_prefix, local_store, video_key
-
-
-def test_keeps_replaces_and_deletes(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    store.put("videos/a/video.mp4", b"one")
-    store.put("videos/a/video.mp4", b"three")
-    store.put("videos/b/video.mp4", b"x")
-    assert (store.get("videos/a/video.mp4"), store.size("videos/a/video.mp4")) == (b"three", 5)
-    store.delete_prefix("videos/a/")
-    store.delete_prefix("videos/a/")
-    assert store.size("videos/a/video.mp4") is None
-    assert store.size("videos/b/video.mp4") == 1
-    with pytest.raises(FileNotFoundError):
-        store.get("videos/a/video.mp4")
+from storage.store import ArtifactStore, checkpoint_key, checkpoint_prefix, job_prefix, open_store, video_key
 
 
 def test_the_next_put_clears_away_what_a_killed_one_left(tmp_path: Path) -> None:
@@ -70,7 +56,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_lists_keys_in_their_order_and_the_names_directly_below(tmp_path: Path) -> None:
-    store: ArtifactStore = local_store(tmp_path)
+    store: ArtifactStore = open_store(None, tmp_path)
     assert (list(store.list("")), store.children("")) == ([], [])
     keys = ["top", "videos/a/inputs/x.png", "videos/a/video.mp4", "videos/a-b/video.mp4", "videos/a.txt", "videos/ab/v"]
     for key in keys:

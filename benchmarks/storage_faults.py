@@ -1,0 +1,212 @@
+"""What a bucket that fails costs: `make storage-faults`. A service renders on while the way to its bucket is spoilt.
+
+For each fault some jobs are accepted while it lasts; all must wait in the leg `publish`, and be whole once it is over.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+
+from benchmarks.bucket_server import ACCESS_KEY, BUCKET, SECRET_KEY, BucketServer, run_bucket_server
+from benchmarks.faulty_network import Fault, FaultyNetwork
+from deployments.config import load_config
+from deployments.service import default_config, for_model, free_port, run_service
+from storage.bucket import BucketStore
+from storage.settings import MIB, BucketSettings
+
+JOBS, OUTAGE_S, DEADLINE_S = 4, 15.0, 300.0
+PREFIX = "service/"
+FILES = {"metadata.json", "spritesheet.webp", "thumbnail.webp", "video.mp4"}
+LARGE_MIB, LARGE_BOUND_MIB = 1024, 100
+REQUEST = {"prompt": "a red circle moves left on a black background", "seed": 1}
+
+
+@dataclass(slots=True)
+class Row:
+    """What became of the jobs that were accepted during one fault."""
+
+    fault: str
+    accepted: int = 0
+    lost: int = 0
+    again: int = 0  # attempts beyond the first
+    doubled: int = 0  # files too many
+    partial: int = 0  # files that could be seen and were not whole
+    unfinished: int = 0  # uploads that nobody completed or aborted
+    waited_s: float = 0.0  # from the end of the fault to the last video
+
+    @property
+    def good(self) -> bool:
+        return not (self.lost or self.again or self.doubled or self.partial or self.unfinished)
+
+
+def bucket_config(network: FaultyNetwork) -> dict[str, Any]:
+    """configs/local.yaml for ltx-tiny, with a bucket behind the network, and much that it writes there."""
+    config = for_model(load_config(default_config()), "ltx-tiny", with_image=True)
+    config["http_options"]["port"] = free_port()
+    (application,) = config["applications"]
+    bucket = {"name": BUCKET, "prefix": PREFIX, "endpoint_url": network.url, "path_style": True}
+    application["args"].update(bucket=bucket, lease_s=3, checkpoint_every_s=0.2, sweep_every_s=0.5)
+    return config
+
+
+def objects(server: BucketServer, prefix: str) -> dict[str, str]:
+    """What is in the bucket under a prefix of the service's: names and ETags, which are digests of small objects."""
+    start = PREFIX + prefix
+    pages = server.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=start)
+    return {each["Key"].removeprefix(start): each["ETag"] for page in pages for each in page.get("Contents", [])}
+
+
+def unfinished_uploads(server: BucketServer, prefix: str = PREFIX) -> list[str]:
+    """Uploads that were begun and neither completed nor aborted, whose parts somebody pays for."""
+    answer = server.client.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix)
+    return [each["Key"] for each in answer.get("Uploads", [])]
+
+
+@contextmanager
+def credentials() -> Iterator[None]:
+    """The environment of one who may use the server."""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(zip(names, (ACCESS_KEY, SECRET_KEY, "true"), strict=True))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def extra_memory(settings: BucketSettings, folder: Path) -> float:
+    """MiB by which this process grows while it stores a file of a gibibyte."""
+    file, end, peak = folder / "large", threading.Event(), 0.0
+    with file.open("wb") as large:
+        for _ in range(LARGE_MIB // 16):
+            large.write(os.urandom(MIB) * 16)
+    store, process = BucketStore(settings), psutil.Process()
+
+    def watch() -> None:
+        nonlocal peak
+        while not end.wait(0.02):
+            peak = max(peak, process.memory_info().rss)
+
+    before = process.memory_info().rss
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        store.put("large", file)
+    finally:
+        end.set()
+        watcher.join()
+    store.delete("large")
+    file.unlink()
+    return (peak - before) / MIB
+
+
+def main() -> None:
+    """Print the table; exit with 1 when something was lost."""
+    with (
+        credentials(),
+        tempfile.TemporaryDirectory() as folder,
+        run_bucket_server() as server,
+        FaultyNetwork(server.port) as network,
+    ):
+        with (
+            run_service(bucket_config(network), data=Path(folder) / "data", private=True, graceful=False) as url,
+            httpx2.Client(base_url=url, timeout=60, trust_env=False) as http,
+        ):
+            first = _finished(http, _create(http))
+            whole = objects(server, f"videos/{first['id']}/")
+            faults: dict[str, AbstractContextManager[None]] = {
+                fault.value: network.spoilt(fault) for fault in Fault if fault is not Fault.NONE
+            }
+            faults["the server killed, and started again"] = _killed(server)
+            rows = [_suffer(name, fault, http, server, whole) for name, fault in faults.items()]
+        settings = BucketSettings(name=BUCKET, endpoint_url=server.url, path_style=True)
+        grown = extra_memory(settings, Path(folder))
+    print(
+        f"| for {OUTAGE_S:.0f} s: | accepted | lost | attempts too many | files too many | seen half "
+        "| uploads left open | seconds until all were there | |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        cells = (row.accepted, row.lost, row.again, row.doubled, row.partial, row.unfinished, f"{row.waited_s:.1f}")
+        print(f"| {row.fault} | {' | '.join(map(str, cells))} | {'good' if row.good else 'LOST'} |")
+    print(f"An object of {LARGE_MIB} MiB was stored with {grown:.0f} MiB of memory; {LARGE_BOUND_MIB} are allowed.")
+    if grown > LARGE_BOUND_MIB or not all(row.good for row in rows):
+        raise SystemExit("a promise was broken")
+
+
+def _suffer(
+    name: str, fault: AbstractContextManager[None], http: httpx2.Client, server: BucketServer, whole: Mapping[str, str]
+) -> Row:
+    row = Row(name)
+    with fault:
+        began = time.monotonic()
+        jobs = [_create(http) for _ in range(JOBS)]
+        for job in jobs:
+            _until(http, job, lambda video: video["leg"] == "publish")
+        time.sleep(max(OUTAGE_S - (time.monotonic() - began), 0))  # how long it lasts is what is tried
+    over = time.monotonic()
+    row.accepted = len(jobs)
+    waiting = {job["id"] for job in jobs}
+    while waiting and time.monotonic() < over + DEADLINE_S:
+        for job_id in sorted(waiting):
+            video = http.get(f"/v1/videos/{job_id}").json()
+            there = objects(server, f"videos/{job_id}/")
+            row.partial += sum(there[file] != whole[file] for file in there.keys() & whole.keys() - {"metadata.json"})
+            if video["status"] in ("completed", "failed"):
+                waiting.remove(job_id)
+                row.lost += video["status"] == "failed" or there.keys() != FILES
+                row.again += video["attempts"] - 1
+                row.doubled += len(there.keys() - FILES)
+    row.waited_s = time.monotonic() - over
+    row.lost += len(waiting)
+    row.unfinished = len(unfinished_uploads(server))
+    return row
+
+
+@contextmanager
+def _killed(server: BucketServer) -> Iterator[None]:
+    server.kill()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+def _create(http: httpx2.Client) -> dict[str, Any]:
+    answer = http.post("/v1/videos", json=REQUEST)
+    answer.raise_for_status()
+    video: dict[str, Any] = answer.json()
+    return video
+
+
+def _finished(http: httpx2.Client, job: dict[str, Any]) -> dict[str, Any]:
+    return _until(http, job, lambda video: video["status"] in ("completed", "failed"))
+
+
+def _until(http: httpx2.Client, job: dict[str, Any], reached: Any) -> dict[str, Any]:
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        video: dict[str, Any] = http.get(f"/v1/videos/{job['id']}").json()
+        if reached(video):
+            return video
+        time.sleep(0.1)
+    raise TimeoutError(f"{job['id']} did not get there within {DEADLINE_S:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The operator's side of a bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from deployments.config import load_config
+from deployments.settings import load_settings
+from pipelines.errors import ConfigError
+from storage.bucket_setup import BucketSetup
+from storage.errors import StorageUnavailable
+
+
+def set_up(config: Path) -> list[str]:
+    """Make the bucket of a config file and its rules; what was done. Raises ConfigError."""
+    setup = _setup(config)
+    with _one_sentence(setup):
+        return setup.init()
+
+
+def check(console: Console, config: Path) -> None:
+    """Print what the service may do in its bucket. Raises ConfigError when something is missing."""
+    setup = _setup(config)
+    with _one_sentence(setup):
+        findings = list(setup.check())
+    for each in findings:
+        console.print(f"[green]yes[/]  {each.permission}" if each.problem is None else f"[red]no[/]   {each.problem}")
+    if missing := [each.permission for each in findings if each.problem is not None]:
+        raise ConfigError(f"the service cannot work with this bucket: it lacks {', '.join(missing)}")
+
+
+@contextmanager
+def _one_sentence(setup: BucketSetup) -> Iterator[None]:
+    try:
+        yield
+    except StorageUnavailable as error:
+        raise ConfigError(f"the bucket {setup.settings.name} cannot be used: {error}") from None
+
+
+def _setup(config: Path) -> BucketSetup:
+    (application,) = load_config(config)["applications"]
+    settings = load_settings(application.get("args", {})).bucket
+    if settings is None:
+        raise ConfigError(f"{config} names no bucket; its files stay in KINORAY_DATA")
+    return BucketSetup(settings)

@@ -1,0 +1,99 @@
+"""Input files that go straight into the artifact store, so that their bytes do not pass through the API.
+
+A client asks for an upload, sends the file to the URL that it gets, and names the upload in `input_reference`. Whoever
+knows an upload's id may use it; nobody can guess one. It is looked at when a job asks for it, and goes after a day.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Annotated, Any, Literal
+
+import uuid_utils
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deployments.schemas import refused
+from pipelines.errors import InvalidRequest, PayloadTooLarge
+from storage.store import ArtifactStore, upload_key
+
+KEPT_S = 24 * 3600.0
+
+
+class BeginUpload(BaseModel):
+    """The body of POST /v1/uploads."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    bytes: Annotated[int, Field(ge=1)]
+    """How large the file is; another size is refused."""
+    mime_type: Annotated[str, Field(pattern=r"^image/[a-z0-9.+-]{1,64}$")]
+    """What it is."""
+
+
+def parse_upload(fields: dict[str, Any]) -> BeginUpload:
+    """Validate the fields of a request for an upload. Raises InvalidRequest."""
+    try:
+        return BeginUpload.model_validate(fields)
+    except ValidationError as error:
+        raise refused(error, BeginUpload) from None
+
+
+class Upload(BaseModel):
+    """Where to send a file, and what to call it afterwards."""
+
+    id: str
+    object: Literal["upload"] = "upload"
+    method: Literal["PUT"] = "PUT"
+    url: str
+    headers: dict[str, str]
+    expires_at: int
+
+
+class Uploads:
+    """Shared by all requests of one API replica. Methods block."""
+
+    def __init__(self, artifacts: ArtifactStore, max_bytes: int) -> None:
+        self._artifacts = artifacts
+        self._max_bytes = max_bytes
+
+    def begin(self, asked: BeginUpload, here: str) -> Upload:
+        """A place for a file: in the bucket, or under this service's own address, which `here` is.
+
+        Raises:
+            PayloadTooLarge
+        """
+        if asked.bytes > self._max_bytes:
+            raise PayloadTooLarge(f"a file must have at most {self._max_bytes} bytes", param="bytes")
+        upload_id = f"upload_{uuid_utils.uuid7().hex}"
+        direct = self._artifacts.upload_url(upload_key(upload_id), asked.mime_type, asked.bytes)
+        return Upload(
+            id=upload_id,
+            url=direct or f"{here.rstrip('/')}/v1/uploads/{upload_id}",
+            headers={"content-type": asked.mime_type, "content-length": str(asked.bytes)},
+            expires_at=int(time.time() + KEPT_S),
+        )
+
+    def receive(self, upload_id: str, data: bytes) -> None:
+        """Store a file that was sent to this service. Raises InvalidRequest."""
+        if not is_upload_id(upload_id):
+            raise InvalidRequest("this is no id of an upload; POST /v1/uploads gives one", param="upload_id")
+        self._artifacts.put(upload_key(upload_id), data)
+
+    def read(self, upload_id: str, *, param: str) -> bytes:
+        """The bytes of a file that was uploaded.
+
+        Raises:
+            InvalidRequest: there is none, or it is too large; with `param` as the field at fault.
+        """
+        key = upload_key(upload_id)
+        size = self._artifacts.size(key)
+        if size is None:
+            raise InvalidRequest("there is no such upload: send the file first", param=param, code="upload_not_found")
+        if size > self._max_bytes:
+            raise InvalidRequest(f"the uploaded file must have at most {self._max_bytes} bytes", param=param)
+        return self._artifacts.get(key)
+
+
+def is_upload_id(text: str) -> bool:
+    return re.fullmatch(r"upload_[0-9a-f]{32}", text) is not None

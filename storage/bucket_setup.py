@@ -1,0 +1,155 @@
+"""An operator's first steps with a bucket: make it, tell it what to forget by itself, and see what is allowed in it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from storage.bucket import connect, in_our_words
+from storage.errors import StorageUnavailable
+from storage.settings import BucketSettings
+from storage.store import CHECKPOINTS, KEEP, KEEP_DAYS, VIDEOS
+
+UNFINISHED_DAYS, CHECKPOINT_DAYS = 1, 7
+RULE = "kinoray"
+"""With this word begin the ids of the rules that are ours; others are left as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came of one thing that the service has to be able to do."""
+
+    permission: str
+    problem: str | None  # a sentence; None when it works
+
+
+class BucketSetup:
+    """One bucket, with the credentials that this process has. Methods block."""
+
+    def __init__(self, settings: BucketSettings) -> None:
+        self.settings = settings
+        self._client = connect(settings, settings.endpoint_url)
+
+    def init(self) -> list[str]:
+        """Make the bucket unless it is there, and give it its rules; what was done, in sentences.
+
+        Raises:
+            StorageUnavailable: one of it is not allowed, or the server cannot be reached.
+        """
+        done = []
+        if not self._exists():
+            with in_our_words():
+                self._client.create_bucket(**self._named(), **self._location())
+            done.append(f"made the bucket {self.settings.name}")
+        with in_our_words():
+            self._client.put_bucket_lifecycle_configuration(
+                **self._named(), LifecycleConfiguration={"Rules": [*self._others_rules(), *self._rules()]}
+            )
+            self._client.put_bucket_cors(**self._named(), CORSConfiguration={"CORSRules": [_CORS]})
+        done.append("gave it lifecycle rules, a backstop for what the service deletes by itself")
+        done.append("let pages of any origin read what they have a URL for")
+        return done
+
+    def check(self) -> Iterator[Finding]:
+        """Try everything that the service does, on an object of its own, which is gone afterwards.
+
+        Raises:
+            StorageUnavailable: the server cannot be reached, or does not know the credentials.
+        """
+        if not self._exists():  # some servers would make it for the first object that comes
+            yield Finding("the bucket", f"there is no bucket {self.settings.name}; --init makes it")
+            return
+        key = {**self._named(), "Key": f"{self.settings.prefix}.kinoray-check-{uuid.uuid4().hex}"}
+        client, upload = self._client, "none"
+
+        def begin() -> None:
+            nonlocal upload
+            upload = client.create_multipart_upload(**key)["UploadId"]
+
+        tries: list[tuple[str, str, Callable[[], Any]]] = [
+            ("s3:ListBucket", "old files cannot be found", lambda: client.list_objects_v2(**self._named(), MaxKeys=1)),
+            ("s3:PutObject", "nothing can be stored", lambda: client.put_object(**key, Body=b"x")),
+            ("s3:PutObjectTagging", "set tags: false to do without", lambda: client.put_object(**key, Tagging="a=b")),
+            ("s3:GetObject", "images, checkpoints and videos cannot be read", lambda: client.get_object(**key)),
+            ("s3:PutObject in parts", "large videos cannot be stored", begin),
+            (
+                "s3:ListBucketMultipartUploads", "uploads that failed stay and cost money",
+                lambda: client.list_multipart_uploads(**self._named(), Prefix=key["Key"]),
+            ),
+            (
+                "s3:AbortMultipartUpload", "uploads that failed stay and cost money",
+                lambda: client.abort_multipart_upload(**key, UploadId=upload),
+            ),
+            ("s3:DeleteObject", "nothing can be deleted", lambda: client.delete_object(**key)),
+        ]  # fmt: skip
+        for permission, without, attempt in tries:
+            problem = None
+            try:
+                with in_our_words():
+                    attempt()
+            except FileNotFoundError:
+                pass  # it would be allowed; what it is tried on could not be made
+            except StorageUnavailable as error:
+                problem = f"{permission} is missing, so {without} ({error})"
+            yield Finding(permission, problem)
+
+    def _exists(self) -> bool:
+        try:
+            with in_our_words():
+                self._client.head_bucket(**self._named())
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _rules(self) -> list[dict[str, Any]]:
+        prefix = self.settings.prefix
+        rules: list[dict[str, Any]] = [
+            {
+                "ID": f"{RULE} unfinished uploads {prefix}",
+                "Filter": {"Prefix": prefix},
+                "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": UNFINISHED_DAYS},
+            },
+            {
+                "ID": f"{RULE} checkpoints {prefix}",
+                "Filter": {"Prefix": prefix + CHECKPOINTS},
+                "Expiration": {"Days": CHECKPOINT_DAYS},
+            },
+        ]
+        for days in KEEP_DAYS:
+            tagged = {"Prefix": prefix + VIDEOS, "Tags": [{"Key": KEEP, "Value": f"{days}d"}]}
+            rules.append(
+                {"ID": f"{RULE} {days} days {prefix}", "Filter": {"And": tagged}, "Expiration": {"Days": days + 1}}
+            )
+        return [{**rule, "Status": "Enabled"} for rule in rules]
+
+    def _others_rules(self) -> list[dict[str, Any]]:
+        """A bucket has one list of rules, which is only ever written as a whole."""
+        mine = {rule["ID"] for rule in self._rules()}
+        try:
+            rules: list[dict[str, Any]] = self._client.get_bucket_lifecycle_configuration(**self._named())["Rules"]
+        except self._client.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] != "NoSuchLifecycleConfiguration":
+                raise
+            return []
+        return [rule for rule in rules if rule.get("ID") not in mine]
+
+    def _named(self) -> dict[str, str]:
+        return {"Bucket": self.settings.name}
+
+    def _location(self) -> dict[str, Any]:
+        """Amazon wants to be told the region, except for the first that it had."""
+        region = self._client.meta.region_name
+        if self.settings.endpoint_url is not None or region == "us-east-1":
+            return {}
+        return {"CreateBucketConfiguration": {"LocationConstraint": region}}
+
+
+_CORS = {
+    "AllowedMethods": ["GET", "HEAD", "PUT"],
+    "AllowedOrigins": ["*"],
+    "AllowedHeaders": ["*"],
+    "ExposeHeaders": ["ETag", "Content-Length", "Content-Range"],
+    "MaxAgeSeconds": 3600,
+}

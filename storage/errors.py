@@ -1,0 +1,7 @@
+"""What a store of artifacts may raise beside FileNotFoundError."""
+
+from __future__ import annotations
+
+
+class StorageUnavailable(OSError):
+    """The store cannot be used now; it may be in a while. A sentence that names neither keys nor credentials."""

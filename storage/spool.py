@@ -1,0 +1,91 @@
+"""Checkpoints while their bucket is away: a render goes on, and a retry on the same node still begins where it was."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from storage.errors import StorageUnavailable
+from storage.folder import FolderStore
+from storage.store import About, ArtifactStore
+
+log = logging.getLogger("ray.serve")
+
+AWAY_S = 30.0
+"""After a failed put the bucket is left alone for so long: a stalled one would hold up every checkpoint."""
+
+
+class Spool:
+    """A store in front of another: it takes what the other cannot, up to `max_bytes`, and is looked at first.
+
+    It is node-local and advice only. Where it is full the oldest goes, and what is lost with it, or with its node, is
+    made again by the leg that made it.
+    """
+
+    def __init__(self, store: ArtifactStore, folder: Path, max_bytes: int) -> None:
+        self._store = store
+        self._spool = FolderStore(folder)
+        self._max_bytes = max_bytes
+        self._away_until = 0.0
+
+    def put(self, key: str, data: bytes | Path, about: About | None = None) -> None:
+        if time.monotonic() >= self._away_until:
+            try:
+                self._store.put(key, data, about)
+            except StorageUnavailable as error:
+                log.warning("checkpoints go to %s for now: %s", self._spool.root, error)
+                self._away_until = time.monotonic() + AWAY_S
+            else:
+                return
+        self._make_room(len(data) if isinstance(data, bytes) else data.stat().st_size)
+        self._spool.put(key, data)
+
+    def get(self, key: str) -> bytes:
+        try:
+            return self._spool.get(key)
+        except FileNotFoundError:
+            return self._store.get(key)
+
+    def size(self, key: str) -> int | None:
+        spooled = self._spool.size(key)
+        return self._store.size(key) if spooled is None else spooled
+
+    def local_path(self, key: str) -> Path | None:
+        return self._spool.local_path(key)
+
+    def url(self, key: str) -> str | None:
+        return self._store.url(key)
+
+    def upload_url(self, key: str, content_type: str, nbytes: int) -> str | None:
+        return self._store.upload_url(key, content_type, nbytes)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        yield from sorted({*self._spool.list(prefix), *self._store.list(prefix)})
+
+    def children(self, prefix: str) -> Sequence[str]:
+        return sorted({*self._spool.children(prefix), *self._store.children(prefix)})
+
+    def delete(self, key: str) -> None:
+        if self._spool.size(key) is not None:
+            self._spool.delete(key)
+        elif time.monotonic() >= self._away_until:
+            self._store.delete(key)  # while it is away: the sweeper will
+
+    def delete_prefix(self, prefix: str) -> None:
+        self._spool.delete_prefix(prefix)
+        self._store.delete_prefix(prefix)
+
+    def _make_room(self, nbytes: int) -> None:
+        """Delete what was spooled longest ago until so many bytes fit."""
+        files = {key: self._spool.path(key) for key in self._spool.list("")}
+        kept = {key: path.stat() for key, path in files.items() if path.is_file()}
+        total = sum(each.st_size for each in kept.values())
+        for key in sorted(kept, key=lambda key: kept[key].st_mtime):
+            if total + nbytes <= self._max_bytes:
+                break
+            self._spool.delete(key)
+            total -= kept[key].st_size
+        if total + nbytes > self._max_bytes:
+            raise StorageUnavailable(f"the spool for checkpoints holds at most {self._max_bytes} bytes")

@@ -1,0 +1,40 @@
+"""A real S3 server, the way to it that can be spoilt, and a service whose videos go there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.bucket_server import BUCKET, BucketServer, ServerMissing, run_bucket_server
+from benchmarks.faulty_network import FaultyNetwork
+from benchmarks.storage_faults import credentials
+from storage.bucket import BucketStore
+from storage.settings import BucketSettings
+
+
+@pytest.fixture(scope="package")
+def bucket_server() -> Iterator[BucketServer]:
+    try:
+        with credentials(), run_bucket_server() as server:
+            yield server
+    except ServerMissing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="package")
+def network(bucket_server: BucketServer) -> Iterator[FaultyNetwork]:
+    with FaultyNetwork(bucket_server.port) as network:
+        yield network
+
+
+@pytest.fixture
+def settings(network: FaultyNetwork, request: pytest.FixtureRequest) -> BucketSettings:
+    """A prefix for each test, so that none sees another's objects."""
+    prefix = f"{request.node.name.split('[')[0]}/{id(request)}/"
+    return BucketSettings(name=BUCKET, prefix=prefix, endpoint_url=network.url, path_style=True)
+
+
+@pytest.fixture
+def bucket(settings: BucketSettings) -> BucketStore:
+    return BucketStore(settings)
