@@ -26,12 +26,15 @@ class Fault(StrEnum):
     STALLED = "stalled"
     SLOW_DOWN = "503 SlowDown"
     FORBIDDEN = "403 AccessDenied"
+    PAGE = "200 with a page of a load balancer"
     TRUNCATED = "answers cut off"
 
 
+_ERROR = "<?xml version='1.0'?><Error><Code>{0}</Code><Message>{0}</Message></Error>"
 _ANSWERS = {
-    Fault.SLOW_DOWN: (503, "SlowDown", "Please reduce your request rate."),
-    Fault.FORBIDDEN: (403, "AccessDenied", "Access Denied"),
+    Fault.SLOW_DOWN: (503, "SlowDown", "application/xml", _ERROR.format("SlowDown")),
+    Fault.FORBIDDEN: (403, "AccessDenied", "application/xml", _ERROR.format("AccessDenied")),
+    Fault.PAGE: (200, "OK", "text/html", "<html><p>We are back soon.</html>"),
 }
 
 
@@ -122,13 +125,12 @@ class FaultyNetwork:
         except OSError:
             pass  # one of the two is gone
 
-    def _answer(self, client: socket.socket, status: int, code: str, message: str) -> None:
-        """Refuse as S3 does, once the request's head is there."""
-        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
-        head = f"HTTP/1.1 {status} {code}\r\ncontent-type: application/xml\r\ncontent-length: {len(body)}\r\n"
+    def _answer(self, client: socket.socket, status: int, reason: str, kind: str, body: str) -> None:
+        """Answer once the request's head is there."""
+        head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n"
         try:
             client.recv(CHUNK)
-            client.sendall(head.encode() + b"connection: close\r\n\r\n" + body)
+            client.sendall(f"{head}connection: close\r\n\r\n{body}".encode())
             client.shutdown(socket.SHUT_WR)
             client.settimeout(1)
             while client.recv(CHUNK):

@@ -17,15 +17,13 @@ from storage.errors import StorageUnavailable
 
 def set_up(config: Path) -> list[str]:
     """Make the bucket of a config file and its rules; what was done. Raises ConfigError."""
-    setup = _setup(config)
-    with _one_sentence(setup):
+    with _setup(config) as setup:
         return setup.init()
 
 
 def check(console: Console, config: Path) -> None:
     """Print what the service may do in its bucket. Raises ConfigError when something is missing."""
-    setup = _setup(config)
-    with _one_sentence(setup):
+    with _setup(config) as setup:
         findings = list(setup.check())
     for each in findings:
         console.print(f"[green]yes[/]  {each.permission}" if each.problem is None else f"[red]no[/]   {each.problem}")
@@ -34,16 +32,12 @@ def check(console: Console, config: Path) -> None:
 
 
 @contextmanager
-def _one_sentence(setup: BucketSetup) -> Iterator[None]:
-    try:
-        yield
-    except StorageUnavailable as error:
-        raise ConfigError(f"the bucket {setup.settings.name} cannot be used: {error}") from None
-
-
-def _setup(config: Path) -> BucketSetup:
+def _setup(config: Path) -> Iterator[BucketSetup]:
     (application,) = load_config(config)["applications"]
     settings = load_settings(application.get("args", {})).bucket
     if settings is None:
         raise ConfigError(f"{config} names no bucket; its files stay in KINORAY_DATA")
-    return BucketSetup(settings)
+    try:
+        yield BucketSetup(settings)
+    except StorageUnavailable as error:
+        raise ConfigError(f"the bucket {settings.name} cannot be used: {error}") from None

@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from deployments.body import IMAGE_FIELD, check_image
@@ -27,7 +28,7 @@ from jobs.record import Job, new_job_id
 from pipelines.errors import InvalidRequest, KeyReused, NotFound, TooManyRequests
 from pipelines.output import Output
 from pipelines.requests import GenerationRequest, Parameters, resolve
-from storage.store import ArtifactStore, input_key, job_prefix
+from storage.store import ArtifactStore, delete_or_leave, input_key, job_prefix
 
 WHY_REFUSED = {
     "max_queued": "this model's queue is full",
@@ -54,11 +55,14 @@ class Asked:
 class Acceptance:
     """Shared by all requests of one API replica."""
 
-    def __init__(self, settings: Settings, database: Database, artifacts: ArtifactStore, outbound: Outbound) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, artifacts: ArtifactStore, outbound: Outbound, files: Executor
+    ) -> None:
         self._settings = settings
         self._cards = settings.cards()
         self._database = database
         self._artifacts = artifacts
+        self._files = files
         self._uploads = Uploads(artifacts, settings.max_body_bytes)
         self._outbound = outbound
         self._sends_webhooks = webhook_secret() is not None
@@ -75,7 +79,11 @@ class Acceptance:
         body = parse_create(asked.fields if asked.remix_of is None else _remixed(asked.fields, asked.remix_of))
         image = await self._image(asked)
         job = self._job(body, asked, has_image=image is not None)
-        accepted = await asyncio.to_thread(self._store, job, image, self._limits(asked.caller), repeatable)
+        # One without an image needs no artifact store, and must not wait behind those that do.
+        threads = None if image is None else self._files
+        accepted = await asyncio.get_running_loop().run_in_executor(
+            threads, self._store, job, image, self._limits(asked.caller), repeatable
+        )
         if accepted.id == job.id:
             size = f"{job.parameters['width']}x{job.parameters['height']}"
             emit("job.accepted", job_id=job.id, model=job.model, size=size, cost_s=round(accepted.cost_s, 2))
@@ -121,7 +129,9 @@ class Acceptance:
         if source is None or not source.has_image:
             return None
         try:
-            return await asyncio.to_thread(self._artifacts.get, input_key(source.id))
+            return await asyncio.get_running_loop().run_in_executor(
+                self._files, self._artifacts.get, input_key(source.id)
+            )
         except FileNotFoundError:
             raise NotFound(
                 "the video's image is gone; send it again", param=IMAGE_FIELD, code="video_expired"
@@ -129,7 +139,8 @@ class Acceptance:
 
     async def _referred(self, reference: str) -> bytes:
         if is_upload_id(reference):
-            return await asyncio.to_thread(self._uploads.read, reference, param=IMAGE_FIELD)
+            read = partial(self._uploads.read, reference, param=IMAGE_FIELD)
+            return await asyncio.get_running_loop().run_in_executor(self._files, read)
         return await self._fetch(reference)
 
     async def _fetch(self, url: str) -> bytes:
@@ -158,7 +169,7 @@ class Acceptance:
             raise KeyReused("this Idempotency-Key was sent with another request; choose a new one") from None
         finally:
             if image is not None and (accepted is None or accepted.id != job.id):
-                self._artifacts.delete_prefix(job_prefix(job.id))
+                delete_or_leave(self._artifacts, job_prefix(job.id))
         return accepted
 
 

@@ -4,7 +4,9 @@
 
 import asyncio
 import time
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
@@ -35,7 +37,13 @@ from jobs.lifecycle import CANCELED, Status
 from jobs.record import Job, is_job_id
 from jobs.store import JobStore
 from pipelines.errors import InvalidRequest, KinorayError, NotFound, NotImplementedHere, NotReady
+from storage.errors import StorageUnavailable
 from storage.store import delete_job, download_name, open_store, spritesheet_key, thumbnail_key, video_key
+
+T = TypeVar("T")
+
+AT_ONCE = 16
+"""Requests that may wait for the artifact store."""
 
 # How long a client should wait before it asks again: short at first, then longer, since each question costs a little of
 # the processor that a render on a CPU needs.
@@ -88,7 +96,8 @@ class Api:
         self.store = open_store(settings.bucket, data_dir(), hurried=True)
         database = open_database(database_url())
         self.jobs = JobStore(database)
-        self.acceptance = Acceptance(settings, database, self.store, Outbound(settings.outbound_allow))
+        self.files = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="files")
+        self.acceptance = Acceptance(settings, database, self.store, Outbound(settings.outbound_allow), self.files)
         self.uploads = Uploads(self.store, settings.max_body_bytes)
         self.queue = QueueView(self.jobs)
         watcher = Watcher(self.jobs.versions)
@@ -198,7 +207,8 @@ class Api:
     @app.post("/v1/videos/{video_id}/cancel", dependencies=BEARER, responses=READS)
     async def cancel(self, request: Request, video_id: str) -> Video:
         """Stop a live job at its next step, which frees its GPU. A job that has ended is answered as it is."""
-        return self._shown(await self._cancel(await self._job(request, video_id, "submit")))
+        job = await self._cancel(await self._job(request, video_id, "submit"))
+        return await asyncio.to_thread(self._shown, job)
 
     @app.delete("/v1/videos/{video_id}", dependencies=BEARER, responses=READS)
     async def delete(self, request: Request, video_id: str) -> DeletedVideo:
@@ -206,7 +216,7 @@ class Api:
         job = await self._job(request, video_id, "submit")
         if not await asyncio.to_thread(self.jobs.delete, job.id):
             raise _unknown()
-        await asyncio.to_thread(delete_job, self.store, job.id)
+        await self._with_files(delete_job, self.store, job.id)
         emit("job.deleted", job_id=job.id, model=job.model)
         return DeletedVideo(id=job.id)
 
@@ -218,7 +228,7 @@ class Api:
         caller_of(request, self.doorkeeper, "submit")
         fields, _ = await read_body(request, self.settings.max_body_bytes)
         asked = parse_upload(fields)
-        return await asyncio.to_thread(self.uploads.begin, asked, str(request.base_url))
+        return await self._with_files(self.uploads.begin, asked, str(request.base_url))
 
     @app.put(
         "/v1/uploads/{upload_id}", openapi_extra=file_body(), dependencies=BEARER, status_code=204,
@@ -228,7 +238,7 @@ class Api:
         """Send the file here, where no bucket takes it."""
         caller_of(request, self.doorkeeper, "submit")
         data = await read_file(request, self.settings.max_body_bytes)
-        await asyncio.to_thread(self.uploads.receive, upload_id, data)
+        await self._with_files(self.uploads.receive, upload_id, data)
 
     @app.post("/v1/videos/edits", include_in_schema=False)
     @app.post("/v1/videos/extensions", include_in_schema=False)
@@ -296,7 +306,10 @@ class Api:
             return {}
         made = {variant: key_of(job.id) for variant, (key_of, _) in VARIANTS.items() if job.output.get(variant, True)}
         path = f"/v1/videos/{job.id}/content?variant="
-        return {variant: self.store.url(key) or path + variant for variant, key in made.items()}
+        try:
+            return {variant: self.store.url(key) or path + variant for variant, key in made.items()}
+        except StorageUnavailable:  # its credentials could not be renewed
+            return {variant: path + variant for variant in made}
 
     async def _file(self, job: Job, variant: str) -> Response:
         key_of, kind = VARIANTS[variant]
@@ -306,7 +319,7 @@ class Api:
         headers = {"cache-control": "private", "x-video-id": job.id}
         if not job.output.get(variant, True):
             raise NotFound(f"there is no such file of this video: it was made without a {variant}")
-        if (url := await asyncio.to_thread(self.store.url, key)) is not None:
+        if (url := await self._with_files(self.store.url, key)) is not None:
             return RedirectResponse(url, 302, {**headers, "cache-control": "no-store"})
         if (path := await asyncio.to_thread(self.store.local_path, key)) is None:
             raise NotFound("there is no such file of this video: it is not in the artifact store any more")
@@ -323,5 +336,9 @@ class Api:
         if before.status is Status.QUEUED and job.attempts == before.attempts:
             # No conductor had it, so none will tidy up.
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": "canceled"})
-            await asyncio.to_thread(delete_job, self.store, job.id)
+            await self._with_files(delete_job, self.store, job.id)
         return job
+
+    async def _with_files(self, work: Callable[..., T], *inputs: Any) -> T:
+        """Run what may wait for the artifact store, in threads of its own: others read the job store meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(self.files, work, *inputs)

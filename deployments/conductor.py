@@ -157,18 +157,21 @@ class Conductor:
         try:
             await asyncio.wait([running])
             outcome = await self._settle(job, token, relay, running)
+            discard = None
             publisher = self.routes[job.model].publisher
             if outcome is None:
                 now = await asyncio.to_thread(self.store.get, job.id)
                 outcome = "canceled" if now is not None and now.error_code == CANCELED else "lease_lost"
                 if now is None or now.status is Status.FAILED:
                     # Deleted or canceled, perhaps after the publisher had stored the video: leave nothing behind.
-                    await publisher.discard.remote(job.id)
+                    discard = publisher.discard
             elif outcome in ("completed", "failed"):
-                await publisher.discard_checkpoints.remote(job.id)
+                discard = publisher.discard_checkpoints
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": outcome})
             if outcome != CANCELED:  # which the API has said
                 emit(f"job.{outcome}", job_id=job.id, model=job.model, attempt=job.attempts)
+            if discard is not None:
+                await discard.remote(job.id)
         except Exception:
             # Without a write the lease runs out, and the job is tried again if it has an attempt left.
             log.exception("how %s ended could not be stored; its lease will run out", job.id)

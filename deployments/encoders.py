@@ -45,7 +45,7 @@ class ImageEncoder:
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         self.worker = Worker(settings.step_timeout_s)
         self.encoder = self.worker.run(load, "image", card, settings)
-        self.store = open_store(settings.bucket, data_dir())
+        self.store = open_store(settings.bucket, data_dir(), hurried=True)
 
     async def run(self, key: str, parameters: Parameters) -> AsyncIterator[Any]:
         async with aclosing(self.worker.stream(lambda _: self._encode(key, parameters))) as items:

@@ -15,16 +15,18 @@ from ray import serve
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from deployments import metrics
-from deployments.leg import Finished, Started, ended, payload_bytes, this_replica
+from deployments.leg import Finished, Started, Stopped, ended, payload_bytes, this_replica
 from deployments.loops import forever
 from deployments.outbound import Outbound
 from deployments.settings import Settings, data_dir, database_url, webhook_secret
 from deployments.sweeper import Sweeper
 from deployments.webhook_sender import WebhookSender
-from jobs.database import open_database
+from jobs.database import UNREACHABLE, open_database
+from jobs.leases import Leases
 from jobs.record import Job
 from jobs.webhooks import Outbox
 from pipelines.output import RenderedVideo
+from storage.errors import StorageUnavailable
 from storage.store import (
     KEEP,
     About,
@@ -46,16 +48,18 @@ AT_ONCE = 16
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 
 
-@serve.deployment(name="Publisher", max_ongoing_requests=AT_ONCE, graceful_shutdown_timeout_s=60)
+@serve.deployment(name="Publisher", max_ongoing_requests=4 * AT_ONCE, graceful_shutdown_timeout_s=300)
 class Publisher:
     """Writes files under keys that depend on the job alone, so that a repeat replaces its own work."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = open_store(settings.bucket, data_dir())
-        # Its own threads: videos that wait for an answer of their store must not hold up webhooks and the sweeper.
+        # Their own threads: what waits for an answer of the store must not hold up webhooks and the job store.
         self.writers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="writer")
+        self.deleters = ThreadPoolExecutor(4, thread_name_prefix="deleter")
         database = open_database(database_url())
+        self.leases = Leases(database)
         self.sweeper = Sweeper(database, self.store)
         works = [self._sweep]
         if (secret := webhook_secret()) is not None:
@@ -71,7 +75,7 @@ class Publisher:
         """Store everything of a video; its value is the video's key.
 
         While the store cannot be used the video waits here, however long: it is neither lost nor rendered again. A
-        write that has begun is not interrupted; a wait is.
+        write that has begun is not interrupted; a wait is. One whose conductor has died ends when the job has another.
         """
         yield Started(this_replica())
         started = time.perf_counter()
@@ -81,6 +85,8 @@ class Publisher:
             before_sleep=lambda state: _put_off(job, state),
         ):
             with attempt:
+                if attempt.retry_state.attempt_number > 1:
+                    await asyncio.to_thread(self._require_lease, job)
                 writing = asyncio.get_running_loop().run_in_executor(self.writers, self._publish, job, rendered)
                 try:
                     await asyncio.shield(writing)
@@ -91,19 +97,32 @@ class Publisher:
 
     async def discard(self, job_id: str) -> None:
         """Remove everything of a job that was deleted or canceled while it was being rendered."""
-        await asyncio.to_thread(delete_job, self.store, job_id)
+        await asyncio.get_running_loop().run_in_executor(self.deleters, delete_job, self.store, job_id)
 
     async def discard_checkpoints(self, job_id: str) -> None:
         """Remove what only a job that has not ended needs."""
-        await asyncio.to_thread(delete_checkpoints, self.store, job_id)
+        await asyncio.get_running_loop().run_in_executor(self.deleters, delete_checkpoints, self.store, job_id)
 
     async def _sweep(self) -> None:
-        await asyncio.to_thread(self.sweeper.sweep)
+        try:
+            await asyncio.to_thread(self.sweeper.sweep)
+        except StorageUnavailable as error:
+            log.warning("what is due to go stays for now: %s", error)
         await asyncio.sleep(self.settings.sweep_every_s)
 
     async def _send(self) -> None:
         if await self.sender.run_once() == 0:
             await asyncio.sleep(SEND_EVERY_S)
+
+    def _require_lease(self, job: Job) -> None:
+        """Raise Stopped when the job was deleted, was canceled or is another's: whoever has it publishes it."""
+        assert job.lease_token is not None
+        try:
+            expires_at = self.leases.expiry(job.lease_token)
+        except UNREACHABLE:
+            return  # nobody else can have it
+        if expires_at is None:
+            raise Stopped
 
     def _publish(self, job: Job, rendered: RenderedVideo) -> None:
         files = {

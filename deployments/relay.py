@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray import ObjectRef
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from deployments import metrics
@@ -43,7 +43,10 @@ class Route:
 
 
 class HandedOver(Exception):
-    """A replica that was told to stop has given the job back; a denoiser has committed its step before."""
+    """A replica that was told to stop has given the job back, or was killed because it took too long to.
+
+    A denoiser has committed its step before.
+    """
 
 
 class Relay:
@@ -149,7 +152,7 @@ class Relay:
             response.cancel()
             if references is not None:
                 await _drain(references)
-            if self._handing_over and isinstance(error, RayTaskError):
+            if self._handing_over and isinstance(error, RayTaskError | RayActorError):
                 emit("job.handed_over", job_id=self.job.id, model=self.job.model, leg=leg, replica=self.replica)
                 raise HandedOver from error
             raise

@@ -6,12 +6,21 @@ import time
 from collections.abc import Callable
 
 from deployments.events import emit
-from deployments.uploads import KEPT_S, is_upload_id
+from deployments.uploads import KEPT_S, is_outdated, is_upload_id
 from jobs.database import Database
 from jobs.record import is_job_id, made_at
 from jobs.retention import Retention
 from jobs.webhooks import Outbox
-from storage.store import CHECKPOINTS, UPLOADS, VIDEOS, ArtifactStore, checkpoint_prefix, job_prefix, upload_prefix
+from storage.store import (
+    CHECKPOINTS,
+    UPLOADS,
+    VIDEOS,
+    ArtifactStore,
+    checkpoint_prefix,
+    delete_or_leave,
+    job_prefix,
+    upload_prefix,
+)
 
 ORPHANS_EVERY_S = 3600.0
 ORPHAN_AGE_S = 3600.0
@@ -29,10 +38,10 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Delete what is due, and now and then look for files of no job, which takes a listing of every video."""
-        self.delete_expired()
-        self.delete_checkpoints()
         self._retention.forget_old()
         self._outbox.forget_old()
+        self.delete_expired()
+        self.delete_checkpoints()
         if time.monotonic() >= self._orphans_at:
             self._orphans_at = time.monotonic() + ORPHANS_EVERY_S
             self.delete_orphans()
@@ -40,11 +49,15 @@ class Sweeper:
 
     def delete_expired(self) -> None:
         """The files of completed jobs whose `expires_at` has passed; their records say so from then on."""
-        while due := self._retention.due():
+        kept = 0
+        while len(due := self._retention.due()) > kept:
+            kept = 0
             for job_id in due:
-                self._artifacts.delete_prefix(job_prefix(job_id))
-                self._retention.mark_expired(job_id)
-                emit("job.expired", job_id=job_id)
+                if delete_or_leave(self._artifacts, job_prefix(job_id)):
+                    self._retention.mark_expired(job_id)
+                    emit("job.expired", job_id=job_id)
+                else:
+                    kept += 1  # it stays due; those after it need not wait for it
 
     def delete_checkpoints(self) -> None:
         """Checkpoints of jobs that have ended: a denoiser that nobody waited for may have written one later."""
@@ -58,13 +71,13 @@ class Sweeper:
     def delete_uploads(self, older_than_s: float = KEPT_S) -> None:
         """Files that were uploaded a day ago. A job that uses one has a copy of its own."""
         for upload_id in self._artifacts.children(UPLOADS):
-            if is_upload_id(upload_id) and made_at(upload_id) < time.time() - older_than_s:
-                self._artifacts.delete_prefix(upload_prefix(upload_id))
+            if is_upload_id(upload_id) and is_outdated(upload_id, older_than_s):
+                delete_or_leave(self._artifacts, upload_prefix(upload_id))
 
     def _ids(self, prefix: str) -> list[str]:
         return [name for name in self._artifacts.children(prefix) if is_job_id(name)]
 
     def _delete(self, prefix_of: Callable[[str], str], job_ids: set[str]) -> None:
         for job_id in sorted(job_ids):
-            self._artifacts.delete_prefix(prefix_of(job_id))
-            emit("files.swept", job_id=job_id)
+            if delete_or_leave(self._artifacts, prefix_of(job_id)):
+                emit("files.swept", job_id=job_id)

@@ -14,10 +14,12 @@ import uuid_utils
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deployments.schemas import refused
+from jobs.record import made_at
 from pipelines.errors import InvalidRequest, PayloadTooLarge
-from storage.store import ArtifactStore, upload_key
+from storage.store import ArtifactStore, Target, upload_key
 
 KEPT_S = 24 * 3600.0
+CLOCKS_DIFFER_S = 60.0
 
 
 class BeginUpload(BaseModel):
@@ -66,18 +68,19 @@ class Uploads:
         if asked.bytes > self._max_bytes:
             raise PayloadTooLarge(f"a file must have at most {self._max_bytes} bytes", param="bytes")
         upload_id = f"upload_{uuid_utils.uuid7().hex}"
-        direct = self._artifacts.upload_url(upload_key(upload_id), asked.mime_type, asked.bytes)
-        return Upload(
-            id=upload_id,
-            url=direct or f"{here.rstrip('/')}/v1/uploads/{upload_id}",
-            headers={"content-type": asked.mime_type, "content-length": str(asked.bytes)},
-            expires_at=int(time.time() + KEPT_S),
-        )
+        target = self._artifacts.upload_target(upload_key(upload_id), asked.mime_type, asked.bytes)
+        if target is None:
+            headers = {"content-type": asked.mime_type, "content-length": str(asked.bytes)}
+            target = Target(f"{here.rstrip('/')}/v1/uploads/{upload_id}", headers)
+        expires_at = int(time.time() + KEPT_S)
+        return Upload(id=upload_id, url=target.url, headers=dict(target.headers), expires_at=expires_at)
 
     def receive(self, upload_id: str, data: bytes) -> None:
         """Store a file that was sent to this service. Raises InvalidRequest."""
-        if not is_upload_id(upload_id):
+        if not is_upload_id(upload_id) or is_outdated(upload_id):
             raise InvalidRequest("this is no id of an upload; POST /v1/uploads gives one", param="upload_id")
+        if self._artifacts.upload_target(upload_key(upload_id), "image/png", 1) is not None:
+            raise InvalidRequest("send the file to the url that POST /v1/uploads gave", param="upload_id")
         self._artifacts.put(upload_key(upload_id), data)
 
     def read(self, upload_id: str, *, param: str) -> bytes:
@@ -93,6 +96,11 @@ class Uploads:
         if size > self._max_bytes:
             raise InvalidRequest(f"the uploaded file must have at most {self._max_bytes} bytes", param=param)
         return self._artifacts.get(key)
+
+
+def is_outdated(upload_id: str, kept_s: float = KEPT_S) -> bool:
+    """Whether an upload has had its time. An id from the future is nobody's: here none was given out."""
+    return not -CLOCKS_DIFFER_S <= time.time() - made_at(upload_id) <= kept_s
 
 
 def is_upload_id(text: str) -> bool:

@@ -146,11 +146,15 @@ class Leases:
             return Status.QUEUED if change(connection, mine, **waits, **NO_LEASE) else None
 
     def release(self, token: str, for_s: float = 0.0) -> bool:
-        """Give a job back untried, to wait so long: the attempt does not count, and what was committed stays."""
+        """Give a job back untried: the attempt does not count, and what was committed stays.
+
+        One that has to wait for something keeps its turn; others do not wait behind it.
+        """
         back: dict[str, Any] = {
             "status": Status.QUEUED, "leg": None, "attempts": jobs.c.attempts - 1, "not_before": time.time() + for_s,
-            "queue_rank": _BEFORE_OTHERS,
         }  # fmt: skip
+        if not for_s:
+            back["queue_rank"] = _BEFORE_OTHERS
         with self._database.write() as connection:
             return bool(change(connection, jobs.c.lease_token == token, **back, **NO_LEASE))
 

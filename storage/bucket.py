@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import io
 import mimetypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -21,27 +22,38 @@ from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.parsers import ResponseParserError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 from urllib3.exceptions import HTTPError
 
 from storage.checksum import sha256_of, size_of
 from storage.errors import StorageUnavailable
 from storage.settings import MIB, BucketSettings
-from storage.store import About
+from storage.store import UPLOADS, About, Target
 
 ATTEMPTS = 3
 CONNECT_S, READ_S = 5, 20
 HURRIED_S, HURRIED_ATTEMPTS = 5, 2
 """The patience of one for whom somebody waits, or who has somewhere else to put it."""
-DELETE_AT_ONCE = 1000
-"""The most keys that one request may name."""
 SHA256 = "sha256"
 """The name of our own copy of an object's checksum, for servers that do not state one."""
 
+HEADERS = {
+    "ContentType": "content-type",
+    "ContentLength": "content-length",
+    "ServerSideEncryption": "x-amz-server-side-encryption",
+    "SSEKMSKeyId": "x-amz-server-side-encryption-aws-kms-key-id",
+}
+"""boto3's names of what a presigned upload has to send, and the protocol's."""
+
 mimetypes.add_type("image/webp", ".webp")
 
-_MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NoSuchUpload", "NotFound"}
-_FAULTS = (BotoCoreError, ClientError, Boto3Error, HTTPClientError, HTTPError)
+UNFINISHED_S = 3600.0
+"""An upload that began so long ago and is not complete is nobody's any more."""
+
+_NO_KEY = frozenset({"NoSuchKey"})
+# The last two: what is no answer of S3's, such as a load balancer's page, and what s3transfer then misses in it.
+_FAULTS = (BotoCoreError, ClientError, Boto3Error, HTTPClientError, HTTPError, ResponseParserError, KeyError)
 
 
 class BucketStore:
@@ -53,6 +65,7 @@ class BucketStore:
 
     def __init__(self, settings: BucketSettings, *, hurried: bool = False) -> None:
         self.settings = settings
+        self._attempts = 1 if hurried else ATTEMPTS
         self._client = connect(settings, settings.endpoint_url, hurried=hurried)
         self._transfer = TransferConfig(
             multipart_threshold=settings.multipart_threshold_mib * MIB,
@@ -66,7 +79,7 @@ class BucketStore:
         if self._holds(key, size_of(data), checksum):
             return  # a repeat, which changes nothing
         if multipart:
-            self._abort_unfinished(key)
+            self._abort_unfinished(key, UNFINISHED_S)
         extra = self._extra(key, about or About(), checksum)
         if isinstance(data, bytes):
             upload = partial(self._client.upload_fileobj, io.BytesIO(data))
@@ -79,13 +92,21 @@ class BucketStore:
 
     def get(self, key: str) -> bytes:
         for attempt in Retrying(
-            retry=retry_if_exception_type(StorageUnavailable), stop=stop_after_attempt(ATTEMPTS), reraise=True
+            retry=retry_if_exception_type(StorageUnavailable), stop=stop_after_attempt(self._attempts), reraise=True
         ):  # boto3 begins nothing anew that breaks off while it is read
             with attempt, in_our_words():
                 answer = self._client.get_object(Bucket=self.settings.name, Key=self._path(key))
                 with answer["Body"] as body:
                     data: bytes = body.read()
+                self._verify(key, data, answer["Metadata"].get(SHA256))
         return data
+
+    def _verify(self, key: str, data: bytes, stated: str | None) -> None:
+        """Refuse what is not the object that was put. Only what clients upload by themselves has no checksum of ours;
+        one of parts cannot be repeated, as their size may have been another."""
+        own = stated is not None or key.startswith(UPLOADS)
+        if not own or (stated is not None and "-" not in stated and sha256_of(data, None) != stated):
+            raise StorageUnavailable("the bucket answered with something else than the object")
 
     def size(self, key: str) -> int | None:
         head = self._head(key)
@@ -98,8 +119,10 @@ class BucketStore:
         """An address from which anybody can get an object for a while. Made here, without asking the server."""
         return self._presigned("get_object", key)
 
-    def upload_url(self, key: str, content_type: str, nbytes: int) -> str | None:
-        return self._presigned("put_object", key, ContentType=content_type, ContentLength=nbytes)
+    def upload_target(self, key: str, content_type: str, nbytes: int) -> Target | None:
+        wanted = {"ContentType": content_type, "ContentLength": nbytes, **encryption(self.settings)}
+        headers = {HEADERS[name]: str(value) for name, value in wanted.items()}
+        return Target(self._presigned("put_object", key, **wanted), headers)
 
     def list(self, prefix: str) -> Iterator[str]:
         start = len(self.settings.prefix)
@@ -126,16 +149,16 @@ class BucketStore:
                     )
                 if answer.get("Errors"):
                     raise StorageUnavailable(f"the bucket kept objects to delete: {answer['Errors'][0].get('Code')}")
+        self._abort_unfinished(prefix, 0.0)
 
-        self._abort_unfinished(prefix)
-
-    def _abort_unfinished(self, prefix: str) -> None:
+    def _abort_unfinished(self, prefix: str, older_than_s: float) -> None:
         """Give up uploads that were begun and never completed, because their client died or missed an answer."""
+        since = datetime.now(UTC) - timedelta(seconds=older_than_s)
         with in_our_words():
             uploads = self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self.settings.name, Prefix=self._path(prefix)
             )
-            for each in [each for page in uploads for each in page.get("Uploads", [])]:
+            for each in [each for page in uploads for each in page.get("Uploads", []) if each["Initiated"] <= since]:
                 try:
                     self._client.abort_multipart_upload(
                         Bucket=self.settings.name, Key=each["Key"], UploadId=each["UploadId"]
@@ -156,12 +179,14 @@ class BucketStore:
         head = self._head(key)
         if head is None or head["ContentLength"] != size:
             return False
-        stated: str | None = head.get("ChecksumSHA256") or head["Metadata"].get(SHA256)
+        stated: str | None = head.get("ChecksumSHA256")
+        if stated is None or ("-" in stated) != ("-" in checksum):  # it states none, or one of another form
+            stated = head["Metadata"].get(SHA256)
         return stated == checksum
 
     def _head(self, key: str) -> Any:
         try:
-            with in_our_words():
+            with in_our_words(_NO_KEY | {"404", "NotFound"}):  # an answer without a body has no other word
                 return self._client.head_object(Bucket=self.settings.name, Key=self._path(key), ChecksumMode="ENABLED")
         except FileNotFoundError:
             return None
@@ -190,15 +215,17 @@ class BucketStore:
             extra["ContentDisposition"] = f'inline; filename="{about.file_name}"'
         if settings.tags and about.tags:
             extra["Tagging"] = urlencode(about.tags)
-        if settings.encryption is not None:
-            extra["ServerSideEncryption"] = settings.encryption
-        if settings.kms_key_id is not None:
-            extra["SSEKMSKeyId"] = settings.kms_key_id
-        return extra
+        return {**extra, **encryption(settings)}
 
     @cached_property
     def _public(self) -> Any:
         return connect(self.settings, self.settings.public_endpoint_url or self.settings.endpoint_url)
+
+
+def encryption(settings: BucketSettings) -> dict[str, str]:
+    """What every upload says about how it is to be kept."""
+    wanted = {"ServerSideEncryption": settings.encryption, "SSEKMSKeyId": settings.kms_key_id}
+    return {name: value for name, value in wanted.items() if value is not None}
 
 
 def connect(settings: BucketSettings, endpoint_url: str | None, *, hurried: bool = False) -> Any:
@@ -211,15 +238,20 @@ def connect(settings: BucketSettings, endpoint_url: str | None, *, hurried: bool
         max_pool_connections=2 * settings.parallel_parts + 10,
         s3={"addressing_style": "path" if settings.path_style else "auto"},
     )
-    # A session of its own: the default one is not safe to share between threads.
-    session = boto3.session.Session(region_name=settings.region)
-    region = session.region_name or "us-east-1"
-    return session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+    with in_our_words():
+        # A session of its own: the default one is not safe to share between threads.
+        session = boto3.session.Session(region_name=settings.region)
+        region = session.region_name or "us-east-1"
+        return session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
 
 
 @contextmanager
-def in_our_words() -> Iterator[None]:
-    """Raise FileNotFoundError or StorageUnavailable for what boto3 raises, whose words may hold keys and accounts."""
+def in_our_words(missing: Collection[str] = _NO_KEY) -> Iterator[None]:
+    """Raise StorageUnavailable for what boto3 raises, whose words may hold keys and accounts.
+
+    Raises:
+        FileNotFoundError: for an answer with one of the codes in `missing`.
+    """
     try:
         yield
     except _FAULTS as error:
@@ -230,7 +262,7 @@ def in_our_words() -> Iterator[None]:
             cause = inner
         if isinstance(cause, ClientError):
             code = str(cause.response.get("Error", {}).get("Code"))
-            if code in _MISSING:
+            if code in missing:
                 raise FileNotFoundError("no such key") from None
             raise StorageUnavailable(f"the bucket answered {code}") from None
         raise StorageUnavailable(f"the bucket cannot be used: {type(cause).__name__}") from None

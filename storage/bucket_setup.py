@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from storage.bucket import connect, in_our_words
+from storage.bucket import connect, encryption, in_our_words
 from storage.errors import StorageUnavailable
 from storage.settings import BucketSettings
 from storage.store import CHECKPOINTS, KEEP, KEEP_DAYS, VIDEOS
@@ -43,11 +44,11 @@ class BucketSetup:
             with in_our_words():
                 self._client.create_bucket(**self._named(), **self._location())
             done.append(f"made the bucket {self.settings.name}")
+        rules = self._with_others("lifecycle_configuration", "Rules", self._rules())
+        origins = self._with_others("cors", "CORSRules", [_CORS])
         with in_our_words():
-            self._client.put_bucket_lifecycle_configuration(
-                **self._named(), LifecycleConfiguration={"Rules": [*self._others_rules(), *self._rules()]}
-            )
-            self._client.put_bucket_cors(**self._named(), CORSConfiguration={"CORSRules": [_CORS]})
+            self._client.put_bucket_lifecycle_configuration(**self._named(), LifecycleConfiguration={"Rules": rules})
+            self._client.put_bucket_cors(**self._named(), CORSConfiguration={"CORSRules": origins})
         done.append("gave it lifecycle rules, a backstop for what the service deletes by itself")
         done.append("let pages of any origin read what they have a URL for")
         return done
@@ -63,15 +64,22 @@ class BucketSetup:
             return
         key = {**self._named(), "Key": f"{self.settings.prefix}.kinoray-check-{uuid.uuid4().hex}"}
         client, upload = self._client, "none"
+        kept = {"ChecksumAlgorithm": "SHA256", **encryption(self.settings)}
+
+        def look() -> None:
+            client.list_objects_v2(**self._named(), Prefix=self.settings.prefix, MaxKeys=1)
 
         def begin() -> None:
             nonlocal upload
-            upload = client.create_multipart_upload(**key)["UploadId"]
+            upload = client.create_multipart_upload(**key, **kept)["UploadId"]
 
         tries: list[tuple[str, str, Callable[[], Any]]] = [
-            ("s3:ListBucket", "old files cannot be found", lambda: client.list_objects_v2(**self._named(), MaxKeys=1)),
-            ("s3:PutObject", "nothing can be stored", lambda: client.put_object(**key, Body=b"x")),
-            ("s3:PutObjectTagging", "set tags: false to do without", lambda: client.put_object(**key, Tagging="a=b")),
+            ("s3:ListBucket", "old files cannot be found", look),
+            ("s3:PutObject", "nothing can be stored", lambda: client.put_object(**key, **kept, Body=b"x")),
+            (
+                "s3:PutObjectTagging", "set tags: false to do without",
+                lambda: client.put_object(**key, **kept, Tagging="a=b"),
+            ),
             ("s3:GetObject", "images, checkpoints and videos cannot be read", lambda: client.get_object(**key)),
             ("s3:PutObject in parts", "large videos cannot be stored", begin),
             (
@@ -87,7 +95,7 @@ class BucketSetup:
         for permission, without, attempt in tries:
             problem = None
             try:
-                with in_our_words():
+                with in_our_words({"NoSuchKey", "NoSuchUpload"}):
                     attempt()
             except FileNotFoundError:
                 pass  # it would be allowed; what it is tried on could not be made
@@ -97,7 +105,7 @@ class BucketSetup:
 
     def _exists(self) -> bool:
         try:
-            with in_our_words():
+            with in_our_words({"404", "NoSuchBucket", "NotFound"}):
                 self._client.head_bucket(**self._named())
         except FileNotFoundError:
             return False
@@ -105,35 +113,33 @@ class BucketSetup:
 
     def _rules(self) -> list[dict[str, Any]]:
         prefix = self.settings.prefix
+        mine = hashlib.sha256(prefix.encode()).hexdigest()[:8]  # an id has at most 255 characters
         rules: list[dict[str, Any]] = [
             {
-                "ID": f"{RULE} unfinished uploads {prefix}",
+                "ID": f"{RULE}-{mine}-unfinished",
                 "Filter": {"Prefix": prefix},
                 "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": UNFINISHED_DAYS},
             },
             {
-                "ID": f"{RULE} checkpoints {prefix}",
+                "ID": f"{RULE}-{mine}-checkpoints",
                 "Filter": {"Prefix": prefix + CHECKPOINTS},
                 "Expiration": {"Days": CHECKPOINT_DAYS},
             },
         ]
         for days in KEEP_DAYS:
             tagged = {"Prefix": prefix + VIDEOS, "Tags": [{"Key": KEEP, "Value": f"{days}d"}]}
-            rules.append(
-                {"ID": f"{RULE} {days} days {prefix}", "Filter": {"And": tagged}, "Expiration": {"Days": days + 1}}
-            )
+            rules.append({"ID": f"{RULE}-{mine}-{days}d", "Filter": {"And": tagged}, "Expiration": {"Days": days + 1}})
         return [{**rule, "Status": "Enabled"} for rule in rules]
 
-    def _others_rules(self) -> list[dict[str, Any]]:
-        """A bucket has one list of rules, which is only ever written as a whole."""
-        mine = {rule["ID"] for rule in self._rules()}
+    def _with_others(self, what: str, name: str, ours: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Our rules and those of others: a bucket has one list of each kind, which is only ever written as a whole."""
+        mine = {rule["ID"] for rule in ours}
         try:
-            rules: list[dict[str, Any]] = self._client.get_bucket_lifecycle_configuration(**self._named())["Rules"]
-        except self._client.exceptions.ClientError as error:
-            if error.response["Error"]["Code"] != "NoSuchLifecycleConfiguration":
-                raise
-            return []
-        return [rule for rule in rules if rule.get("ID") not in mine]
+            with in_our_words({"NoSuchLifecycleConfiguration", "NoSuchCORSConfiguration"}):
+                there: list[dict[str, Any]] = getattr(self._client, f"get_bucket_{what}")(**self._named())[name]
+        except FileNotFoundError:
+            there = []
+        return [*(rule for rule in there if rule.get("ID") not in mine), *ours]
 
     def _named(self) -> dict[str, str]:
         return {"Bucket": self.settings.name}
@@ -147,6 +153,7 @@ class BucketSetup:
 
 
 _CORS = {
+    "ID": RULE,
     "AllowedMethods": ["GET", "HEAD", "PUT"],
     "AllowedOrigins": ["*"],
     "AllowedHeaders": ["*"],

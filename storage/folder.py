@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from storage.store import About
+from storage.store import About, Target
 
 _PARTIAL = ".partial-"
 _ATTEMPTS = 100
@@ -47,7 +47,7 @@ class FolderStore:
     def url(self, key: str) -> str | None:  # noqa: ARG002 it has none
         return None
 
-    def upload_url(self, key: str, content_type: str, nbytes: int) -> str | None:  # noqa: ARG002 it has none
+    def upload_target(self, key: str, content_type: str, nbytes: int) -> Target | None:  # noqa: ARG002 it has none
         return None
 
     def local_path(self, key: str) -> Path | None:

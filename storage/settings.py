@@ -17,7 +17,7 @@ class BucketSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=3, max_length=63)
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
     prefix: str = Field(default="", pattern=r"^$|^[A-Za-z0-9!_.*'()-][A-Za-z0-9!_.*'()/-]*/$", max_length=256)
     """Every key begins with it; it ends in a slash."""
     endpoint_url: Url | None = None

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from storage.errors import StorageUnavailable
 from storage.folder import FolderStore
-from storage.store import About, ArtifactStore
+from storage.store import About, ArtifactStore, Target
 
 log = logging.getLogger("ray.serve")
 
 AWAY_S = 30.0
 """After a failed put the bucket is left alone for so long: a stalled one would hold up every checkpoint."""
+KEPT_S, TIDY_EVERY_S = 24 * 3600.0, 600.0
+"""What is in the spool goes after so long: who ends a job, on whatever node, does not reach this one."""
 
 
 class Spool:
@@ -29,6 +32,7 @@ class Spool:
         self._spool = FolderStore(folder)
         self._max_bytes = max_bytes
         self._away_until = 0.0
+        self._tidied_at = 0.0
 
     def put(self, key: str, data: bytes | Path, about: About | None = None) -> None:
         if time.monotonic() >= self._away_until:
@@ -38,6 +42,7 @@ class Spool:
                 log.warning("checkpoints go to %s for now: %s", self._spool.root, error)
                 self._away_until = time.monotonic() + AWAY_S
             else:
+                self._tidy()
                 return
         self._make_room(len(data) if isinstance(data, bytes) else data.stat().st_size)
         self._spool.put(key, data)
@@ -58,8 +63,8 @@ class Spool:
     def url(self, key: str) -> str | None:
         return self._store.url(key)
 
-    def upload_url(self, key: str, content_type: str, nbytes: int) -> str | None:
-        return self._store.upload_url(key, content_type, nbytes)
+    def upload_target(self, key: str, content_type: str, nbytes: int) -> Target | None:
+        return self._store.upload_target(key, content_type, nbytes)
 
     def list(self, prefix: str) -> Iterator[str]:
         yield from sorted({*self._spool.list(prefix), *self._store.list(prefix)})
@@ -77,10 +82,26 @@ class Spool:
         self._spool.delete_prefix(prefix)
         self._store.delete_prefix(prefix)
 
+    def _tidy(self) -> None:
+        """Delete what has been here for too long."""
+        if time.monotonic() - self._tidied_at >= TIDY_EVERY_S:
+            self._tidied_at = time.monotonic()
+            for key, stat in self._files().items():
+                if stat.st_mtime < time.time() - KEPT_S:
+                    self._spool.delete(key)
+
+    def _files(self) -> dict[str, os.stat_result]:
+        found = {}
+        for key in self._spool.list(""):
+            try:
+                found[key] = self._spool.path(key).stat()
+            except FileNotFoundError:
+                continue  # another replica of this node was faster
+        return found
+
     def _make_room(self, nbytes: int) -> None:
         """Delete what was spooled longest ago until so many bytes fit."""
-        files = {key: self._spool.path(key) for key in self._spool.list("")}
-        kept = {key: path.stat() for key, path in files.items() if path.is_file()}
+        kept = self._files()
         total = sum(each.st_size for each in kept.values())
         for key in sorted(kept, key=lambda key: kept[key].st_mtime):
             if total + nbytes <= self._max_bytes:

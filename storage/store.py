@@ -26,6 +26,14 @@ class About:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where and how a file is sent that does not pass through the service."""
+
+    url: str
+    headers: Mapping[str, str]  # which have to be sent as they are
+
+
 class ArtifactStore(Protocol):
     """Named blobs. Keys are relative paths with forward slashes; a put is atomic and replaces what was there.
 
@@ -48,8 +56,8 @@ class ArtifactStore(Protocol):
     def url(self, key: str) -> str | None:
         """An address from which anybody can get an object for a while; None where there is none but the service's."""
 
-    def upload_url(self, key: str, content_type: str, nbytes: int) -> str | None:
-        """An address to which anybody can PUT just such a file for a while; None where there is none."""
+    def upload_target(self, key: str, content_type: str, nbytes: int) -> Target | None:
+        """Where anybody can PUT just such a file for a while; None where only the service can."""
 
     def list(self, prefix: str) -> Iterator[str]:
         """Every key under a prefix, those of one folder in their order."""
@@ -125,19 +133,22 @@ def download_name(key: str) -> str:
 def delete_job(artifacts: ArtifactStore, job_id: str) -> None:
     """Delete everything that a job owns, its checkpoints too. What cannot be deleted now is left to the sweeper."""
     for prefix in (job_prefix(job_id), checkpoint_prefix(job_id)):
-        _delete_or_leave(artifacts, prefix)
+        delete_or_leave(artifacts, prefix)
 
 
 def delete_checkpoints(artifacts: ArtifactStore, job_id: str) -> None:
     """Delete what only a job that has not ended needs; or leave it to the sweeper."""
-    _delete_or_leave(artifacts, checkpoint_prefix(job_id))
+    delete_or_leave(artifacts, checkpoint_prefix(job_id))
 
 
-def _delete_or_leave(artifacts: ArtifactStore, prefix: str) -> None:
+def delete_or_leave(artifacts: ArtifactStore, prefix: str) -> bool:
+    """Delete what is under a prefix; False when it is left to the sweeper, as the store cannot be used."""
     try:
         artifacts.delete_prefix(prefix)
     except StorageUnavailable as error:
         log.warning("what is under %s is left to the sweeper: %s", prefix, error)
+        return False
+    return True
 
 
 def open_store(bucket: BucketSettings | None, data_dir: Path, *, hurried: bool = False) -> ArtifactStore:

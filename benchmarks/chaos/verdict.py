@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import time
 from collections import Counter
@@ -25,6 +26,8 @@ from jobs.schema import idempotency_keys, job_events, jobs
 from storage.store import CHECKPOINTS, VIDEOS, open_store
 
 ENDED_S = 400.0
+REPORT_EVERY_S = 0.4
+"""Reports that are closer together say little of a denoiser's speed."""
 FILES = {"metadata.json", "video.mp4", "thumbnail.webp", "spritesheet.webp"}
 
 
@@ -135,11 +138,17 @@ def repeated(timeline: Timeline, each: Held, killed_at: float, resumed_at: int) 
     seen = [(event.step or 0, event.at) for event in steps if event.attempts == each.attempts and event.at <= killed_at]
     if len({step for step, _ in seen}) < 2:
         return None
-    first, last = seen[0], seen[-1]
-    step_s = (last[1] - first[1]) / (last[0] - first[0])
     # Without another step its last ones were committed while the blow fell.
-    again = max(last[0] - resumed_at, 0) if any(event.attempts > each.attempts for event in steps) else 0
-    return again, CHECKPOINT_EVERY_S / step_s + 1
+    again = max(seen[-1][0] - resumed_at, 0) if any(event.attempts > each.attempts for event in steps) else 0
+    return again, CHECKPOINT_EVERY_S * _steps_per_s(seen) + 1
+
+
+def _steps_per_s(reports: Sequence[tuple[int, float]]) -> float:
+    """How fast a denoiser was between two checkpoints. Its average would count the waits for its checkpoints, too."""
+    pairs = itertools.combinations(reports, 2)
+    apart = [(later[0] - one[0], later[1] - one[1]) for one, later in pairs if later[1] - one[1] >= REPORT_EVERY_S]
+    whole = (reports[-1][0] - reports[0][0], max(reports[-1][1] - reports[0][1], REPORT_EVERY_S))
+    return max(steps / seconds for steps, seconds in [*apart, whole])
 
 
 def went_on_at(timeline: Timeline, each: Held, since: float, *, again: bool) -> float | None:

@@ -95,7 +95,31 @@ def test_a_fault_leaves_nothing_behind_and_the_next_put_is_whole(
         assert unfinished_uploads(bucket_server, settings.prefix) == []
     store.put(KEY, LARGE)
     assert store.get(KEY) == LARGE
+
+
+def test_an_upload_that_was_lost_is_given_up_by_the_next(
+    bucket: BucketStore, settings: BucketSettings, bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket_server.client.create_multipart_upload(Bucket=BUCKET, Key=settings.prefix + KEY)
+    bucket.put(KEY, LARGE)
+    assert len(unfinished_uploads(bucket_server, settings.prefix)) == 1, "somebody may still be at it"
+    monkeypatch.setattr("storage.bucket.UNFINISHED_S", -60.0)  # the server's clock counts seconds
+    bucket.put(KEY, LARGE[::-1])
     assert unfinished_uploads(bucket_server, settings.prefix) == []
+
+
+def test_a_page_of_a_load_balancer_is_no_object(
+    bucket: BucketStore, settings: BucketSettings, network: FaultyNetwork
+) -> None:
+    bucket.put(KEY, b"mp4")
+    with network.spoilt(Fault.PAGE), pytest.raises(StorageUnavailable, match="something else"):
+        BucketStore(settings, hurried=True).get(KEY)
+
+
+def test_a_bucket_that_is_not_there_is_a_fault_and_not_a_missing_file(settings: BucketSettings) -> None:
+    nowhere = BucketStore(settings.model_copy(update={"name": "no-such-bucket"}), hurried=True)
+    with pytest.raises(StorageUnavailable, match="NoSuchBucket"):
+        nowhere.get(KEY)
 
 
 def test_what_is_deleted_has_no_unfinished_uploads(

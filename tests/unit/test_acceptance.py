@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class Door:
     def __init__(self, jobs: Jobs, folder: Path, **settings: Any) -> None:
         self.artifacts = FolderStore(folder / "artifacts")
         given = Settings(models=("ltx-tiny", "svd-tiny"), **settings)
-        self.acceptance = Acceptance(given, jobs.database, self.artifacts, Outbound())
+        self.acceptance = Acceptance(given, jobs.database, self.artifacts, Outbound(), ThreadPoolExecutor(1))
 
     def ask(self, *, limits: KeyLimits | None = None, caller: str = "k", **asked: Any) -> Job:
         fields = {"prompt": "p", **asked.pop("fields", {})}
