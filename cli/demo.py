@@ -28,7 +28,7 @@ def run_demo(
     """Start a private service, render one video, leave it at `out` with a contact sheet beside it."""
     started = time.monotonic()
     card = get_card(model)
-    fields, image = _request(card, prompt, image)
+    fields, image = ask_for(card, prompt, image)
     prefetch(card)
     config = for_model(load_config(default_config()), model, with_image=image is not None)
     config["http_options"] = {"host": "127.0.0.1", "port": free_port()}
@@ -52,7 +52,7 @@ def run_demo(
     console.print(f"Everything that was started is stopped; {time.monotonic() - started:.1f} s in all.")
 
 
-def _request(card: ModelCard, prompt: str | None, image: Path | None) -> tuple[dict[str, Any], Path | None]:
+def ask_for(card: ModelCard, prompt: str | None, image: Path | None) -> tuple[dict[str, Any], Path | None]:
     """What to ask a model for when the user does not say."""
     if image is not None and not image.is_file():
         raise ConfigError(f"there is no image {image}")

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.databases import create_database
+from cli.demo import PROMPT, ask_for
 from deployments.config import load_config
 from deployments.service import default_config, for_model
 from jobs.database import open_database
 from jobs.store import JobStore
+from pipelines.catalogue import get_card
+from pipelines.errors import ConfigError
 from pipelines.video import read_frames
 from tests.command import START_S, Command, is_ready, own_config
 from tests.conftest import ServiceClient
@@ -49,13 +52,15 @@ def test_demo_makes_the_video_that_was_asked_for(start: Callable[..., Command], 
     demo.assert_nothing_is_left()
 
 
-def test_demo_of_an_image_model_has_a_picture_of_its_own(start: Callable[..., Command], tmp_path: Path) -> None:
-    out = tmp_path / "demo.mp4"
-    demo = start("demo", "--model", "svd-tiny", "--out", str(out))
-    output = demo.ended(START_S)
-    assert demo.process.returncode == 0, output
-    assert detect(read_frames(out)).motion == "right"
-    demo.assert_nothing_is_left()
+def test_a_demo_of_an_image_model_has_a_picture_of_its_own(tmp_path: Path) -> None:
+    assert ask_for(get_card("ltx-tiny"), None, None) == ({"model": "ltx-tiny", "prompt": PROMPT}, None)
+    fields, picture = ask_for(get_card("svd-tiny"), None, None)
+    assert fields == {"model": "svd-tiny", "prompt": None}
+    assert picture is not None
+    assert picture.is_file()
+    assert ask_for(get_card("svd-tiny"), None, picture)[1] == picture
+    with pytest.raises(ConfigError, match="there is no image"):
+        ask_for(get_card("svd-tiny"), None, tmp_path / "none.png")
 
 
 def test_an_interrupted_demo_leaves_nothing(start: Callable[..., Command], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ described = schemathesis.openapi.from_dict(app.openapi())
 
 @described.parametrize()
 @hypothesis.settings(
-    max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=12, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 def test_the_service_keeps_to_its_schema(case: schemathesis.Case, front: Front) -> None:
     case.call_and_validate(base_url=front.url, headers={"authorization": f"Bearer {front.keys['root']}"}, checks=HELD)
