@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import httpx2
 import pytest
 import yaml
 
+from benchmarks.chaos.processes import kill_tree
 from deployments.config import load_config
 from deployments.keys import fingerprint, generate
 from deployments.service import default_config, for_model, free_port
@@ -53,7 +53,8 @@ def start_front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
     yield run
     for command in commands:
         if command.process.poll() is None:
-            command.stop(signal.SIGTERM)
+            kill_tree(command.process.pid)  # its jobs wait for hardware that never comes; a drain would too
+            command.process.wait()
 
 
 @pytest.fixture(scope="package")

@@ -85,18 +85,22 @@ def test_one_idempotency_key_is_one_video_however_often_it_is_sent(service: Serv
 
 def test_a_high_priority_goes_before_what_waited_longer(service: ServiceClient) -> None:
     service.finish(service.create()["id"])  # so that times are known
-    busy = [service.create(num_inference_steps=1000, width=128, height=128) for _ in range(2)]
-    for each in busy:  # one denoiser, and one job that is dispatched ahead
-        service.until(each["id"], lambda video: video["status"] == "in_progress")
-    low, high = service.create(priority="low"), service.create(priority="high")
-    assert (low["priority"], high["priority"]) == ("low", "high")
-    service.until(low["id"], lambda video: video["queue_position"] == 2 and video["eta_seconds"] > 0)
-    assert service.get(high["id"])["queue_position"] == 1
-    assert service.get(busy[0]["id"])["queue_position"] is None
-    service.http.post(f"/v1/videos/{busy[0]['id']}/cancel")
-    service.until(high["id"], lambda video: video["status"] == "in_progress")
-    assert (service.get(low["id"])["status"], service.get(low["id"])["queue_position"]) == ("queued", 1)
-    service.http.post(f"/v1/videos/{busy[1]['id']}/cancel")
+    busy = [service.create(num_inference_steps=1000, width=128, height=128)["id"] for _ in range(2)]
+    try:
+        for each in busy:  # one denoiser, and one job that is dispatched ahead
+            service.until(each, lambda video: video["status"] == "in_progress")
+        low, high = service.create(priority="low"), service.create(priority="high")
+        assert (low["priority"], high["priority"]) == ("low", "high")
+        service.until(low["id"], lambda video: video["queue_position"] == 2 and video["eta_seconds"] > 0)
+        assert service.get(high["id"])["queue_position"] == 1
+        assert service.get(busy[0])["queue_position"] is None
+        service.http.post(f"/v1/videos/{busy[0]}/cancel")
+        service.until(high["id"], lambda video: video["status"] == "in_progress")
+        waiting = service.until(low["id"], lambda video: video["queue_position"] != 2)[-1]
+        assert (waiting["status"], waiting["queue_position"]) == ("queued", 1)
+    finally:
+        for each in busy:
+            service.http.post(f"/v1/videos/{each}/cancel")
     service.finish(high["id"])
     last = service.finish(low["id"])
     assert (last["queue_position"], last["eta_seconds"]) == (None, None)

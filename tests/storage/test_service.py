@@ -6,7 +6,6 @@ import base64
 import copy
 import io
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,20 +126,6 @@ def test_a_video_waits_while_the_server_is_dead(
     finally:
         bucket_server.start()
     assert_whole(service, bucket_server, service.finish(job["id"]), undisturbed)
-
-
-def test_a_render_goes_on_from_the_nodes_spool_while_the_bucket_is_away(
-    service: ServiceClient, network: FaultyNetwork
-) -> None:
-    with network.spoilt(Fault.REFUSED):
-        job = service.create(num_inference_steps=150)
-        service.until(job["id"], lambda video: (video["step"] or 0) > 40)
-        victim = replica_pid("Denoiser-ltx-tiny")
-        assert victim is not None
-        os.kill(victim, signal.SIGKILL)
-        video = service.until(job["id"], waits_for_its_store)[-1]
-        assert (video["attempts"], video["status"]) == (2, "in_progress")
-    assert service.finish(job["id"])["facts"]["resumed_at_step"] > 0
 
 
 def test_a_publisher_that_is_told_to_stop_gives_back_what_waits(

@@ -11,12 +11,15 @@ import torch
 from deployments import metrics
 from deployments.checkpoints import Commits, read_committed
 from deployments.leg import Stopped
+from deployments.service import free_port
 from deployments.ticket import Committed, Ticket
 from jobs.record import Job
 from pipelines.errors import LatentsLost
 from pipelines.ltx.handover import DenoiseState, FinalLatents
+from storage.errors import StorageUnavailable
 from storage.folder import FolderStore
-from storage.store import checkpoint_prefix
+from storage.settings import BucketSettings
+from storage.store import ArtifactStore, checkpoint_prefix, open_checkpoints
 from tests.unit.conftest import Jobs
 
 
@@ -42,7 +45,7 @@ def ticket(job: Job, token: str, checkpoint: dict[str, Any] | None = None) -> Ti
     return Ticket(job.id, job.model, token, checkpoint)
 
 
-def commits(jobs: Jobs, artifacts: FolderStore, of: Ticket, every_s: float = 5) -> Commits:
+def commits(jobs: Jobs, artifacts: ArtifactStore, of: Ticket, every_s: float = 5) -> Commits:
     return Commits(jobs.leases, artifacts, of, every_s)
 
 
@@ -154,3 +157,22 @@ def test_final_latents_are_read_back_as_they_were(jobs: Jobs, artifacts: FolderS
     assert (checkpoint["final"], checkpoint["step"], checkpoint["facts"]) == (True, 9, {"device": "cpu"})
     back = read_committed(artifacts, Committed(checkpoint["key"]), FinalLatents)
     assert torch.equal(back.latents, final.latents)
+
+
+def test_a_render_goes_on_from_its_nodes_spool_while_the_bucket_is_away(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    nobody = BucketSettings(name="videos", endpoint_url=f"http://127.0.0.1:{free_port()}", path_style=True)
+    here, elsewhere = (open_checkpoints(nobody, tmp_path / node) for node in ("here", "elsewhere"))
+    jobs.accept()
+    job, token = jobs.take()
+    commits(jobs, here, ticket(job, token)).save(state(7), 7)
+    jobs.leases.release(token)
+    job, token = jobs.take(owner="c2")
+    resumed = commits(jobs, here, ticket(job, token, job.checkpoint)).resume(DenoiseState)
+    assert resumed is not None
+    assert resumed.step == 7
+    with pytest.raises(StorageUnavailable):  # which postpones the job: it may be in the bucket
+        commits(jobs, elsewhere, ticket(job, token, job.checkpoint)).resume(DenoiseState)
