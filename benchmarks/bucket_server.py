@@ -72,7 +72,7 @@ class BucketServer:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [binary, "mini", *flags], cwd=self.folder, env={**kept, "TMPDIR": str(self.folder)},
+                [binary, "mini", *flags], cwd=self.folder, env=kept,
                 stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         self._wait()
@@ -83,6 +83,9 @@ class BucketServer:
 
     def stop(self) -> None:
         self._stop(signal.SIGTERM)
+        for port in (port for pair in self._ports.values() for port in pair):
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # it heeds no TMPDIR
+                left.unlink(missing_ok=True)
 
     def _stop(self, with_signal: signal.Signals) -> None:
         if self._process is not None:
@@ -124,9 +127,6 @@ def run_bucket_server() -> Iterator[BucketServer]:
         server.stop()
         server.client.close()
         shutil.rmtree(folder, ignore_errors=True)
-        for left in Path(tempfile.gettempdir()).glob("seaweedfs-*.sock"):
-            if left.stem.rsplit("-", 1)[-1] in map(str, (port for pair in server._ports.values() for port in pair)):
-                left.unlink(missing_ok=True)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -9,7 +9,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ import httpx2
 import psutil
 
 from benchmarks.bucket_server import ACCESS_KEY, BUCKET, SECRET_KEY, BucketServer, run_bucket_server
+from benchmarks.chaos.processes import until
+from benchmarks.chaos.verdict import FILES
 from benchmarks.faulty_network import Fault, FaultyNetwork
 from deployments.config import load_config
 from deployments.service import default_config, for_model, free_port, run_service
@@ -27,7 +29,6 @@ from storage.settings import MIB, BucketSettings
 
 JOBS, OUTAGE_S, DEADLINE_S = 4, 15.0, 300.0
 PREFIX = "service/"
-FILES = {"metadata.json", "spritesheet.webp", "thumbnail.webp", "video.mp4"}
 LARGE_MIB, LARGE_BOUND_MIB = 1024, 100
 REQUEST = {"prompt": "a red circle moves left on a black background", "seed": 1}
 
@@ -132,7 +133,7 @@ def main() -> None:
             faults: dict[str, AbstractContextManager[None]] = {
                 fault.value: network.spoilt(fault) for fault in Fault if fault is not Fault.NONE
             }
-            faults["the server killed, and started again"] = _killed(server)
+            faults["the server killed, and started again"] = killed(server)
             rows = [_suffer(name, fault, http, server, whole) for name, fault in faults.items()]
         settings = BucketSettings(name=BUCKET, endpoint_url=server.url, path_style=True)
         grown = extra_memory(settings, Path(folder))
@@ -179,7 +180,8 @@ def _suffer(
 
 
 @contextmanager
-def _killed(server: BucketServer) -> Iterator[None]:
+def killed(server: BucketServer) -> Iterator[None]:
+    """A server that is dead for a while."""
     server.kill()
     try:
         yield
@@ -198,14 +200,15 @@ def _finished(http: httpx2.Client, job: dict[str, Any]) -> dict[str, Any]:
     return _until(http, job, lambda video: video["status"] in ("completed", "failed"))
 
 
-def _until(http: httpx2.Client, job: dict[str, Any], reached: Any) -> dict[str, Any]:
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        video: dict[str, Any] = http.get(f"/v1/videos/{job['id']}").json()
-        if reached(video):
-            return video
-        time.sleep(0.1)
-    raise TimeoutError(f"{job['id']} did not get there within {DEADLINE_S:.0f} s")
+def _until(http: httpx2.Client, job: dict[str, Any], reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+
+    def there() -> bool:
+        seen.update(http.get(f"/v1/videos/{job['id']}").json())
+        return reached(seen)
+
+    until(there, f"what {job['id']} was to reach", DEADLINE_S)
+    return seen
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from typing import Any
 
 from boto3.s3.transfer import TransferConfig
 
-from benchmarks.bucket_server import ACCESS_KEY, BUCKET, SECRET_KEY, run_bucket_server
-from storage.bucket import BucketStore, connect
+from benchmarks.bucket_server import BUCKET, run_bucket_server
+from benchmarks.storage_faults import credentials
+from storage.bucket import BucketStore, connect, transfer_config
 from storage.settings import MIB, BucketSettings
 
 BOUND = 0.95
@@ -27,17 +28,12 @@ SIZES = ((1, 60), (16, 20), (64, 12), (512, 6))
 
 def main() -> None:
     """Print the table; exit with 1 when a ratio is below the bound."""
-    os.environ.update(AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY)
     worst = 1.0
     print("| object | | boto3 | Kinoray | ratio | bound |\n|---|---|---|---|---|---|")
-    with run_bucket_server() as server, tempfile.TemporaryDirectory() as folder:
+    with credentials(), run_bucket_server() as server, tempfile.TemporaryDirectory() as folder:
         settings = BucketSettings(name=BUCKET, endpoint_url=server.url, path_style=True)
         store, client = BucketStore(settings), connect(settings, server.url)
-        config = TransferConfig(
-            multipart_threshold=settings.multipart_threshold_mib * MIB,
-            multipart_chunksize=settings.part_mib * MIB,
-            max_concurrency=settings.parallel_parts,
-        )
+        config = transfer_config(settings)
         for mib, rounds in SIZES:
             file = Path(folder) / f"{mib}"
             file.write_bytes(os.urandom(mib * MIB))

@@ -30,8 +30,9 @@ from storage.errors import StorageUnavailable
 from storage.store import (
     KEEP,
     About,
-    delete_checkpoints,
+    checkpoint_prefix,
     delete_job,
+    delete_or_leave,
     download_name,
     keep_class,
     metadata_key,
@@ -101,7 +102,9 @@ class Publisher:
 
     async def discard_checkpoints(self, job_id: str) -> None:
         """Remove what only a job that has not ended needs."""
-        await asyncio.get_running_loop().run_in_executor(self.deleters, delete_checkpoints, self.store, job_id)
+        await asyncio.get_running_loop().run_in_executor(
+            self.deleters, delete_or_leave, self.store, checkpoint_prefix(job_id)
+        )
 
     async def _sweep(self) -> None:
         try:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from deployments.queue_view import Place
+from deployments.settings import TEN_YEARS_S
 from jobs.lifecycle import Status
 from jobs.priority import Priority
 from jobs.record import Job
@@ -15,8 +16,6 @@ from pipelines.catalogue import ModelCard
 from pipelines.errors import InvalidRequest
 from pipelines.output import OutputFields
 from pipelines.requests import GenerationRequest, read_parameters
-
-TEN_YEARS_S = 10 * 365 * 24 * 3600
 
 
 class CreateVideo(OutputFields, GenerationRequest):

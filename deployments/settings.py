@@ -15,6 +15,8 @@ from pipelines.catalogue import ModelCard, get_card
 from pipelines.errors import ConfigError
 from storage.settings import BucketSettings
 
+TEN_YEARS_S = 10 * 365 * 24 * 3600
+
 
 class Threads(StrictModel):
     """CPU threads of each leg. On a CPU they are part of what "same seed, same bytes" depends on."""
@@ -55,7 +57,7 @@ class Settings(StrictModel):
     """The longest that `Prefer: wait` holds a request open."""
     sync_timeout_s: float = Field(default=600, gt=0)
     """The longest that POST /v1/videos/sync holds a request open."""
-    expires_in_s: float | None = Field(default=None, gt=0, le=10 * 365 * 24 * 3600)
+    expires_in_s: float | None = Field(default=None, gt=0, le=TEN_YEARS_S)
     """How long a finished video's files stay, unless its request says; None keeps them until they are deleted."""
     sweep_every_s: float = Field(default=60, gt=0)
     """How often expired files, and what dead processes left behind, are looked for."""

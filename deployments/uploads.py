@@ -79,7 +79,7 @@ class Uploads:
         """Store a file that was sent to this service. Raises InvalidRequest."""
         if not is_upload_id(upload_id) or is_outdated(upload_id):
             raise InvalidRequest("this is no id of an upload; POST /v1/uploads gives one", param="upload_id")
-        if self._artifacts.upload_target(upload_key(upload_id), "image/png", 1) is not None:
+        if self._artifacts.url(upload_key(upload_id)) is not None:
             raise InvalidRequest("send the file to the url that POST /v1/uploads gave", param="upload_id")
         self._artifacts.put(upload_key(upload_id), data)
 

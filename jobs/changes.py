@@ -6,15 +6,21 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, TextClause, delete, insert, update
+from sqlalchemy import ColumnElement, Connection, TextClause, case, delete, insert, update
 
 from jobs.lifecycle import Leg, Status, before, event_of
+from jobs.priority import HAD_ITS_TURN
 from jobs.record import Job, read_job
 from jobs.schema import job_events, jobs
 from jobs.usage import charge
 from jobs.webhooks import enqueue
 
 NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_expires_at": None, "replica": None}
+_RANK = jobs.c.queue_rank
+BEFORE_OTHERS = case((_RANK < 0, _RANK), else_=_RANK - HAD_ITS_TURN)
+"""The rank of a job that is given back, however often."""
+OLD_TURN = case((_RANK < 0, _RANK + HAD_ITS_TURN), else_=_RANK)
+"""The rank that it had before."""
 
 
 def change(

@@ -14,16 +14,14 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, ScalarSelect, UnaryExpression, case, func, select, update
 
-from jobs.changes import NO_LEASE, change, ended_values
+from jobs.changes import BEFORE_OTHERS, NO_LEASE, change, ended_values
 from jobs.costs import Estimate, estimate, learn, read_lines
 from jobs.database import Database
 from jobs.lifecycle import AHEAD_OF_DENOISE, SERVER_ERROR, Leg, Status
-from jobs.priority import HAD_ITS_TURN
 from jobs.record import Job
 from jobs.schema import jobs
 
 RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 1.0, 60.0
-_BEFORE_OTHERS = case((jobs.c.queue_rank < 0, jobs.c.queue_rank), else_=jobs.c.queue_rank - HAD_ITS_TURN)
 
 
 class Leases:
@@ -141,7 +139,7 @@ class Leases:
                 "status": Status.QUEUED,
                 "leg": None,
                 "not_before": time.time() + retry_delay_s(attempt),
-                "queue_rank": _BEFORE_OTHERS,
+                "queue_rank": BEFORE_OTHERS,
             }
             return Status.QUEUED if change(connection, mine, **waits, **NO_LEASE) else None
 
@@ -154,7 +152,7 @@ class Leases:
             "status": Status.QUEUED, "leg": None, "attempts": jobs.c.attempts - 1, "not_before": time.time() + for_s,
         }  # fmt: skip
         if not for_s:
-            back["queue_rank"] = _BEFORE_OTHERS
+            back["queue_rank"] = BEFORE_OTHERS
         with self._database.write() as connection:
             return bool(change(connection, jobs.c.lease_token == token, **back, **NO_LEASE))
 

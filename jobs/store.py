@@ -9,13 +9,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 
-from jobs.changes import change, ended_values
+from jobs.changes import OLD_TURN, change, ended_values
 from jobs.costs import Line, read_lines
 from jobs.database import Database
 from jobs.lifecycle import CANCELED, SERVER_ERROR, Leg, Status
-from jobs.priority import HAD_ITS_TURN
 from jobs.record import Job, read_job
 from jobs.schema import LIVE, idempotency_keys, job_events, jobs
 
@@ -91,7 +90,7 @@ class JobStore:
         anew = {
             "status": Status.QUEUED, "attempts": 0, "leg": None, "step": None, "not_before": 0.0, "completed_at": None,
             "error_code": None, "error_message": None,
-            "queue_rank": case((jobs.c.queue_rank < 0, jobs.c.queue_rank + HAD_ITS_TURN), else_=jobs.c.queue_rank),
+            "queue_rank": OLD_TURN,
         }  # fmt: skip
         with self._database.write() as connection:
             return bool(change(connection, *_DEAD, jobs.c.id == job_id, from_states=(Status.FAILED,), **anew))

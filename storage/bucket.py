@@ -29,7 +29,7 @@ from urllib3.exceptions import HTTPError
 from storage.checksum import sha256_of, size_of
 from storage.errors import StorageUnavailable
 from storage.settings import MIB, BucketSettings
-from storage.store import UPLOADS, About, Target
+from storage.store import UPLOADS, About, Target, check_prefix
 
 ATTEMPTS = 3
 CONNECT_S, READ_S = 5, 20
@@ -67,11 +67,7 @@ class BucketStore:
         self.settings = settings
         self._attempts = 1 if hurried else ATTEMPTS
         self._client = connect(settings, settings.endpoint_url, hurried=hurried)
-        self._transfer = TransferConfig(
-            multipart_threshold=settings.multipart_threshold_mib * MIB,
-            multipart_chunksize=settings.part_mib * MIB,
-            max_concurrency=settings.parallel_parts,
-        )
+        self._transfer = transfer_config(settings)
 
     def put(self, key: str, data: bytes | Path, about: About | None = None) -> None:
         multipart = size_of(data) >= self._transfer.multipart_threshold
@@ -139,8 +135,7 @@ class BucketStore:
             self._client.delete_object(Bucket=self.settings.name, Key=self._path(key))
 
     def delete_prefix(self, prefix: str) -> None:
-        if not prefix:
-            raise ValueError("an empty prefix is the whole store; say what to delete")
+        check_prefix(prefix, to_delete=True)
         for page in self._pages(prefix):
             if objects := [{"Key": each["Key"]} for each in page.get("Contents", [])]:
                 with in_our_words():
@@ -192,8 +187,7 @@ class BucketStore:
             return None
 
     def _pages(self, prefix: str, **options: Any) -> Iterator[Any]:
-        if prefix and not prefix.endswith("/"):
-            raise ValueError(f"{prefix!r} is not a prefix; it must end in a slash")
+        check_prefix(prefix)
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self.settings.name, Prefix=self._path(prefix), **options
         )
@@ -220,6 +214,15 @@ class BucketStore:
     @cached_property
     def _public(self) -> Any:
         return connect(self.settings, self.settings.public_endpoint_url or self.settings.endpoint_url)
+
+
+def transfer_config(settings: BucketSettings) -> TransferConfig:
+    """From which size on, and how, an object goes in parts."""
+    return TransferConfig(
+        multipart_threshold=settings.multipart_threshold_mib * MIB,
+        multipart_chunksize=settings.part_mib * MIB,
+        max_concurrency=settings.parallel_parts,
+    )
 
 
 def encryption(settings: BucketSettings) -> dict[str, str]:
@@ -255,14 +258,16 @@ def in_our_words(missing: Collection[str] = _NO_KEY) -> Iterator[None]:
     try:
         yield
     except _FAULTS as error:
-        cause = error
-        while (inner := cause.__cause__ or cause.__context__) is not None and not isinstance(cause, ClientError):
-            if not isinstance(inner, _FAULTS):
-                break
-            cause = inner
+        cause = _innermost(error)
         if isinstance(cause, ClientError):
             code = str(cause.response.get("Error", {}).get("Code"))
             if code in missing:
                 raise FileNotFoundError("no such key") from None
             raise StorageUnavailable(f"the bucket answered {code}") from None
         raise StorageUnavailable(f"the bucket cannot be used: {type(cause).__name__}") from None
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What boto3 wrapped into an error of its own, down to the server's answer if there was one."""
+    inner = error.__cause__ or error.__context__
+    return _innermost(inner) if isinstance(inner, _FAULTS) and not isinstance(error, ClientError) else error

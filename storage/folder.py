@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from storage.store import About, Target
+from storage.store import About, Target, check_prefix
 
 _PARTIAL = ".partial-"
 _ATTEMPTS = 100
@@ -75,8 +75,7 @@ class FolderStore:
                 return  # in use, or gone already
 
     def delete_prefix(self, prefix: str) -> None:
-        if not prefix:
-            raise ValueError("an empty prefix is the whole store; say what to delete")
+        check_prefix(prefix, to_delete=True)
         shutil.rmtree(self._folder(prefix), ignore_errors=True)
 
     def path(self, key: str) -> Path:
@@ -91,11 +90,8 @@ class FolderStore:
         return path
 
     def _folder(self, prefix: str) -> Path:
-        if not prefix:
-            return self.root
-        if not prefix.endswith("/"):
-            raise ValueError(f"{prefix!r} is not a prefix; it must end in a slash")
-        return self.path(prefix)
+        check_prefix(prefix)
+        return self.path(prefix) if prefix else self.root
 
 
 def _write(path: Path, data: bytes | Path) -> None:

@@ -75,6 +75,14 @@ class ArtifactStore(Protocol):
         """Delete every key under a prefix, which must not be the whole store; none is fine."""
 
 
+def check_prefix(prefix: str, *, to_delete: bool = False) -> None:
+    """Raise ValueError for what is no prefix, or is the whole store and would be deleted."""
+    if to_delete and not prefix:
+        raise ValueError("an empty prefix is the whole store; say what to delete")
+    if prefix and not prefix.endswith("/"):
+        raise ValueError(f"{prefix!r} is not a prefix; it must end in a slash")
+
+
 def job_prefix(job_id: str) -> str:
     """Everything a job owns is under here, except its checkpoints."""
     return f"{VIDEOS}{job_id}/"
@@ -134,11 +142,6 @@ def delete_job(artifacts: ArtifactStore, job_id: str) -> None:
     """Delete everything that a job owns, its checkpoints too. What cannot be deleted now is left to the sweeper."""
     for prefix in (job_prefix(job_id), checkpoint_prefix(job_id)):
         delete_or_leave(artifacts, prefix)
-
-
-def delete_checkpoints(artifacts: ArtifactStore, job_id: str) -> None:
-    """Delete what only a job that has not ended needs; or leave it to the sweeper."""
-    delete_or_leave(artifacts, checkpoint_prefix(job_id))
 
 
 def delete_or_leave(artifacts: ArtifactStore, prefix: str) -> bool:

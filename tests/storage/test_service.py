@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.bucket_server import BUCKET, BucketServer
+from benchmarks.chaos.verdict import FILES
 from benchmarks.faulty_network import Fault, FaultyNetwork
-from benchmarks.storage_faults import FILES, PREFIX, bucket_config, objects, unfinished_uploads
+from benchmarks.storage_faults import PREFIX, bucket_config, killed, objects, unfinished_uploads
 from deployments.service import run_service
 from pipelines.card import ROOT
 from tests.conftest import PROMPT, ServiceClient
@@ -119,12 +120,9 @@ def test_a_video_waits_while_the_bucket_cannot_be_used(
 def test_a_video_waits_while_the_server_is_dead(
     service: ServiceClient, bucket_server: BucketServer, undisturbed: bytes
 ) -> None:
-    bucket_server.kill()
-    try:
+    with killed(bucket_server):
         job = service.create(seed=1)
         service.until(job["id"], waits_for_its_store)
-    finally:
-        bucket_server.start()
     assert_whole(service, bucket_server, service.finish(job["id"]), undisturbed)
 
 
