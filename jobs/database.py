@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any, Self
 from sqlalchemy import Connection, Table, create_engine, event, inspect, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 READ_ONLY = "kinoray_read_only"
 # Any number will do, as long as every process that migrates one database takes the same.
 MIGRATION_LOCK = 7_041_776
-
+LOCKED_S = 4.0
+"""How long a transaction on SQLite waits for those before it."""
 
 UNREACHABLE = (OperationalError, InterfaceError)
 """What a transaction raises when the database cannot be reached, or is locked or full; it may be tried again."""
@@ -82,7 +85,7 @@ class Database:
         self.is_sqlite = backend == "sqlite"
         if self.is_sqlite:
             Path(parsed.database or "").parent.mkdir(parents=True, exist_ok=True)
-            self.engine = create_engine(parsed, connect_args={"timeout": 4}, hide_parameters=True)
+            self.engine = create_engine(parsed, connect_args={"timeout": LOCKED_S}, hide_parameters=True)
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
@@ -174,7 +177,13 @@ def _revision(connection: Connection) -> str | None:
 def _configure_sqlite(connection: Any, _record: object) -> None:
     # The driver's own transaction handling starts them lazily and deferred; `_begin_sqlite` does it instead.
     connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode=WAL")
+    # SQLite lets nobody wait for this one: while another process makes the file, it says at once that it is locked.
+    Retrying(
+        retry=retry_if_exception_type(sqlite3.OperationalError),
+        stop=stop_after_delay(LOCKED_S),
+        wait=wait_random(0.001, 0.02),
+        reraise=True,
+    )(connection.execute, "PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
 
 

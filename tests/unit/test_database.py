@@ -40,8 +40,8 @@ def test_migrating_twice_changes_nothing(empty_database: str, connect: Connect) 
 
 
 def test_processes_that_start_together_migrate_once(empty_database: str, connect: Connect) -> None:
-    databases = [connect(empty_database) for _ in range(4)]
-    with ThreadPoolExecutor(4) as pool:
+    databases = [connect(empty_database) for _ in range(16)]
+    with ThreadPoolExecutor(16) as pool:
         outcomes = list(pool.map(Database.migrate, databases))
     assert sum(before is None for before, _ in outcomes) == 1
 
