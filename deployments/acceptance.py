@@ -14,6 +14,7 @@ from typing import Any
 from deployments.body import IMAGE_FIELD, check_image
 from deployments.events import emit
 from deployments.keys import Caller
+from deployments.limits import limits_of, too_many
 from deployments.outbound import Outbound
 from deployments.outbound import Refused as UrlRefused
 from deployments.schemas import CreateVideo, parse_create
@@ -25,18 +26,12 @@ from jobs.database import Database
 from jobs.lifecycle import Leg
 from jobs.priority import Priority
 from jobs.record import Job, new_job_id
-from pipelines.errors import InvalidRequest, KeyReused, NotFound, TooManyRequests
+from pipelines.errors import InvalidRequest, KeyReused, NotFound
 from pipelines.output import Output
 from pipelines.requests import GenerationRequest, Parameters, resolve
-from storage.store import ArtifactStore, delete_or_leave, input_key, job_prefix
+from storage.keys import input_key, job_folder, job_prefix
+from storage.store import ArtifactStore, delete_or_leave
 
-WHY_REFUSED = {
-    "max_queued": "this model's queue is full",
-    "max_backlog_s": "this model has more work waiting than it may",
-    "requests_per_minute": "this API key has made as many requests as it may in a minute",
-    "live_jobs": "this API key has as many videos waiting or in progress as it may",
-    "gpu_seconds_per_day": "this API key has used as much computing as it may in a day",
-}
 SHAPE = {"size": ("width", "height"), "seconds": ("num_frames",)}
 """Fields that are another way to say others."""
 
@@ -56,15 +51,15 @@ class Acceptance:
     """Shared by all requests of one API replica."""
 
     def __init__(
-        self, settings: Settings, database: Database, artifacts: ArtifactStore, outbound: Outbound, files: Executor
+        self, settings: Settings, database: Database, artifacts: ArtifactStore, uploads: Uploads, files: Executor
     ) -> None:
         self._settings = settings
         self._cards = settings.cards()
         self._database = database
         self._artifacts = artifacts
         self._files = files
-        self._uploads = Uploads(artifacts, settings.max_body_bytes)
-        self._outbound = outbound
+        self._uploads = uploads
+        self._outbound = Outbound(settings.outbound_allow)
         self._sends_webhooks = webhook_secret() is not None
         # Decoding a large image takes seconds; it must not hold up the threads that read the job store.
         self._images = ThreadPoolExecutor(1, thread_name_prefix="image")
@@ -82,7 +77,7 @@ class Acceptance:
         # One without an image needs no artifact store, and must not wait behind those that do.
         threads = None if image is None else self._files
         accepted = await asyncio.get_running_loop().run_in_executor(
-            threads, self._store, job, image, self._limits(asked.caller), repeatable
+            threads, self._store, job, image, limits_of(self._settings, asked.caller), repeatable
         )
         if accepted.id == job.id:
             size = f"{job.parameters['width']}x{job.parameters['height']}"
@@ -102,12 +97,13 @@ class Acceptance:
                 )
             self._outbound.check_url(body.webhook_url, param="webhook_url")
         parameters = resolve(body.generation(), card, seconds=body.duration(), has_image=has_image)
+        job_id, now, bucket = new_job_id(), time.time(), self._settings.bucket
         return Job(
-            id=new_job_id(),
+            id=job_id,
             model=model,
             prompt=body.prompt or "",
             parameters=parameters.model_dump(mode="json"),
-            created_at=time.time(),
+            created_at=now,
             has_image=has_image,
             user=body.user,
             api_key=asked.caller.name,
@@ -117,6 +113,7 @@ class Acceptance:
             webhook_url=body.webhook_url,
             expires_in_s=body.expires_in or self._settings.expires_in_s,
             remixed_from=asked.remix_of.id if asked.remix_of else None,
+            folder=None if bucket is None else job_folder(bucket.folders, job_id=job_id, model=model, accepted_at=now),
             facts={"prompt_used": False} if body.prompt and not card.TAKES_PROMPT else {},
         )
 
@@ -129,9 +126,7 @@ class Acceptance:
         if source is None or not source.has_image:
             return None
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._files, self._artifacts.get, input_key(source.id)
-            )
+            return await asyncio.get_running_loop().run_in_executor(self._files, self._artifacts.get, input_key(source))
         except FileNotFoundError:
             raise NotFound(
                 "the video's image is gone; send it again", param=IMAGE_FIELD, code="video_expired"
@@ -150,26 +145,20 @@ class Acceptance:
         except UrlRefused as refused:
             raise InvalidRequest(f"the image cannot be fetched: {refused}", param=IMAGE_FIELD) from None
 
-    def _limits(self, caller: Caller) -> Limits:
-        settings = self._settings
-        return Limits(settings.max_queued, settings.max_backlog_s, **caller.limits.model_dump())
-
     def _store(self, job: Job, image: bytes | None, limits: Limits, repeatable: Repeatable | None) -> Job:
         """Store the image, then the job, which is the moment of acceptance; or neither."""
         accepted = None
         try:
             if image is not None:
-                self._artifacts.put(input_key(job.id), image)
+                self._artifacts.put(input_key(job), image)
             accepted = admission.accept(self._database, job, limits, repeatable)
         except Refused as refused:
-            seconds = refused.retry_after_s
-            message = f"{WHY_REFUSED[refused.limit]}; try again in {seconds:.0f} s"
-            raise TooManyRequests(message, retry_after_s=seconds, code=f"{refused.limit}_exceeded") from None
+            raise too_many(refused) from None
         except admission.KeyReused:
             raise KeyReused("this Idempotency-Key was sent with another request; choose a new one") from None
         finally:
             if image is not None and (accepted is None or accepted.id != job.id):
-                delete_or_leave(self._artifacts, job_prefix(job.id))
+                delete_or_leave(self._artifacts, job_prefix(job))
         return accepted
 
 

@@ -24,7 +24,6 @@ from deployments.facts import exposition
 from deployments.http_errors import install
 from deployments.keys import Caller, Doorkeeper, Scope, anonymous_allowed, bearer, caller_of
 from deployments.openapi import answers, binary, create_body, describe, file_body, json_body
-from deployments.outbound import Outbound
 from deployments.queue_view import QueueView
 from deployments.readiness import missing_legs
 from deployments.schemas import DeletedVideo, Model, ModelList, Video, VideoList
@@ -38,7 +37,8 @@ from jobs.record import Job, is_job_id
 from jobs.store import JobStore
 from pipelines.errors import InvalidRequest, KinorayError, NotFound, NotImplementedHere, NotReady
 from storage.errors import StorageUnavailable
-from storage.store import delete_job, download_name, open_store, spritesheet_key, thumbnail_key, video_key
+from storage.keys import download_name, spritesheet_key, thumbnail_key, video_key
+from storage.store import delete_job, open_store
 
 T = TypeVar("T")
 
@@ -97,8 +97,8 @@ class Api:
         database = open_database(database_url())
         self.jobs = JobStore(database)
         self.files = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="files")
-        self.acceptance = Acceptance(settings, database, self.store, Outbound(settings.outbound_allow), self.files)
-        self.uploads = Uploads(self.store, settings.max_body_bytes)
+        self.uploads = Uploads(settings, database, self.store)
+        self.acceptance = Acceptance(settings, database, self.store, self.uploads, self.files)
         self.queue = QueueView(self.jobs)
         watcher = Watcher(self.jobs.versions)
         self.waiting, self.event_stream = Waiting(self.jobs, watcher), EventStream(self.jobs, watcher)
@@ -216,29 +216,30 @@ class Api:
         job = await self._job(request, video_id, "submit")
         if not await asyncio.to_thread(self.jobs.delete, job.id):
             raise _unknown()
-        await self._with_files(delete_job, self.store, job.id)
+        await self._with_files(delete_job, self.store, job)
         emit("job.deleted", job_id=job.id, model=job.model)
         return DeletedVideo(id=job.id)
 
     @app.post(
-        "/v1/uploads", openapi_extra=json_body(BeginUpload), dependencies=BEARER, responses=answers(400, 401, 403, 413)
-    )
+        "/v1/uploads", openapi_extra=json_body(BeginUpload), dependencies=BEARER,
+        responses=answers(400, 401, 403, 413, 429, 503),
+    )  # fmt: skip
     async def begin_upload(self, request: Request) -> Upload:
         """Where to send a file that a video is to begin with. Then name its id in `input_reference`."""
-        caller_of(request, self.doorkeeper, "submit")
+        caller = caller_of(request, self.doorkeeper, "submit")
         fields, _ = await read_body(request, self.settings.max_body_bytes)
         asked = parse_upload(fields)
-        return await self._with_files(self.uploads.begin, asked, str(request.base_url))
+        return await self._with_files(self.uploads.begin, asked, caller, str(request.base_url))
 
     @app.put(
         "/v1/uploads/{upload_id}", openapi_extra=file_body(), dependencies=BEARER, status_code=204,
-        responses=answers(400, 401, 403, 413, 503),
+        responses=answers(400, 401, 403, 413, 429, 503),
     )  # fmt: skip
     async def receive_upload(self, request: Request, upload_id: str) -> None:
         """Send the file here, where no bucket takes it."""
-        caller_of(request, self.doorkeeper, "submit")
+        caller = caller_of(request, self.doorkeeper, "submit")
         data = await read_file(request, self.settings.max_body_bytes)
-        await self._with_files(self.uploads.receive, upload_id, data)
+        await self._with_files(self.uploads.receive, upload_id, caller, data)
 
     @app.post("/v1/videos/edits", include_in_schema=False)
     @app.post("/v1/videos/extensions", include_in_schema=False)
@@ -304,7 +305,7 @@ class Api:
         """Where the files of a job are: in the bucket, for a while, or else under this service's own address."""
         if job.status is not Status.COMPLETED or job.expired:
             return {}
-        made = {variant: key_of(job.id) for variant, (key_of, _) in VARIANTS.items() if job.output.get(variant, True)}
+        made = {variant: key_of(job) for variant, (key_of, _) in VARIANTS.items() if job.output.get(variant, True)}
         path = f"/v1/videos/{job.id}/content?variant="
         try:
             return {variant: self.store.url(key) or path + variant for variant, key in made.items()}
@@ -313,7 +314,7 @@ class Api:
 
     async def _file(self, job: Job, variant: str) -> Response:
         key_of, kind = VARIANTS[variant]
-        key = key_of(job.id)
+        key = key_of(job)
         if job.expired:
             raise NotFound("there is no such file of this video: its files have expired", code="video_expired")
         headers = {"cache-control": "private", "x-video-id": job.id}
@@ -336,7 +337,7 @@ class Api:
         if before.status is Status.QUEUED and job.attempts == before.attempts:
             # No conductor had it, so none will tidy up.
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": "canceled"})
-            await self._with_files(delete_job, self.store, job.id)
+            await self._with_files(delete_job, self.store, job)
         return job
 
     async def _with_files(self, work: Callable[..., T], *inputs: Any) -> T:

@@ -15,7 +15,8 @@ from jobs.leases import Leases
 from pipelines.errors import LatentsLost
 from pipelines.serialization import from_bytes, to_bytes
 from storage.errors import StorageUnavailable
-from storage.store import ArtifactStore, checkpoint_key
+from storage.keys import checkpoint_key
+from storage.store import ArtifactStore
 
 log = logging.getLogger("ray.serve")
 

@@ -171,7 +171,7 @@ class Conductor:
             if outcome != CANCELED:  # which the API has said
                 emit(f"job.{outcome}", job_id=job.id, model=job.model, attempt=job.attempts)
             if discard is not None:
-                await discard.remote(job.id)
+                await discard.remote(job)
         except Exception:
             # Without a write the lease runs out, and the job is tried again if it has an attempt left.
             log.exception("how %s ended could not be stored; its lease will run out", job.id)

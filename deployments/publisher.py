@@ -27,20 +27,8 @@ from jobs.record import Job
 from jobs.webhooks import Outbox
 from pipelines.output import RenderedVideo
 from storage.errors import StorageUnavailable
-from storage.store import (
-    KEEP,
-    About,
-    checkpoint_prefix,
-    delete_job,
-    delete_or_leave,
-    download_name,
-    keep_class,
-    metadata_key,
-    open_store,
-    spritesheet_key,
-    thumbnail_key,
-    video_key,
-)
+from storage.keys import checkpoint_prefix, download_name, metadata_key, spritesheet_key, thumbnail_key, video_key
+from storage.store import KEEP, About, delete_job, delete_or_leave, keep_class, open_store
 
 log = logging.getLogger("ray.serve")
 
@@ -94,16 +82,16 @@ class Publisher:
                 finally:
                     await ended(writing)
         yield Finished(time.perf_counter() - started, payload_bytes(rendered), {})
-        yield video_key(job.id)
+        yield video_key(job)
 
-    async def discard(self, job_id: str) -> None:
+    async def discard(self, job: Job) -> None:
         """Remove everything of a job that was deleted or canceled while it was being rendered."""
-        await asyncio.get_running_loop().run_in_executor(self.deleters, delete_job, self.store, job_id)
+        await asyncio.get_running_loop().run_in_executor(self.deleters, delete_job, self.store, job)
 
-    async def discard_checkpoints(self, job_id: str) -> None:
+    async def discard_checkpoints(self, job: Job) -> None:
         """Remove what only a job that has not ended needs."""
         await asyncio.get_running_loop().run_in_executor(
-            self.deleters, delete_or_leave, self.store, checkpoint_prefix(job_id)
+            self.deleters, delete_or_leave, self.store, checkpoint_prefix(job.id)
         )
 
     async def _sweep(self) -> None:
@@ -129,10 +117,10 @@ class Publisher:
 
     def _publish(self, job: Job, rendered: RenderedVideo) -> None:
         files = {
-            metadata_key(job.id): json.dumps(_metadata(job), indent=1, sort_keys=True).encode(),
-            thumbnail_key(job.id): rendered.thumbnail,
-            spritesheet_key(job.id): rendered.spritesheet,
-            video_key(job.id): rendered.mp4,  # last: where it is, the others are
+            metadata_key(job): json.dumps(_metadata(job), indent=1, sort_keys=True).encode(),
+            thumbnail_key(job): rendered.thumbnail,
+            spritesheet_key(job): rendered.spritesheet,
+            video_key(job): rendered.mp4,  # last: where it is, the others are
         }
         for key, data in files.items():
             if data is not None:

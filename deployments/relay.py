@@ -21,7 +21,7 @@ from jobs.record import Job
 from pipelines.errors import LatentsLost
 from pipelines.output import Output
 from pipelines.requests import Parameters, read_parameters
-from storage.store import input_key
+from storage.keys import input_key
 
 # A drain takes as long as a step: it must not take the threads that write to the job store.
 _DRAINS = ThreadPoolExecutor(64, thread_name_prefix="drain")
@@ -97,7 +97,7 @@ class Relay:
         if route.text is not None:
             text = await self._leg(Leg.ENCODE, "text", route.text, job.prompt, self.parameters)
         if job.has_image and route.image is not None:
-            image = await self._leg(Leg.ENCODE, "image", route.image, input_key(job.id), self.parameters)
+            image = await self._leg(Leg.ENCODE, "image", route.image, input_key(job), self.parameters)
         await self.lease.advance(Leg.DENOISE)
         while True:
             ticket = Ticket(job.id, job.model, self.lease.token, checkpoint)

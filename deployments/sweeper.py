@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 
 from deployments.events import emit
 from deployments.uploads import KEPT_S, is_outdated, is_upload_id
@@ -11,20 +12,17 @@ from jobs.database import Database
 from jobs.record import is_job_id, made_at
 from jobs.retention import Retention
 from jobs.webhooks import Outbox
-from storage.store import (
-    CHECKPOINTS,
-    UPLOADS,
-    VIDEOS,
-    ArtifactStore,
-    checkpoint_prefix,
-    delete_or_leave,
-    job_prefix,
-    upload_prefix,
-)
+from storage.errors import StorageUnavailable
+from storage.keys import CHECKPOINTS, MAX_PARTS, UPLOADS, VIDEOS, checkpoint_prefix, job_prefix, upload_prefix
+from storage.store import ArtifactStore, delete_or_leave
 
 ORPHANS_EVERY_S = 3600.0
 ORPHAN_AGE_S = 3600.0
 """A request stores its image before its job is accepted; it does not take so long."""
+UNFINISHED_AGE_S = 24 * 3600.0
+"""Nothing is uploaded for so long."""
+
+log = logging.getLogger("ray.serve")
 
 
 class Sweeper:
@@ -46,27 +44,29 @@ class Sweeper:
             self._orphans_at = time.monotonic() + ORPHANS_EVERY_S
             self.delete_orphans()
             self.delete_uploads()
+            self.abandon_unfinished()
 
     def delete_expired(self) -> None:
         """The files of completed jobs whose `expires_at` has passed; their records say so from then on."""
         kept = 0
         while len(due := self._retention.due()) > kept:
             kept = 0
-            for job_id in due:
-                if delete_or_leave(self._artifacts, job_prefix(job_id)):
-                    self._retention.mark_expired(job_id)
-                    emit("job.expired", job_id=job_id)
+            for job in due:
+                if delete_or_leave(self._artifacts, job_prefix(job)):
+                    self._retention.mark_expired(job.id)
+                    emit("job.expired", job_id=job.id)
                 else:
                     kept += 1  # it stays due; those after it need not wait for it
 
     def delete_checkpoints(self) -> None:
         """Checkpoints of jobs that have ended: a denoiser that nobody waited for may have written one later."""
-        self._delete(checkpoint_prefix, self._retention.without_live_job(self._ids(CHECKPOINTS)))
+        ids = [name for name in self._artifacts.children(CHECKPOINTS) if is_job_id(name)]
+        self._delete({job_id: checkpoint_prefix(job_id) for job_id in self._retention.without_live_job(ids)})
 
     def delete_orphans(self, older_than_s: float = ORPHAN_AGE_S) -> None:
         """Files whose job is not there: of requests that died before acceptance, of jobs deleted or canceled."""
-        old = [job_id for job_id in self._ids(VIDEOS) if made_at(job_id) < time.time() - older_than_s]
-        self._delete(job_prefix, self._retention.without_job(old))
+        folders = {job_id: prefix for job_id, prefix in self._folders() if made_at(job_id) < time.time() - older_than_s}
+        self._delete({job_id: folders[job_id] for job_id in self._retention.without_job(folders)})
 
     def delete_uploads(self, older_than_s: float = KEPT_S) -> None:
         """Files that were uploaded a day ago. A job that uses one has a copy of its own."""
@@ -74,10 +74,26 @@ class Sweeper:
             if is_upload_id(upload_id) and is_outdated(upload_id, older_than_s):
                 delete_or_leave(self._artifacts, upload_prefix(upload_id))
 
-    def _ids(self, prefix: str) -> list[str]:
-        return [name for name in self._artifacts.children(prefix) if is_job_id(name)]
+    def abandon_unfinished(self) -> None:
+        """What a killed publisher began to store; whoever took the job over stored it anew."""
+        try:
+            self._artifacts.abandon(UNFINISHED_AGE_S)
+        except StorageUnavailable as error:
+            log.warning("unfinished uploads are left to the next sweep: %s", error)
 
-    def _delete(self, prefix_of: Callable[[str], str], job_ids: set[str]) -> None:
-        for job_id in sorted(job_ids):
-            if delete_or_leave(self._artifacts, prefix_of(job_id)):
+    def _folders(self) -> Iterator[tuple[str, str]]:
+        """The ids of jobs that have files, and where: at whatever depth the template of the time had put them."""
+        ahead = [VIDEOS]
+        while ahead:
+            prefix = ahead.pop()
+            for name in self._artifacts.children(prefix):
+                folder = f"{prefix}{name}/"
+                if is_job_id(name):
+                    yield name, folder
+                elif folder.count("/") <= MAX_PARTS:
+                    ahead.append(folder)
+
+    def _delete(self, prefixes: Mapping[str, str]) -> None:
+        for job_id, prefix in sorted(prefixes.items()):
+            if delete_or_leave(self._artifacts, prefix):
                 emit("files.swept", job_id=job_id)

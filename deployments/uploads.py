@@ -13,10 +13,16 @@ from typing import Annotated, Any, Literal
 import uuid_utils
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from deployments.keys import Caller
+from deployments.limits import limits_of, too_many
 from deployments.schemas import refused
+from deployments.settings import Settings
+from jobs import admission
+from jobs.database import Database
 from jobs.record import made_at
 from pipelines.errors import InvalidRequest, PayloadTooLarge
-from storage.store import ArtifactStore, Target, upload_key
+from storage.keys import upload_key
+from storage.store import ArtifactStore, Target
 
 KEPT_S = 24 * 3600.0
 CLOCKS_DIFFER_S = 60.0
@@ -55,19 +61,22 @@ class Upload(BaseModel):
 class Uploads:
     """Shared by all requests of one API replica. Methods block."""
 
-    def __init__(self, artifacts: ArtifactStore, max_bytes: int) -> None:
+    def __init__(self, settings: Settings, database: Database, artifacts: ArtifactStore) -> None:
+        self._settings = settings
+        self._database = database
         self._artifacts = artifacts
-        self._max_bytes = max_bytes
+        self._max_bytes = settings.max_body_bytes
 
-    def begin(self, asked: BeginUpload, here: str) -> Upload:
+    def begin(self, asked: BeginUpload, caller: Caller, here: str) -> Upload:
         """A place for a file: in the bucket, or under this service's own address, which `here` is.
 
         Raises:
-            PayloadTooLarge
+            PayloadTooLarge, TooManyRequests
         """
         if asked.bytes > self._max_bytes:
             raise PayloadTooLarge(f"a file must have at most {self._max_bytes} bytes", param="bytes")
-        upload_id = f"upload_{uuid_utils.uuid7().hex}"
+        self._count(caller)
+        upload_id = new_upload_id()
         target = self._artifacts.upload_target(upload_key(upload_id), asked.mime_type, asked.bytes)
         if target is None:
             headers = {"content-type": asked.mime_type, "content-length": str(asked.bytes)}
@@ -75,12 +84,13 @@ class Uploads:
         expires_at = int(time.time() + KEPT_S)
         return Upload(id=upload_id, url=target.url, headers=dict(target.headers), expires_at=expires_at)
 
-    def receive(self, upload_id: str, data: bytes) -> None:
-        """Store a file that was sent to this service. Raises InvalidRequest."""
+    def receive(self, upload_id: str, caller: Caller, data: bytes) -> None:
+        """Store a file that was sent to this service. Raises InvalidRequest, TooManyRequests."""
         if not is_upload_id(upload_id) or is_outdated(upload_id):
             raise InvalidRequest("this is no id of an upload; POST /v1/uploads gives one", param="upload_id")
         if self._artifacts.url(upload_key(upload_id)) is not None:
             raise InvalidRequest("send the file to the url that POST /v1/uploads gave", param="upload_id")
+        self._count(caller)
         self._artifacts.put(upload_key(upload_id), data)
 
     def read(self, upload_id: str, *, param: str) -> bytes:
@@ -96,6 +106,18 @@ class Uploads:
         if size > self._max_bytes:
             raise InvalidRequest(f"the uploaded file must have at most {self._max_bytes} bytes", param=param)
         return self._artifacts.get(key)
+
+    def _count(self, caller: Caller) -> None:
+        """An upload costs no computing, but room: it is a request like any other."""
+        try:
+            admission.count_request(self._database, caller.name, limits_of(self._settings, caller))
+        except admission.Refused as reached:
+            raise too_many(reached) from None
+
+
+def new_upload_id() -> str:
+    """`upload_` and a UUIDv7, which says when it was made."""
+    return f"upload_{uuid_utils.uuid7().hex}"
 
 
 def is_outdated(upload_id: str, kept_s: float = KEPT_S) -> bool:

@@ -76,6 +76,13 @@ def accept(database: Database, job: Job, limits: Limits, repeatable: Repeatable 
         return job
 
 
+def count_request(database: Database, api_key: str, limits: Limits) -> None:
+    """Count a request that makes no job. Raises Refused."""
+    with database.write() as connection:
+        _check_rate(connection, api_key, limits)
+        charge(connection, api_key, requests=1)
+
+
 def _known(connection: Connection, job: Job, repeatable: Repeatable) -> Job | None:
     """The job that a key stands for; None when it is new, and stands for `job` from now on."""
     keys = idempotency_keys.c
@@ -98,9 +105,7 @@ def _check(connection: Connection, job: Job, limits: Limits) -> None:
             raise Refused("max_queued", waiting.one_job_s)
         if limits.max_backlog_s is not None and waiting.count and waiting.cost_s + job.cost_s > limits.max_backlog_s:
             raise Refused("max_backlog_s", waiting.one_job_s)
-    per_minute = limits.requests_per_minute
-    if per_minute is not None and requests_per_minute(connection, job.api_key) + 1 > per_minute:
-        raise Refused("requests_per_minute", 60 - time.time() % 60)
+    _check_rate(connection, job.api_key, limits)
     if limits.live_jobs is None and limits.gpu_seconds_per_day is None:
         return
     live = _load(connection, jobs.c.api_key == job.api_key, LIVE)
@@ -110,6 +115,12 @@ def _check(connection: Connection, job: Job, limits: Limits) -> None:
         used = gpu_seconds_per_day(connection, job.api_key)
         if used + live.cost_s + job.cost_s > limits.gpu_seconds_per_day:
             raise Refused("gpu_seconds_per_day", 600.0)
+
+
+def _check_rate(connection: Connection, api_key: str, limits: Limits) -> None:
+    per_minute = limits.requests_per_minute
+    if per_minute is not None and requests_per_minute(connection, api_key) + 1 > per_minute:
+        raise Refused("requests_per_minute", 60 - time.time() % 60)
 
 
 @dataclass(frozen=True, slots=True)

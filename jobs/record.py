@@ -51,6 +51,7 @@ class Job:
     expires_at: float | None = None
     expired: bool = False  # the artifacts are gone
     remixed_from: str | None = None
+    folder: str | None = None  # of its files, see storage/keys.py
     status: Status = Status.QUEUED
     leg: Leg | None = None
     replica: str | None = None  # the Serve replica that works on the leg

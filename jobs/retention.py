@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, TextClause, delete, func, select, update
 from jobs.admission import IDEMPOTENCY_S
 from jobs.database import Database
 from jobs.lifecycle import CANCELED
+from jobs.record import Job, read_job
 from jobs.schema import KEPT, LIVE, idempotency_keys, jobs
 from jobs.usage import forget_old
 
@@ -22,11 +23,11 @@ class Retention:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def due(self, limit: int = IDS_AT_ONCE) -> list[str]:
+    def due(self, limit: int = IDS_AT_ONCE) -> list[Job]:
         """Completed jobs whose files have had their time, the longest due first."""
-        query = select(jobs.c.id).where(KEPT, jobs.c.expires_at <= time.time())
+        query = select(jobs).where(KEPT, jobs.c.expires_at <= time.time())
         with self._database.read() as connection:
-            return list(connection.execute(query.order_by(jobs.c.expires_at).limit(limit)).scalars())
+            return [read_job(row) for row in connection.execute(query.order_by(jobs.c.expires_at).limit(limit))]
 
     def mark_expired(self, job_id: str) -> None:
         """Record that the files are gone. Only after they are: whoever dies in between leaves the job due."""

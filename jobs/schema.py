@@ -33,6 +33,7 @@ jobs = Table(
     Column("expires_at", Float),
     Column("expired", Boolean, nullable=False, server_default=text("false")),
     Column("remixed_from", String(48)),
+    Column("folder", Text),
     Column("status", String(16), nullable=False),
     Column("leg", String(16)),
     Column("replica", String(64)),

@@ -1,7 +1,7 @@
 """Artifacts in a bucket: Amazon S3, or anything that speaks its protocol.
 
 Checksums go from end to end. Every request carries SHA-256 of what it sends, which the server compares with what
-arrives; afterwards the server is asked for the object's checksum, and only then is it stored. An object appears whole
+arrives; only when the server states the same checksum of the object is it stored. An object appears whole
 or not at all, since that is when an upload is complete; a failed one is aborted.
 """
 
@@ -9,34 +9,24 @@ from __future__ import annotations
 
 import io
 import mimetypes
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import boto3
-from boto3.exceptions import Boto3Error
-from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-from botocore.parsers import ResponseParserError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
-from urllib3.exceptions import HTTPError
 
-from storage.checksum import sha256_of, size_of
+from storage.checksum import PartChecksums, opened, sha256_of, sha256_of_parts, size_of
+from storage.client import ATTEMPTS, NO_KEY, connect, encryption, in_our_words, transfer_config
 from storage.errors import StorageUnavailable
-from storage.settings import MIB, BucketSettings
-from storage.store import UPLOADS, About, Target, check_prefix
+from storage.keys import UPLOADS
+from storage.settings import BucketSettings
+from storage.store import About, Target, check_prefix
 
-ATTEMPTS = 3
-CONNECT_S, READ_S = 5, 20
-HURRIED_S, HURRIED_ATTEMPTS = 5, 2
-"""The patience of one for whom somebody waits, or who has somewhere else to put it."""
-SHA256 = "sha256"
-"""The name of our own copy of an object's checksum, for servers that do not state one."""
+SHA256, PART_BYTES = "sha256", "part-bytes"
+"""What an object says of itself, for who reads it: its own checksum, or of what the server's is made."""
 
 HEADERS = {
     "ContentType": "content-type",
@@ -47,13 +37,6 @@ HEADERS = {
 """boto3's names of what a presigned upload has to send, and the protocol's."""
 
 mimetypes.add_type("image/webp", ".webp")
-
-UNFINISHED_S = 3600.0
-"""An upload that began so long ago and is not complete is nobody's any more."""
-
-_NO_KEY = frozenset({"NoSuchKey"})
-# The last two: what is no answer of S3's, such as a load balancer's page, and what s3transfer then misses in it.
-_FAULTS = (BotoCoreError, ClientError, Boto3Error, HTTPClientError, HTTPError, ResponseParserError, KeyError)
 
 
 class BucketStore:
@@ -67,24 +50,80 @@ class BucketStore:
         self.settings = settings
         self._attempts = 1 if hurried else ATTEMPTS
         self._client = connect(settings, settings.endpoint_url, hurried=hurried)
+        self._sent = PartChecksums(self._client)
         self._transfer = transfer_config(settings)
 
     def put(self, key: str, data: bytes | Path, about: About | None = None) -> None:
-        multipart = size_of(data) >= self._transfer.multipart_threshold
-        checksum = sha256_of(data, self._transfer.multipart_chunksize if multipart else None)
-        if self._holds(key, size_of(data), checksum):
-            return  # a repeat, which changes nothing
-        if multipart:
-            self._abort_unfinished(key, UNFINISHED_S)
-        extra = self._extra(key, about or About(), checksum)
+        in_parts = size_of(data) >= self._transfer.multipart_threshold
+        (self._put_in_parts if in_parts else self._put_at_once)(key, data, about or About())
+
+    def _put_at_once(self, key: str, data: bytes | Path, about: About) -> None:
+        """One request, which changes nothing where an object is already; only then is it asked what that is."""
+        with opened(data) as body:
+            checksum = sha256_of(body)
+        upload = partial(self._put_object, key, data, checksum, self._extra(key, about, {SHA256: checksum}))
+        try:
+            stated = upload(IfNoneMatch="*")
+        except FileExistsError:
+            if self._holds(key, data, checksum):
+                return  # a repeat
+            stated = upload()
+        if stated != checksum:
+            self._check(key, data, checksum)
+
+    def _put_object(
+        self, key: str, data: bytes | Path, checksum: str, extra: dict[str, Any], **condition: str
+    ) -> str | None:
+        """Returns the checksum that the server states, if it does."""
+        with opened(data) as body, in_our_words():
+            answer = self._client.put_object(
+                Bucket=self.settings.name,
+                Key=self._path(key),
+                Body=body,
+                ChecksumSHA256=checksum,
+                **extra,
+                **condition,
+            )
+        stated: str | None = answer.get("ChecksumSHA256")
+        return stated
+
+    def _put_in_parts(self, key: str, data: bytes | Path, about: About) -> None:
+        """Asks first, which costs little beside so large an object."""
+        part_bytes = self._transfer.multipart_chunksize
+        if self.size(key) == size_of(data):
+            with opened(data) as body:
+                checksum = sha256_of_parts(body, part_bytes)
+            if self._holds(key, data, checksum):
+                return  # a repeat
+        extra = {**self._extra(key, about, {PART_BYTES: str(part_bytes)}), "ChecksumAlgorithm": "SHA256"}
+        path = self._path(key)
         if isinstance(data, bytes):
             upload = partial(self._client.upload_fileobj, io.BytesIO(data))
         else:
-            upload = partial(self._client.upload_file, str(data))
-        with in_our_words():
-            upload(Bucket=self.settings.name, Key=self._path(key), ExtraArgs=extra, Config=self._transfer)
-        if not self._holds(key, size_of(data), checksum):
+            upload = partial(self._client.upload_file, str(data))  # which never has whole parts in memory
+        with self._sent.collected(path) as digests, in_our_words():
+            upload(Bucket=self.settings.name, Key=path, ExtraArgs=extra, Config=self._transfer)
+        self._check(key, data, self._sent.combined(digests))
+
+    def _check(self, key: str, data: bytes | Path, checksum: str) -> None:
+        if not self._holds(key, data, checksum):
             raise StorageUnavailable("the bucket does not hold what it was sent")
+
+    def _holds(self, key: str, data: bytes | Path, checksum: str) -> bool:
+        """Whether an object is there whose content is what the checksum says: by the server's word, or if it states
+        none, by reading it."""
+        head = self._head(key)
+        if head is None or head["ContentLength"] != size_of(data):
+            return False
+        stated: str | None = head.get("ChecksumSHA256")
+        if stated is None:
+            with (
+                in_our_words(),
+                self._client.get_object(Bucket=self.settings.name, Key=self._path(key))["Body"] as body,
+            ):
+                in_parts = "-" in checksum
+                stated = sha256_of_parts(body, self._transfer.multipart_chunksize) if in_parts else sha256_of(body)
+        return stated == checksum
 
     def get(self, key: str) -> bytes:
         for attempt in Retrying(
@@ -94,15 +133,9 @@ class BucketStore:
                 answer = self._client.get_object(Bucket=self.settings.name, Key=self._path(key))
                 with answer["Body"] as body:
                     data: bytes = body.read()
-                self._verify(key, data, answer["Metadata"].get(SHA256))
+                if not _is_whole(data, answer, ours=not key.startswith(UPLOADS)):
+                    raise StorageUnavailable("the bucket answered with something else than the object")
         return data
-
-    def _verify(self, key: str, data: bytes, stated: str | None) -> None:
-        """Refuse what is not the object that was put. Only what clients upload by themselves has no checksum of ours;
-        one of parts cannot be repeated, as their size may have been another."""
-        own = stated is not None or key.startswith(UPLOADS)
-        if not own or (stated is not None and "-" not in stated and sha256_of(data, None) != stated):
-            raise StorageUnavailable("the bucket answered with something else than the object")
 
     def size(self, key: str) -> int | None:
         head = self._head(key)
@@ -144,12 +177,12 @@ class BucketStore:
                     )
                 if answer.get("Errors"):
                     raise StorageUnavailable(f"the bucket kept objects to delete: {answer['Errors'][0].get('Code')}")
-        self._abort_unfinished(prefix, 0.0)
+        self.abandon(0.0, prefix)
 
-    def _abort_unfinished(self, prefix: str, older_than_s: float) -> None:
-        """Give up uploads that were begun and never completed, because their client died or missed an answer."""
-        since = datetime.now(UTC) - timedelta(seconds=older_than_s)
+    def abandon(self, older_than_s: float, prefix: str = "") -> None:
+        """Give up the uploads in parts whose client died, or missed the answer that named them."""
         with in_our_words():
+            since = datetime.now(UTC) - timedelta(seconds=older_than_s)
             uploads = self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self.settings.name, Prefix=self._path(prefix)
             )
@@ -169,19 +202,9 @@ class BucketStore:
             )
         return url
 
-    def _holds(self, key: str, size: int, checksum: str) -> bool:
-        """Whether an object is there whose content is what the checksum says, by the server's word if it has one."""
-        head = self._head(key)
-        if head is None or head["ContentLength"] != size:
-            return False
-        stated: str | None = head.get("ChecksumSHA256")
-        if stated is None or ("-" in stated) != ("-" in checksum):  # it states none, or one of another form
-            stated = head["Metadata"].get(SHA256)
-        return stated == checksum
-
     def _head(self, key: str) -> Any:
         try:
-            with in_our_words(_NO_KEY | {"404", "NotFound"}):  # an answer without a body has no other word
+            with in_our_words(NO_KEY | {"404", "NotFound"}):  # an answer without a body has no other word
                 return self._client.head_object(Bucket=self.settings.name, Key=self._path(key), ChecksumMode="ENABLED")
         except FileNotFoundError:
             return None
@@ -197,11 +220,10 @@ class BucketStore:
     def _path(self, key: str) -> str:
         return self.settings.prefix + key
 
-    def _extra(self, key: str, about: About, checksum: str) -> dict[str, Any]:
+    def _extra(self, key: str, about: About, metadata: dict[str, str]) -> dict[str, Any]:
         settings = self.settings
         extra: dict[str, Any] = {
-            "ChecksumAlgorithm": "SHA256",
-            "Metadata": {SHA256: checksum},
+            "Metadata": metadata,
             "ContentType": mimetypes.guess_type(key)[0] or "application/octet-stream",
             "CacheControl": settings.cache_control,
         }
@@ -216,58 +238,12 @@ class BucketStore:
         return connect(self.settings, self.settings.public_endpoint_url or self.settings.endpoint_url)
 
 
-def transfer_config(settings: BucketSettings) -> TransferConfig:
-    """From which size on, and how, an object goes in parts."""
-    return TransferConfig(
-        multipart_threshold=settings.multipart_threshold_mib * MIB,
-        multipart_chunksize=settings.part_mib * MIB,
-        max_concurrency=settings.parallel_parts,
-    )
-
-
-def encryption(settings: BucketSettings) -> dict[str, str]:
-    """What every upload says about how it is to be kept."""
-    wanted = {"ServerSideEncryption": settings.encryption, "SSEKMSKeyId": settings.kms_key_id}
-    return {name: value for name, value in wanted.items() if value is not None}
-
-
-def connect(settings: BucketSettings, endpoint_url: str | None, *, hurried: bool = False) -> Any:
-    """boto3's client for a bucket's server. It calls nobody yet."""
-    config = Config(
-        signature_version="s3v4",
-        connect_timeout=HURRIED_S if hurried else CONNECT_S,
-        read_timeout=HURRIED_S if hurried else READ_S,
-        retries={"mode": "standard", "total_max_attempts": HURRIED_ATTEMPTS if hurried else ATTEMPTS},
-        max_pool_connections=2 * settings.parallel_parts + 10,
-        s3={"addressing_style": "path" if settings.path_style else "auto"},
-    )
-    with in_our_words():
-        # A session of its own: the default one is not safe to share between threads.
-        session = boto3.session.Session(region_name=settings.region)
-        region = session.region_name or "us-east-1"
-        return session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
-
-
-@contextmanager
-def in_our_words(missing: Collection[str] = _NO_KEY) -> Iterator[None]:
-    """Raise StorageUnavailable for what boto3 raises, whose words may hold keys and accounts.
-
-    Raises:
-        FileNotFoundError: for an answer with one of the codes in `missing`.
-    """
-    try:
-        yield
-    except _FAULTS as error:
-        cause = _innermost(error)
-        if isinstance(cause, ClientError):
-            code = str(cause.response.get("Error", {}).get("Code"))
-            if code in missing:
-                raise FileNotFoundError("no such key") from None
-            raise StorageUnavailable(f"the bucket answered {code}") from None
-        raise StorageUnavailable(f"the bucket cannot be used: {type(cause).__name__}") from None
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """What boto3 wrapped into an error of its own, down to the server's answer if there was one."""
-    inner = error.__cause__ or error.__context__
-    return _innermost(inner) if isinstance(inner, _FAULTS) and not isinstance(error, ClientError) else error
+def _is_whole(data: bytes, answer: Mapping[str, Any], *, ours: bool) -> bool:
+    """Whether an answer is the object that was put. Only what clients upload by themselves says nothing of itself."""
+    said: Mapping[str, str] = answer["Metadata"]
+    stated: str | None = answer.get("ChecksumSHA256")
+    if SHA256 in said:
+        return sha256_of(io.BytesIO(data)) == said[SHA256]
+    if PART_BYTES in said:
+        return stated in (None, sha256_of_parts(io.BytesIO(data), int(said[PART_BYTES])))
+    return not ours

@@ -78,6 +78,9 @@ class FolderStore:
         check_prefix(prefix, to_delete=True)
         shutil.rmtree(self._folder(prefix), ignore_errors=True)
 
+    def abandon(self, older_than_s: float) -> None:
+        """Nothing to do: the next put of the same key clears what the last left, and a deletion takes it along."""
+
     def path(self, key: str) -> Path:
         """The file of a key, which need not exist.
 

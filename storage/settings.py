@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from storage.keys import check_template
 
 MIB = 2**20
 
@@ -20,6 +22,10 @@ class BucketSettings(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
     prefix: str = Field(default="", pattern=r"^$|^[A-Za-z0-9!_.*'()-][A-Za-z0-9!_.*'()/-]*/$", max_length=256)
     """Every key begins with it; it ends in a slash."""
+    folders: Annotated[str, AfterValidator(check_template)] = Field(
+        default="{id}", pattern=r"^[A-Za-z0-9!_.*'()={}/-]+$", max_length=256
+    )
+    """Where among `videos/` each job has its files: a template with {id}, {model}, {date}, {year}, {month}, {day}."""
     endpoint_url: Url | None = None
     """Of a server other than Amazon's."""
     public_endpoint_url: Url | None = None
@@ -35,7 +41,7 @@ class BucketSettings(BaseModel):
     cache_control: str = "private, max-age=31536000, immutable"
     presigned_url_expires_s: int = Field(default=3600, ge=1, le=7 * 24 * 3600)
     """How long a URL that /content leads to is good for."""
-    multipart_threshold_mib: int = Field(default=16, ge=5, le=5000)
+    multipart_threshold_mib: int = Field(default=64, ge=5, le=5000)
     """From this size on an object is sent in parts."""
     part_mib: int = Field(default=8, ge=5, le=5000)
     parallel_parts: int = Field(default=8, ge=1, le=64)

@@ -82,6 +82,9 @@ class Spool:
         self._spool.delete_prefix(prefix)
         self._store.delete_prefix(prefix)
 
+    def abandon(self, older_than_s: float) -> None:
+        self._store.abandon(older_than_s)
+
     def _tidy(self) -> None:
         """Delete what has been here for too long."""
         if time.monotonic() - self._tidied_at >= TIDY_EVERY_S:

@@ -1,4 +1,4 @@
-"""The interface every store of artifacts implements, and the keys they share."""
+"""The interface every store of artifacts implements, and which of them a service uses."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 from storage.errors import StorageUnavailable
+from storage.keys import Owner, checkpoint_prefix, job_prefix
 from storage.settings import BucketSettings
 
 log = logging.getLogger("ray.serve")
 
-VIDEOS, CHECKPOINTS, UPLOADS = "videos/", "checkpoints/", "uploads/"
 KEEP, KEEP_DAYS = "keep", (1, 7, 30, 90, 365)
 """The tag of what is to go some time, and its values: a bucket's own rules know no dates, only such classes."""
 
@@ -74,6 +74,9 @@ class ArtifactStore(Protocol):
     def delete_prefix(self, prefix: str) -> None:
         """Delete every key under a prefix, which must not be the whole store; none is fine."""
 
+    def abandon(self, older_than_s: float) -> None:
+        """Give up what somebody began to put so long ago and never finished. Nobody can see it, but it is paid for."""
+
 
 def check_prefix(prefix: str, *, to_delete: bool = False) -> None:
     """Raise ValueError for what is no prefix, or is the whole store and would be deleted."""
@@ -83,64 +86,14 @@ def check_prefix(prefix: str, *, to_delete: bool = False) -> None:
         raise ValueError(f"{prefix!r} is not a prefix; it must end in a slash")
 
 
-def job_prefix(job_id: str) -> str:
-    """Everything a job owns is under here, except its checkpoints."""
-    return f"{VIDEOS}{job_id}/"
-
-
-def video_key(job_id: str) -> str:
-    return job_prefix(job_id) + "video.mp4"
-
-
-def thumbnail_key(job_id: str) -> str:
-    return job_prefix(job_id) + "thumbnail.webp"
-
-
-def spritesheet_key(job_id: str) -> str:
-    return job_prefix(job_id) + "spritesheet.webp"
-
-
-def metadata_key(job_id: str) -> str:
-    return job_prefix(job_id) + "metadata.json"
-
-
-def input_key(job_id: str) -> str:
-    return job_prefix(job_id) + "inputs/reference.png"
-
-
-def upload_prefix(upload_id: str) -> str:
-    return f"{UPLOADS}{upload_id}/"
-
-
-def upload_key(upload_id: str) -> str:
-    """A file that a client sent before the job that is to use it."""
-    return upload_prefix(upload_id) + "file"
-
-
-def checkpoint_prefix(job_id: str) -> str:
-    """Apart from the videos, so that what an unfinished job leaves can be swept without walking every video."""
-    return f"{CHECKPOINTS}{job_id}/"
-
-
-def checkpoint_key(job_id: str, step: int, token: str) -> str:
-    """A listing of a job's checkpoints is in the order of their steps. Two leases never write the same key."""
-    return checkpoint_prefix(job_id) + f"{step:06d}-{token[:12]}.safetensors"
-
-
 def keep_class(seconds: float) -> str | None:
     """The value of the tag `keep` for files that stay so long; None for longer than any."""
     return next((f"{days}d" for days in KEEP_DAYS if seconds <= days * 86400), None)
 
 
-def download_name(key: str) -> str:
-    """What a file of a job is called where it stands alone: `video_ID.mp4`, `video_ID.thumbnail.webp`."""
-    job_id, name = key.split("/")[-2:]
-    return f"{job_id}.{name.removeprefix('video.')}"
-
-
-def delete_job(artifacts: ArtifactStore, job_id: str) -> None:
+def delete_job(artifacts: ArtifactStore, job: Owner) -> None:
     """Delete everything that a job owns, its checkpoints too. What cannot be deleted now is left to the sweeper."""
-    for prefix in (job_prefix(job_id), checkpoint_prefix(job_id)):
+    for prefix in (job_prefix(job), checkpoint_prefix(job.id)):
         delete_or_leave(artifacts, prefix)
 
 

@@ -15,7 +15,7 @@ from benchmarks.chaos.victims import Held, held, held_by, hunt, ids, kill_in_the
 from benchmarks.chaos.world import DENOISER, MODEL
 from jobs.lifecycle import Leg
 from jobs.priority import Priority
-from storage.store import VIDEOS
+from storage.keys import VIDEOS
 
 TEXT, DECODER = f"TextEncoder-{MODEL}", f"VideoDecoder-{MODEL}"
 DATABASE_DOWN_S = 3.0

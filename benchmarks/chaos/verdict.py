@@ -23,7 +23,8 @@ from benchmarks.chaos.world import CHECKPOINT_EVERY_S, World
 from deployments.sweeper import Sweeper
 from jobs.lifecycle import Leg, Status
 from jobs.schema import idempotency_keys, job_events, jobs
-from storage.store import CHECKPOINTS, VIDEOS, open_store
+from storage.keys import CHECKPOINTS, VIDEOS
+from storage.store import open_store
 
 ENDED_S = 400.0
 REPORT_EVERY_S = 0.4

@@ -32,7 +32,9 @@ def network(bucket_server: BucketServer) -> Iterator[FaultyNetwork]:
 def settings(network: FaultyNetwork, request: pytest.FixtureRequest) -> BucketSettings:
     """A prefix for each test, so that none sees another's objects."""
     prefix = f"{request.node.name.split('[')[0]}/{id(request)}/"
-    return BucketSettings(name=BUCKET, prefix=prefix, endpoint_url=network.url, path_style=True)
+    return BucketSettings(
+        name=BUCKET, prefix=prefix, endpoint_url=network.url, path_style=True, multipart_threshold_mib=16
+    )
 
 
 @pytest.fixture

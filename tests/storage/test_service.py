@@ -18,7 +18,7 @@ from PIL import Image
 from benchmarks.bucket_server import BUCKET, BucketServer
 from benchmarks.chaos.verdict import FILES
 from benchmarks.faulty_network import Fault, FaultyNetwork
-from benchmarks.storage_faults import PREFIX, bucket_config, killed, objects, unfinished_uploads
+from benchmarks.storage_faults import PREFIX, bucket_config, folder_of, killed, objects, unfinished_uploads
 from deployments.service import run_service
 from pipelines.card import ROOT
 from tests.conftest import PROMPT, ServiceClient
@@ -51,7 +51,7 @@ def assert_whole(service: ServiceClient, server: BucketServer, video: dict[str, 
     """Made in one attempt, as if nothing had happened, and nothing half is left."""
     assert video["attempts"] == 1
     assert download(service, video["id"]) == undisturbed
-    assert objects(server, f"videos/{video['id']}/").keys() == FILES
+    assert objects(server, folder_of(video)).keys() == FILES
     assert unfinished_uploads(server) == []
 
 
@@ -63,19 +63,19 @@ def test_a_video_lives_in_the_bucket(service: ServiceClient, bucket_server: Buck
     video = service.finish(service.create()["id"])
     answer = service.http.get(f"/v1/videos/{video['id']}/content")
     assert (answer.status_code, answer.headers["cache-control"]) == (302, "no-store")
-    assert f"/{BUCKET}/{PREFIX}videos/{video['id']}/video.mp4?" in answer.headers["location"]
+    assert f"/{BUCKET}/{PREFIX}{folder_of(video)}video.mp4?" in answer.headers["location"]
     assert httpx2.get(video["urls"]["video"]).content == download(service, video["id"])
     assert download(service, video["id"])[4:8] == b"ftyp"
     assert download(service, video["id"], "thumbnail")[8:12] == b"WEBP"
-    key = f"{PREFIX}videos/{video['id']}/video.mp4"
+    key = f"{PREFIX}{folder_of(video)}video.mp4"
     assert (
         f'filename="{video["id"]}.mp4"'
         in bucket_server.client.head_object(Bucket=BUCKET, Key=key)["ContentDisposition"]
     )
-    assert objects(bucket_server, f"videos/{video['id']}/").keys() == FILES
+    assert objects(bucket_server, folder_of(video)).keys() == FILES
     assert not (Path(os.environ["KINORAY_DATA"]) / "artifacts").exists()
     assert service.http.delete(f"/v1/videos/{video['id']}").status_code == 200
-    assert objects(bucket_server, f"videos/{video['id']}/") == objects(bucket_server, "checkpoints/") == {}
+    assert objects(bucket_server, folder_of(video)) == objects(bucket_server, "checkpoints/") == {}
 
 
 def test_the_openai_client_follows_to_the_bucket(service: ServiceClient) -> None:
@@ -99,7 +99,7 @@ def test_an_upload_goes_straight_to_the_bucket(service: ServiceClient, bucket_se
     assert objects(bucket_server, f"uploads/{upload['id']}/") == {}
     assert httpx2.put(upload["url"], content=picture, headers=upload["headers"]).status_code == 200
     video = service.finish(service.create(input_reference=upload["id"])["id"])
-    assert "inputs/reference.png" in objects(bucket_server, f"videos/{video['id']}/")
+    assert "inputs/reference.png" in objects(bucket_server, folder_of(video))
 
 
 @pytest.mark.parametrize("fault", [each for each in Fault if each is not Fault.NONE])

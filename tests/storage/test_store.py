@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from storage.folder import FolderStore
+from storage.keys import checkpoint_key, checkpoint_prefix
 from storage.spool import Spool
-from storage.store import ArtifactStore, checkpoint_key, checkpoint_prefix
+from storage.store import ArtifactStore
 
 
 @pytest.fixture(params=["folder", "bucket", "spooled bucket"])

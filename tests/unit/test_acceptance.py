@@ -13,12 +13,13 @@ from PIL import Image
 
 from deployments.acceptance import Acceptance, Asked
 from deployments.keys import SCOPES, Caller, KeyLimits
-from deployments.outbound import Outbound
 from deployments.settings import Settings
+from deployments.uploads import BeginUpload, Uploads
 from jobs.priority import Priority
 from jobs.record import Job
 from pipelines.errors import InvalidRequest, KeyReused, TooManyRequests
 from storage.folder import FolderStore
+from storage.keys import upload_key
 from tests.unit.conftest import Jobs
 
 PICTURE = io.BytesIO()
@@ -31,7 +32,8 @@ class Door:
     def __init__(self, jobs: Jobs, folder: Path, **settings: Any) -> None:
         self.artifacts = FolderStore(folder / "artifacts")
         given = Settings(models=("ltx-tiny", "svd-tiny"), **settings)
-        self.acceptance = Acceptance(given, jobs.database, self.artifacts, Outbound(), ThreadPoolExecutor(1))
+        self.uploads = Uploads(given, jobs.database, self.artifacts)
+        self.acceptance = Acceptance(given, jobs.database, self.artifacts, self.uploads, ThreadPoolExecutor(1))
 
     def ask(self, *, limits: KeyLimits | None = None, caller: str = "k", **asked: Any) -> Job:
         fields = {"prompt": "p", **asked.pop("fields", {})}
@@ -103,3 +105,20 @@ def test_a_remix_of_a_remix_has_the_first_ones_shape(jobs: Jobs, tmp_path: Path)
     assert remix.parameters == source.parameters
     assert again.parameters == {**source.parameters, "seed": 9}
     assert (again.remixed_from, again.prompt) == (remix.id, "r")
+
+
+def test_an_upload_is_a_request_of_its_key(jobs: Jobs, tmp_path: Path) -> None:
+    door = Door(jobs, tmp_path)
+    two = Caller("k", SCOPES, KeyLimits(requests_per_minute=2))
+    asked = BeginUpload(bytes=PICTURE.tell(), mime_type="image/png")
+    upload = door.uploads.begin(asked, two, "http://here/")
+    door.uploads.receive(upload.id, two, PICTURE.getvalue())
+    for again in (
+        lambda: door.uploads.begin(asked, two, "http://here/"),
+        lambda: door.uploads.receive(upload.id, two, b"x"),
+        lambda: door.ask(limits=two.limits),
+    ):
+        with pytest.raises(TooManyRequests, match="as many requests as it may in a minute"):
+            again()
+    assert door.artifacts.size(upload_key(upload.id)) == len(PICTURE.getvalue()), "what was refused changed nothing"
+    door.ask(image=upload.id, caller="another")

@@ -18,8 +18,9 @@ from pipelines.errors import LatentsLost
 from pipelines.ltx.handover import DenoiseState, FinalLatents
 from storage.errors import StorageUnavailable
 from storage.folder import FolderStore
+from storage.keys import checkpoint_prefix
 from storage.settings import BucketSettings
-from storage.store import ArtifactStore, checkpoint_prefix, open_checkpoints
+from storage.store import ArtifactStore, open_checkpoints
 from tests.unit.conftest import Jobs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from pipelines.card import ROOT
 from storage.folder import FolderStore
-from storage.store import ArtifactStore, checkpoint_key, checkpoint_prefix, job_prefix, open_store, video_key
+from storage.keys import checkpoint_key, checkpoint_prefix, download_name, job_folder, video_key
+from storage.settings import BucketSettings
+from storage.store import ArtifactStore, open_store
+from tests.unit.conftest import new_job
 
 
 def test_the_next_put_clears_away_what_a_killed_one_left(tmp_path: Path) -> None:
@@ -87,16 +92,17 @@ def test_deleting_a_key_leaves_its_neighbours_and_no_empty_folder(tmp_path: Path
     store = FolderStore(tmp_path)
     for step in (5, 10):
         store.put(checkpoint_key("a", step, "t"), b"x")
-    store.put(video_key("a"), b"x")
+    video = "videos/a/video.mp4"
+    store.put(video, b"x")
     store.delete(checkpoint_key("a", 5, "t"))
     store.delete(checkpoint_key("a", 5, "t"))
-    assert list(store.list("")) == [checkpoint_key("a", 10, "t"), video_key("a")]
+    assert list(store.list("")) == [checkpoint_key("a", 10, "t"), video]
     store.delete(checkpoint_prefix("a"))
-    store.delete(video_key("a") + "/no-such-folder")
+    store.delete(video + "/no-such-folder")
     assert list(store.children("checkpoints/")) == ["a"], "a prefix is not a key"
     store.delete(checkpoint_key("a", 10, "t"))
     assert list(store.children("")) == ["videos"]
-    store.delete(video_key("a"))
+    store.delete(video)
     assert tmp_path.is_dir()
 
 
@@ -105,7 +111,7 @@ def test_checkpoints_are_listed_in_the_order_of_their_steps(tmp_path: Path) -> N
     for step in (100, 9, 20):
         store.put(checkpoint_key("a", step, "t"), b"x")
     assert list(store.list(checkpoint_prefix("a"))) == [checkpoint_key("a", step, "t") for step in (9, 20, 100)]
-    store.delete_prefix(job_prefix("a"))
+    store.delete_prefix("videos/a/")
     assert len(list(store.list(checkpoint_prefix("a")))) == 3, "checkpoints are not among a job's videos"
 
 
@@ -173,3 +179,30 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     store.put("videos", b"a file where a folder is needed")
     with pytest.raises(OSError, match="videos"):
         store.put("videos/a", b"x")
+
+
+def test_a_template_gives_each_job_a_folder_of_its_own() -> None:
+    accepted_at = 1_767_225_599.0  # a second before the end of 2025, in UTC
+    folder = job_folder("date={date}/{model}/{id}", job_id="video_1", model="ltx-tiny", accepted_at=accepted_at)
+    assert folder == "date=2025-12-31/ltx-tiny/video_1"
+    assert video_key(new_job(id="video_1", folder=folder)) == f"videos/{folder}/video.mp4"
+    assert video_key(new_job(id="video_1")) == "videos/video_1/video.mp4"
+    assert download_name(f"videos/{folder}/thumbnail.webp") == "video_1.thumbnail.webp"
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{date}", "end in one that is {id}"),
+        ("{model}-{id}", "end in one that is {id}"),
+        ("/{id}", "end in one that is {id}"),
+        ("a/b/c/d/e/f/g/h/{id}", "at most 8 parts"),
+        ("{user}/{id}", "no such field: user; there are date, day, id, model, month, year"),
+        ("{model!r}/{id}", "without a format"),
+        ("{date/{id}", "in field name"),
+        ("../{id}", "not a name"),
+    ],
+)
+def test_another_template_is_refused(template: str, why: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(why)):
+        BucketSettings(name="videos", folders=template)

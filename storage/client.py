@@ -1,0 +1,87 @@
+"""boto3's client for a bucket's server, and what it raises in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
+
+from storage.errors import StorageUnavailable
+from storage.settings import MIB, BucketSettings
+
+ATTEMPTS = 3
+CONNECT_S, READ_S = 5, 20
+HURRIED_S, HURRIED_ATTEMPTS = 5, 2
+"""The patience of one for whom somebody waits, or who has somewhere else to put it."""
+
+NO_KEY, _CONDITION = frozenset({"NoSuchKey"}), frozenset({"PreconditionFailed", "NotImplemented"})
+# The last two: what is no answer of S3's, such as a load balancer's page, and what s3transfer then misses in it.
+_FAULTS = (BotoCoreError, ClientError, Boto3Error, HTTPClientError, HTTPError, ResponseParserError, KeyError)
+
+
+def transfer_config(settings: BucketSettings) -> TransferConfig:
+    """From which size on, and how, an object goes in parts."""
+    return TransferConfig(
+        multipart_threshold=settings.multipart_threshold_mib * MIB,
+        multipart_chunksize=settings.part_mib * MIB,
+        max_concurrency=settings.parallel_parts,
+    )
+
+
+def encryption(settings: BucketSettings) -> dict[str, str]:
+    """What every upload says about how it is to be kept."""
+    wanted = {"ServerSideEncryption": settings.encryption, "SSEKMSKeyId": settings.kms_key_id}
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def connect(settings: BucketSettings, endpoint_url: str | None, *, hurried: bool = False) -> Any:
+    """boto3's client for a bucket's server. It calls nobody yet."""
+    config = Config(
+        signature_version="s3v4",
+        connect_timeout=HURRIED_S if hurried else CONNECT_S,
+        read_timeout=HURRIED_S if hurried else READ_S,
+        retries={"mode": "standard", "total_max_attempts": HURRIED_ATTEMPTS if hurried else ATTEMPTS},
+        max_pool_connections=2 * settings.parallel_parts + 10,
+        s3={"addressing_style": "path" if settings.path_style else "auto"},
+    )
+    with in_our_words():
+        # A session of its own: the default one is not safe to share between threads.
+        session = boto3.session.Session(region_name=settings.region)
+        region = session.region_name or "us-east-1"
+        return session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+
+
+@contextmanager
+def in_our_words(missing: Collection[str] = NO_KEY) -> Iterator[None]:
+    """Raise StorageUnavailable for what boto3 raises, whose words may hold keys and accounts.
+
+    Raises:
+        FileNotFoundError: for an answer with one of the codes in `missing`.
+        FileExistsError: a condition was not met, or the server knows none.
+    """
+    try:
+        yield
+    except _FAULTS as error:
+        cause = _innermost(error)
+        if isinstance(cause, ClientError):
+            code = str(cause.response.get("Error", {}).get("Code"))
+            if code in missing:
+                raise FileNotFoundError("no such key") from None
+            if code in _CONDITION:
+                raise FileExistsError("there may be such a key") from None
+            raise StorageUnavailable(f"the bucket answered {code}") from None
+        raise StorageUnavailable(f"the bucket cannot be used: {type(cause).__name__}") from None
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What boto3 wrapped into an error of its own, down to the server's answer if there was one."""
+    inner = error.__cause__ or error.__context__
+    return _innermost(inner) if isinstance(inner, _FAULTS) and not isinstance(error, ClientError) else error
