@@ -159,7 +159,9 @@ def main() -> None:
             for name, fault in faults.items():
                 rows.append(_suffer(name, fault, http, server, whole, network.url))
                 print(rows[-1], flush=True)
-    print(f"An object of {LARGE_MIB} MiB was stored with {grown:.0f} MiB of extra memory; {LARGE_BOUND_MIB} are allowed.")
+    print(
+        f"An object of {LARGE_MIB} MiB was stored with {grown:.0f} MiB of extra memory; {LARGE_BOUND_MIB} are allowed."
+    )
     if grown > LARGE_BOUND_MIB or not all(row.good for row in rows):
         raise SystemExit("a promise was broken")
 
