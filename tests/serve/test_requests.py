@@ -91,14 +91,13 @@ def test_a_high_priority_goes_before_what_waited_longer(service: ServiceClient) 
             service.until(each, lambda video: video["status"] == "in_progress")
         low, high = service.create(priority="low"), service.create(priority="high")
         assert (low["priority"], high["priority"]) == ("low", "high")
-        # The view of the queue is at most a second old: the one that has the last to come also has all before it.
+        # The view of the queue may be older than both.
         service.until(high["id"], lambda video: video["queue_position"] == 1 and video["eta_seconds"] > 0)
-        assert service.get(low["id"])["queue_position"] == 2
+        service.until(low["id"], lambda video: video["queue_position"] == 2)
         assert service.get(busy[0])["queue_position"] is None
         service.http.post(f"/v1/videos/{busy[0]}/cancel")
         service.until(high["id"], lambda video: video["status"] == "in_progress")
-        waiting = service.until(low["id"], lambda video: video["queue_position"] != 2)[-1]
-        assert (waiting["status"], waiting["queue_position"]) == ("queued", 1)
+        service.until(low["id"], lambda video: video["queue_position"] == 1)
     finally:
         for each in busy:
             service.http.post(f"/v1/videos/{each}/cancel")
