@@ -17,11 +17,13 @@ from deployments.api import Api
 from deployments.conductor import Conductor
 from deployments.denoiser import Denoiser
 from deployments.encoders import ImageEncoder, TextEncoder
+from deployments.graph import deployment_names
 from deployments.publisher import Publisher
-from deployments.settings import Settings, load_settings
+from deployments.settings import load_settings
 from deployments.video_decoder import VideoDecoder
 from pipelines.card import Leg
-from pipelines.catalogue import ModelCard
+
+LEGS: dict[Leg, Any] = {"text": TextEncoder, "image": ImageEncoder, "denoise": Denoiser, "decode": VideoDecoder}
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -32,17 +34,13 @@ def build_app(args: dict[str, Any]) -> Application:
     """
     settings = load_settings(args)
     cards = settings.cards()
-    text = _shared_encoders(TextEncoder, "text", cards, settings)
-    image = _shared_encoders(ImageEncoder, "image", cards, settings)
-    legs = {
-        model: {
-            "text": text.get(model),
-            "image": image.get(model),
-            "denoiser": _bind(Denoiser, card, settings, name=f"Denoiser-{model}"),
-            "decoder": _bind(VideoDecoder, card, settings, name=f"VideoDecoder-{model}"),
-        }
-        for model, card in cards.items()
-    }
+    bound: dict[str, Application] = {}
+    legs: dict[str, dict[Leg, Application]] = {}
+    for model, names in deployment_names(cards).items():
+        for leg, name in names.items():
+            if name not in bound:  # else another model brought it, from the same checkpoint
+                bound[name] = _bind(LEGS[leg], cards[model], settings, name=name)
+        legs[model] = {leg: bound[name] for leg, name in names.items()}
     conductor = _bind(Conductor, settings, legs, _bind(Publisher, settings))
     return _bind(Api, settings, conductor)
 
@@ -52,24 +50,3 @@ def _bind(deployment: Any, *args: Any, name: str | None = None) -> Application:
     named = deployment if name is None else deployment.options(name=name)
     application: Application = named.bind(*args)
     return application
-
-
-def _shared_encoders(
-    deployment: Any, leg: Leg, cards: dict[str, ModelCard], settings: Settings
-) -> dict[str, Application]:
-    """One encoder per checkpoint, by model. It carries the model's name only when a single model uses it."""
-    groups: dict[object, list[str]] = {}
-    for model, card in cards.items():
-        if leg not in card.LEGS:
-            continue
-        sources = [card.component_source(each) for each in card.LEGS[leg]]
-        groups.setdefault((card.family, *sources, *sorted(card.dtype.items())), []).append(model)
-    encoders = {}
-    shared = 0
-    for models in groups.values():
-        name = f"{deployment.name}-{models[0]}"
-        if len(models) > 1:
-            shared += 1
-            name = deployment.name if shared == 1 else f"{deployment.name}-shared-{shared}"
-        encoders.update(dict.fromkeys(models, _bind(deployment, cards[models[0]], settings, name=name)))
-    return encoders

@@ -19,6 +19,7 @@ from diffusers import LTXPipeline
 
 from deployments.config import load_config
 from deployments.service import default_config, for_model, free_port, run_service
+from pipelines.card import CheckpointCard
 from pipelines.catalogue import get_card
 from pipelines.ltx.card import LTXParameters
 from pipelines.ltx.reference import reference_video
@@ -40,6 +41,7 @@ class Stock:
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
         self.card = get_card("ltx-tiny")
+        assert isinstance(self.card, CheckpointCard)
         self.pipeline = LTXPipeline.from_pretrained(locate(self.card, "transformer"), dtype=torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
 

@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments import metrics
 from deployments.events import emit
+from deployments.graph import deployment_names
 from deployments.lease import Lease, LeaseLost
 from deployments.leg import this_replica
 from deployments.loops import forever
@@ -64,7 +65,8 @@ class Conductor:
         publisher: DeploymentHandle[Any],
     ) -> None:
         self.settings = settings
-        self.routes = {model: Route(publisher=publisher, **handles) for model, handles in legs.items()}
+        self.routes = {model: Route(publisher, **handles) for model, handles in legs.items()}
+        self.denoisers = {model: names["denoise"] for model, names in deployment_names(settings.cards()).items()}
         database = open_database(database_url())
         self.store, self.leases = JobStore(database), Leases(database)
         self.owner = this_replica()
@@ -132,7 +134,7 @@ class Conductor:
         await asyncio.sleep(LOOK_EVERY_S)
 
     def _claim(self, model: str) -> Job | None:
-        denoisers = self.replicas.running.get(f"Denoiser-{model}", 0)
+        denoisers = self.replicas.running.get(self.denoisers[model], 0)
         return self.leases.claim(
             model,
             owner=self.owner,

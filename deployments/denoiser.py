@@ -16,9 +16,8 @@ from deployments.ticket import Ticket
 from jobs.database import Database
 from jobs.leases import Leases
 from pipelines.catalogue import ModelCard
-from pipelines.families import handover
+from pipelines.families import handover, revision
 from pipelines.requests import Parameters
-from pipelines.weights import revision
 from storage.store import open_checkpoints
 
 
@@ -37,7 +36,7 @@ class Denoiser:
         self.artifacts = open_checkpoints(settings.bucket, data_dir())
         self.handover = handover(card.family)
         self.worker = Worker(settings.step_timeout_s)
-        self.revision = revision(card, card.LEGS["denoise"][0])
+        self.revision = revision(card)
         self.denoiser = self.worker.run(load, "denoise", card, settings)
 
     async def run(self, parameters: Parameters, text: Any, image: Any, ticket: Ticket) -> AsyncIterator[Any]:
@@ -69,13 +68,7 @@ class Denoiser:
             # Whoever goes on with the job goes on from here; if nobody may, the lease is gone and nothing is recorded.
             commits.save(run.state, run.step_index)
             raise
-        placement = self.denoiser.placement
-        control.facts.update(
-            device=placement.device.type,
-            dtype=str(placement.dtype).removeprefix("torch."),
-            attention=placement.attention,
-            model_revision=self.revision,
-        )
+        control.facts.update(**self.denoiser.placement.facts(), model_revision=self.revision)
         final = run.result()
         commits.save(final, run.num_steps, final=True, facts=control.facts)
         return final

@@ -183,8 +183,7 @@ def load(leg: str, card: ModelCard, settings: Settings) -> Any:
     # Importing torch and diffusers makes millions of objects that live as long as the process: collecting among them
     # costs a tenth of the start, and again at every full collection later.
     gc.disable()
-    from pipelines.devices import place
-    from pipelines.families import load_leg
+    from pipelines.families import load_leg, place
 
     placement = place(card, gpu=bool(ray.get_gpu_ids()), threads=getattr(settings.threads, leg))
     loaded = load_leg(leg, card, placement)  # type: ignore[arg-type]
@@ -193,8 +192,6 @@ def load(leg: str, card: ModelCard, settings: Settings) -> Any:
     gc.enable()
     seconds = time.perf_counter() - started
     metrics.model_load_seconds().observe(seconds, {"model": card.id, "leg": leg})
-    emit(
-        "leg.loaded", leg=leg, model=card.id, seconds=round(seconds, 3), device=str(placement.device),
-        dtype=str(placement.dtype).removeprefix("torch."), attention=placement.attention,
-    )  # fmt: skip
+    where: dict[str, Any] = placement.facts()
+    emit("leg.loaded", leg=leg, model=card.id, seconds=round(seconds, 3), **where)
     return loaded

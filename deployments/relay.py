@@ -35,11 +35,11 @@ HANDED_OVER = (Leg.DENOISE, Leg.PUBLISH)
 class Route:
     """The deployments that one model's jobs run through; None where its family has no such leg."""
 
-    text: DeploymentHandle[Any] | None
-    image: DeploymentHandle[Any] | None
-    denoiser: DeploymentHandle[Any]
-    decoder: DeploymentHandle[Any]
     publisher: DeploymentHandle[Any]
+    denoise: DeploymentHandle[Any]
+    decode: DeploymentHandle[Any]
+    text: DeploymentHandle[Any] | None = None
+    image: DeploymentHandle[Any] | None = None
 
 
 class HandedOver(Exception):
@@ -102,7 +102,7 @@ class Relay:
         while True:
             ticket = Ticket(job.id, job.model, self.lease.token, checkpoint)
             try:
-                latents = await self._leg(Leg.DENOISE, "denoise", route.denoiser, self.parameters, text, image, ticket)
+                latents = await self._leg(Leg.DENOISE, "denoise", route.denoise, self.parameters, text, image, ticket)
             except HandedOver:
                 checkpoint = await self.lease.checkpoint()
                 continue
@@ -114,7 +114,7 @@ class Relay:
         output = Output.model_validate(self.job.output)
         await self.lease.advance(Leg.DECODE)
         try:
-            return await self._leg(Leg.DECODE, "decode", self.route.decoder, latents, self.parameters, output)
+            return await self._leg(Leg.DECODE, "decode", self.route.decode, latents, self.parameters, output)
         except RayTaskError as error:
             if not isinstance(error.as_instanceof_cause(), LatentsLost):
                 raise

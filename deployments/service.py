@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from deployments.graph import ALWAYS
 from deployments.readiness import APPLICATION
 from pipelines.card import ROOT
 from pipelines.catalogue import get_card
@@ -57,7 +58,7 @@ def for_model(config: dict[str, Any], model: str, *, with_image: bool) -> dict[s
     (application,) = config["applications"]
     application["args"]["models"] = [model]
     deployments = application["deployments"]
-    application["deployments"] = [each for each in deployments if each["name"] in ("Api", "Conductor", "Publisher")]
+    application["deployments"] = [each for each in deployments if each["name"] in ALWAYS]
     for leg in get_card(model).LEGS:
         kind = CLASSES[leg]
         # The model's own options, or those of another model's leg of the same kind.

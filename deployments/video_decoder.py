@@ -13,7 +13,7 @@ from deployments.leg import Control, Worker, load
 from deployments.settings import Settings, data_dir
 from deployments.ticket import Committed
 from pipelines.catalogue import ModelCard
-from pipelines.families import handover
+from pipelines.families import handover, video
 from pipelines.output import Output, RenderedVideo
 from pipelines.requests import Parameters
 from storage.store import open_checkpoints
@@ -25,12 +25,12 @@ class VideoDecoder:
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         from deployments.checkpoints import read_committed
-        from pipelines import frames, video
+        from pipelines import frames
 
         self.card = card
         self.frames = frames
         self.read_committed = read_committed
-        self.video = video
+        self.video = video(card.family)
         self.mp4_threads = settings.threads.mp4
         self.artifacts = open_checkpoints(settings.bucket, data_dir())
         self.latents = handover(card.family).FinalLatents

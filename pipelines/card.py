@@ -142,14 +142,26 @@ class CommonCard(StrictModel):
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.\-]*$")]
     name: str
     license: str
-    source: Source
-    components: dict[Component, Source] = {}
-    """Components that come from elsewhere than `source`; models that name the same place share one encoder."""
-    dtype: dict[Literal["cpu", "cuda"], Dtype] = {"cpu": "float32", "cuda": "bfloat16"}
     compression: Compression
     limits: Limits
     example_image: Path | None = None
     """A picture to try the model with; a relative path starts at the repository's root."""
 
+    @abstractmethod
+    def shared_by(self, leg: Leg) -> object:
+        """Models for which this is equal can use the same replicas of a leg."""
+
+
+class CheckpointCard(CommonCard):
+    """A model that has weights."""
+
+    source: Source
+    components: dict[Component, Source] = {}
+    """Components that come from elsewhere than `source`; models that name the same place share one encoder."""
+    dtype: dict[Literal["cpu", "cuda"], Dtype] = {"cpu": "float32", "cuda": "bfloat16"}
+
     def component_source(self, component: Component) -> Source:
         return self.components.get(component, self.source)
+
+    def shared_by(self, leg: Leg) -> object:
+        return (type(self), *(self.component_source(each) for each in self.LEGS[leg]), *sorted(self.dtype.items()))

@@ -15,11 +15,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pipelines.card import ROOT
 from pipelines.errors import ConfigError
 from pipelines.ltx.card import LTXCard
+from pipelines.simulated.card import SimulatedCard
 from pipelines.svd.card import SVDCard
 
 CATALOGUE = ROOT / "configs" / "models"
 
-ModelCard = Annotated[LTXCard | SVDCard, Field(discriminator="family")]
+ModelCard = Annotated[LTXCard | SVDCard | SimulatedCard, Field(discriminator="family")]
 """One model, of any family."""
 
 _CARD: TypeAdapter[ModelCard] = TypeAdapter(ModelCard)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipelines.catalogue import ModelCard
+from pipelines.card import CheckpointCard
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,13 @@ class Placement:
     dtype: torch.dtype
     attention: str  # "xformers" or "native" (PyTorch's scaled_dot_product_attention)
 
+    def facts(self) -> dict[str, str]:
+        """The same in words, for a job's record."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {"device": self.device.type, "dtype": dtype, "attention": self.attention}
 
-def place(card: ModelCard, *, gpu: bool, threads: int | None = None) -> Placement:
+
+def place(card: CheckpointCard, *, gpu: bool, threads: int | None = None) -> Placement:
     """Choose a leg's device and dtype, and fix its thread count, which is part of what "same bits" means on a CPU."""
     if threads is not None:
         torch.set_num_threads(threads)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.card import Leg
 from pipelines.catalogue import ModelCard
+from pipelines.simulated.card import SimulatedCard
+from pipelines.simulated.placement import Nowhere
 
 if TYPE_CHECKING:
     from pipelines.devices import Placement
@@ -25,12 +27,35 @@ CLASSES: dict[Leg, str] = {
 }
 
 
+def place(card: ModelCard, *, gpu: bool, threads: int | None = None) -> Placement | Nowhere:
+    """Where a leg of a model computes; see `pipelines.devices.place`."""
+    if isinstance(card, SimulatedCard):
+        return Nowhere()
+    from pipelines import devices
+
+    return devices.place(card, gpu=gpu, threads=threads)
+
+
+def revision(card: ModelCard) -> str:
+    """Which weights a model's denoiser has; see `pipelines.weights.revision`."""
+    if isinstance(card, SimulatedCard):
+        return "simulated"
+    from pipelines import weights
+
+    return weights.revision(card, card.LEGS["denoise"][0])
+
+
+def video(family: str) -> Any:
+    """The module that makes a video's files of its frames, with `render` and `metadata_of`."""
+    return import_module("pipelines.simulated.video" if family == "simulated" else "pipelines.video")
+
+
 def handover(family: str) -> Any:
     """The module of what a family's legs hand to each other: `DenoiseState`, `FinalLatents` and others."""
     return import_module(f"pipelines.{family}.handover")
 
 
-def load_leg(leg: Leg, card: ModelCard, placement: Placement) -> Any:
+def load_leg(leg: Leg, card: ModelCard, placement: Placement | Nowhere) -> Any:
     """Load one leg of a model."""
     module = import_module(f"pipelines.{card.family}.{leg}")
     return getattr(module, CLASSES[leg])(card, placement)

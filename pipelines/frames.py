@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -19,10 +20,13 @@ R = TypeVar("R")
 _END = object()
 
 
-def to_frames(chunks: Iterable[Tensor]) -> Iterator[NDArray[np.uint8]]:
-    """[n, 3, H, W] in [0, 1] on any device to frames: [H, W, 3] uint8."""
+def to_frames(chunks: Iterable[Tensor | NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    """[n, 3, H, W] in [0, 1] on any device to frames: [H, W, 3] uint8. Arrays are frames already."""
     for chunk in chunks:
-        yield from (chunk.permute(0, 2, 3, 1).float() * 255).round().to(torch.uint8).contiguous().cpu().numpy()
+        if isinstance(chunk, np.ndarray):
+            yield from chunk
+        else:
+            yield from (chunk.permute(0, 2, 3, 1).float() * 255).round().byte().contiguous().cpu().numpy()
 
 
 def consume_meanwhile(items: Iterable[T], consume: Callable[[Iterable[T]], R]) -> R:

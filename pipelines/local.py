@@ -12,8 +12,7 @@ from torch import Tensor
 
 from pipelines.card import Leg
 from pipelines.catalogue import ModelCard
-from pipelines.devices import place
-from pipelines.families import load_leg
+from pipelines.families import load_leg, place
 from pipelines.requests import Parameters
 
 

@@ -14,9 +14,10 @@ from pipelines.card import CommonFields
 from pipelines.catalogue import ModelCard
 from pipelines.errors import InvalidRequest
 from pipelines.ltx.card import LTXFields, LTXParameters
+from pipelines.simulated.card import SimulatedParameters
 from pipelines.svd.card import SVDFields, SVDParameters
 
-Parameters = Annotated[LTXParameters | SVDParameters, Field(discriminator="family")]
+Parameters = Annotated[LTXParameters | SVDParameters | SimulatedParameters, Field(discriminator="family")]
 """The effective parameters of one video, of any family."""
 
 _PARAMETERS: TypeAdapter[Parameters] = TypeAdapter(Parameters)

@@ -7,29 +7,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import safetensors.torch
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HEADER = "kinoray"
+NUMPY = "numpy"
+"""Named in the header of what holds arrays, so that a family without torch reads it without torch."""
 
 T = TypeVar("T")
 
 
 def to_bytes(value: Any) -> bytes:
     """Serialise a flat dataclass of tensors and JSON values."""
-    tensors: dict[str, Tensor] = {}
-    facts: dict[str, Any] = {}
-    for field in dataclasses.fields(value):
-        item = getattr(value, field.name)
-        if isinstance(item, Tensor):
-            tensors[field.name] = item.detach().cpu().contiguous()
-        else:
-            facts[field.name] = item
-    header = json.dumps({"type": type(value).__name__, "facts": facts}, sort_keys=True)
-    return safetensors.torch.save(tensors, metadata={HEADER: header})
+    items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    arrays = {name: item for name, item in items.items() if isinstance(item, np.ndarray)}
+    tensors = {name: item for name, item in items.items() if hasattr(item, "detach")}
+    facts = {name: item for name, item in items.items() if name not in arrays and name not in tensors}
+    header = {"type": type(value).__name__, "facts": facts}
+    if arrays:
+        return _save_arrays(arrays, {**header, "of": NUMPY})
+    return _save_tensors(tensors, header)
 
 
 def from_bytes(kind: type[T], data: bytes) -> T:
@@ -41,7 +44,7 @@ def from_bytes(kind: type[T], data: bytes) -> T:
     try:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER])
-        tensors = safetensors.torch.load(data)
+        tensors = _load(data, header.get("of"))
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ValueError(f"these bytes hold no {kind.__name__}: {type(error).__name__}") from error
     if header["type"] != kind.__name__:
@@ -50,3 +53,26 @@ def from_bytes(kind: type[T], data: bytes) -> T:
     if unknown := fields.keys() - {field.name for field in dataclasses.fields(kind)}:  # type: ignore[arg-type]
         raise ValueError(f"{kind.__name__} has no {', '.join(sorted(unknown))}; another version wrote this checkpoint")
     return kind(**fields)
+
+
+def _save_arrays(arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> bytes:
+    from safetensors.numpy import save
+
+    return save(arrays, metadata={HEADER: json.dumps(header, sort_keys=True)})
+
+
+def _save_tensors(tensors: dict[str, Tensor], header: dict[str, Any]) -> bytes:
+    from safetensors.torch import save
+
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(on_cpu, metadata={HEADER: json.dumps(header, sort_keys=True)})
+
+
+def _load(data: bytes, of: str | None) -> dict[str, Any]:
+    if of == NUMPY:
+        from safetensors.numpy import load as load_arrays
+
+        return dict(load_arrays(data))
+    from safetensors.torch import load
+
+    return dict(load(data))

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.card import ROOT, Component, Source
-from pipelines.catalogue import ModelCard
+from pipelines.card import ROOT, CheckpointCard, CommonCard, Component, Source
 from pipelines.errors import WeightsUnavailable
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ WEIGHTLESS = frozenset({"tokenizer", "feature_extractor", "scheduler"})
 
 def load_component(
     kind: Any,
-    card: ModelCard,
+    card: CheckpointCard,
     component: Component,
     *,
     dtype: torch.dtype,
@@ -53,7 +52,7 @@ def load_component(
     return network.to(device).eval()
 
 
-def locate(card: ModelCard, component: Component) -> Path:
+def locate(card: CheckpointCard, component: Component) -> Path:
     """The local diffusers folder that holds `component`, fetched from the hub when it is not cached yet."""
     source = card.component_source(component)
     folder = source.path()
@@ -67,14 +66,14 @@ def locate(card: ModelCard, component: Component) -> Path:
     return folder
 
 
-def locate_config(card: ModelCard, source: Source, component: Component) -> str:
+def locate_config(card: CheckpointCard, source: Source, component: Component) -> str:
     """The folder with a single-file component's configuration."""
     config = source.config or ""
     folder = ROOT / config
     return str(folder if folder.is_dir() else _from_hub(card, config, None, component, FACTS))
 
 
-def revision(card: ModelCard, component: Component) -> str:
+def revision(card: CheckpointCard, component: Component) -> str:
     """Which weights these are: the hub's commit, or else a digest of the files' sizes, beginnings and ends.
 
     Reading gigabytes at every start would tell more, and no more than anyone asks.
@@ -98,8 +97,10 @@ def revision(card: ModelCard, component: Component) -> str:
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
-def prefetch(card: ModelCard) -> list[Path]:
+def prefetch(card: CommonCard) -> list[Path]:
     """Bring every component of a model onto this machine, with a progress bar for what has to be fetched."""
+    if not isinstance(card, CheckpointCard):
+        return []  # it has no weights
     components = sorted({component for leg in card.LEGS.values() for component in leg})
     places = []
     for component in components:
@@ -117,7 +118,7 @@ def _patterns(component: Component, variant: str | None) -> tuple[str, ...]:
     return (f"*.{variant}.safetensors" if variant else "*.safetensors", *FACTS)
 
 
-def _single_file(card: ModelCard, source: Source) -> Path:
+def _single_file(card: CheckpointCard, source: Source) -> Path:
     if source.repo is None:
         path = ROOT / (source.file or "")
         if not path.is_file():
@@ -132,7 +133,7 @@ def _single_file(card: ModelCard, source: Source) -> Path:
 
 
 def _from_hub(
-    card: ModelCard, repo: str, revision: str | None, component: Component, patterns: tuple[str, ...]
+    card: CheckpointCard, repo: str, revision: str | None, component: Component, patterns: tuple[str, ...]
 ) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -151,7 +152,7 @@ def _from_hub(
 class _HubErrors:
     """Turn whatever the hub's client raises into one sentence that names the way out."""
 
-    def __init__(self, card: ModelCard, repo: str) -> None:
+    def __init__(self, card: CheckpointCard, repo: str) -> None:
         self.card, self.repo = card, repo
 
     def __enter__(self) -> None:

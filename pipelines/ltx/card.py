@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from pipelines.card import CommonCard, CommonDefaults, CommonParameters, Component, Finite, Leg
+from pipelines.card import CheckpointCard, CommonDefaults, CommonParameters, Component, Finite, Leg
 from pipelines.errors import InvalidRequest
 
 
@@ -55,7 +55,7 @@ class LTXParameters(CommonParameters):
         return self.guidance_scale > 1.0
 
 
-class LTXCard(CommonCard):
+class LTXCard(CheckpointCard):
     """An LTX-Video model."""
 
     LEGS: ClassVar[dict[Leg, tuple[Component, ...]]] = {

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from pipelines.card import CommonCard, CommonDefaults, CommonParameters, Component, Finite, Leg
+from pipelines.card import CheckpointCard, CommonDefaults, CommonParameters, Component, Finite, Leg
 from pipelines.errors import InvalidRequest
 
 
@@ -50,7 +50,7 @@ class SVDParameters(CommonParameters):
         return self.max_guidance_scale > 1.0
 
 
-class SVDCard(CommonCard):
+class SVDCard(CheckpointCard):
     """A Stable Video Diffusion model."""
 
     LEGS: ClassVar[dict[Leg, tuple[Component, ...]]] = {

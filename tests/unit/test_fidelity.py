@@ -13,8 +13,7 @@ import torch
 
 from benchmarks.fidelity import LTX_CASES, SVD_CASES, SVD_FLOAT16_CASES, Case, Subject, ltx, picture, svd
 from pipelines.catalogue import ModelCard, read_card
-from pipelines.devices import place
-from pipelines.families import load_leg
+from pipelines.families import load_leg, place
 from pipelines.requests import read_parameters
 from pipelines.serialization import from_bytes, to_bytes
 

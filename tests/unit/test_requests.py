@@ -19,7 +19,7 @@ def request(**fields: object) -> GenerationRequest:
 def test_every_shipped_card_accepts_its_own_defaults() -> None:
     cards = load_catalogue()
     tiny, ltx = {"ltx-tiny", "svd-tiny"}, {"ltx-video-0.9.5", "ltx-video-0.9.8-2b-distilled"}
-    assert set(cards) == tiny | ltx | {"svd", "svd-xt", "svd-xt-1.1"}
+    assert set(cards) == tiny | ltx | {"svd", "svd-xt", "svd-xt-1.1", "simulated"}
     for card in cards.values():
         said = request(width=card.defaults.width, height=card.defaults.height)
         parameters = resolve(said, card, has_image=card.NEEDS_IMAGE)

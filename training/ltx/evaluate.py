@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from pipelines.card import CheckpointCard
 from pipelines.catalogue import get_card
 from pipelines.local import LocalPipeline
 from pipelines.requests import GenerationRequest, resolve
@@ -69,9 +70,9 @@ def vae_psnr(clips: int = 100) -> float:
 
     from pipelines.weights import locate
 
-    vae = AutoencoderKLLTXVideo.from_pretrained(
-        locate(get_card("ltx-tiny"), "vae"), subfolder="vae", dtype=torch.float32
-    ).eval()
+    card = get_card("ltx-tiny")
+    assert isinstance(card, CheckpointCard)
+    vae = AutoencoderKLLTXVideo.from_pretrained(locate(card, "vae"), subfolder="vae", dtype=torch.float32).eval()
     rng = random.Random("autoencoder")
     batches = [render([sample_scene(rng) for _ in range(20)], 9, 64, 64) for _ in range(clips // 20)]
     return float(torch.cat([psnr(reconstruct(vae, batch), batch) for batch in batches]).mean())

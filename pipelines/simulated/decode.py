@@ -1,0 +1,35 @@
+"""Leg 3: frames of a test card, in due time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.simulated.card import SimulatedCard, SimulatedParameters
+from pipelines.simulated.handover import FinalLatents
+from pipelines.simulated.placement import Nowhere
+
+CHUNK = 8  # frames, between which a decode can be cancelled
+
+
+class VideoDecoder:
+    """All chunks together take `timings.decode`."""
+
+    def __init__(self, card: SimulatedCard, placement: Nowhere) -> None:
+        self.card = card
+        self.placement = placement
+
+    def warm_up(self) -> None:
+        time.sleep(self.card.timings.load.fixed_s)
+
+    def chunks(self, final: FinalLatents, parameters: SimulatedParameters) -> Iterator[NDArray[np.uint8]]:  # noqa: ARG002
+        """[n, H, W, 3] each; one frame that is seen n times, which `pipelines.simulated.video` never looks at."""
+        frame = np.zeros((1, 1, 1, 1), np.uint8)
+        total = self.card.timings.decode.seconds(parameters.megapixels)
+        for start in range(0, parameters.num_frames, CHUNK):
+            frames = min(CHUNK, parameters.num_frames - start)
+            time.sleep(total * frames / parameters.num_frames)
+            yield np.broadcast_to(frame, (frames, parameters.height, parameters.width, 3))

@@ -1,0 +1,33 @@
+"""What simulated legs hand to each other: as large as the real thing, and zero.
+
+C latent channels; f, h, w latent frames, rows and columns; L tokens of width D.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class TextConditioning:
+    """A prompt as the denoiser sees it."""
+
+    prompt_embeds: NDArray[np.float16]  # [1, L, D]
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiseState:
+    """Everything a stopped denoise needs to go on elsewhere. Serialised, it is the checkpoint."""
+
+    latents: NDArray[np.float32]  # [1, C, f, h, w]
+    step: int  # the next step to run, 0 <= step <= num_inference_steps
+
+
+@dataclass(frozen=True, slots=True)
+class FinalLatents:
+    """A finished denoise."""
+
+    latents: NDArray[np.float32]  # [1, C, f, h, w]

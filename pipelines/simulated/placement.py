@@ -1,0 +1,13 @@
+"""Where a simulated leg computes: nowhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Nowhere:
+    """The counterpart of `pipelines.devices.Placement`."""
+
+    def facts(self) -> dict[str, str]:
+        return {"device": "simulated", "dtype": "float32", "attention": "none"}

@@ -1,0 +1,29 @@
+"""Leg 1: a prompt to nothing in particular, in due time."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from pipelines.simulated.card import SimulatedCard, SimulatedParameters
+from pipelines.simulated.handover import TextConditioning
+from pipelines.simulated.placement import Nowhere
+
+
+class TextEncoder:
+    """Takes `timings.text`."""
+
+    def __init__(self, card: SimulatedCard, placement: Nowhere) -> None:
+        self.card = card
+        self.placement = placement
+
+    def warm_up(self) -> None:
+        time.sleep(self.card.timings.load.fixed_s)
+
+    def truncates(self, prompt: str, parameters: SimulatedParameters) -> bool:  # noqa: ARG002 it reads none
+        return False
+
+    def encode(self, prompt: str, parameters: SimulatedParameters) -> TextConditioning:  # noqa: ARG002
+        time.sleep(self.card.timings.text.seconds(parameters.megapixels))
+        return TextConditioning(np.zeros((1, *self.card.prompt_shape), np.float16))

@@ -1,0 +1,49 @@
+"""A simulated video's files: a test card, encoded once for each shape, since an encoder's time is not what is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pipelines import video
+from pipelines.output import Output, RenderedVideo
+from pipelines.requests import Parameters
+from pipelines.video import Frame
+
+
+def metadata_of(model: str, parameters: Parameters) -> dict[str, Any]:
+    """The same for every seed: the file is."""
+    return {**video.metadata_of(model, parameters), "seed": None, "simulated": True}
+
+
+def render(
+    frames: Iterable[Frame], parameters: Parameters, metadata: dict[str, Any], output: Output, *, threads: int = 1
+) -> RenderedVideo:
+    """Take every frame, in the time that its decoder gives it, and answer with the files of the shape's test card."""
+    for _ in frames:
+        pass
+    shape = parameters.model_copy(update={"seed": 0})
+    return _rendered(shape, tuple(metadata.items()), output, threads)
+
+
+@lru_cache(maxsize=64)
+def _rendered(
+    parameters: Parameters, metadata: tuple[tuple[str, Any], ...], output: Output, threads: int
+) -> RenderedVideo:
+    return video.render(_test_card(parameters), parameters, dict(metadata), output, threads=threads)
+
+
+def _test_card(parameters: Parameters) -> Iterator[Frame]:
+    """The word, and a bar that says how much of the video has passed."""
+    width, height = parameters.width, parameters.height
+    card = Image.new("RGB", (width, height), (96, 96, 96))
+    middle, size = (width / 2, height / 2), min(width, height) / 6
+    ImageDraw.Draw(card).text(middle, "simulated", (255, 255, 255), anchor="mm", font_size=size)
+    for index in range(parameters.num_frames):
+        frame = np.array(card)
+        frame[-max(height // 16, 1) :, : width * (index + 1) // parameters.num_frames] = 255
+        yield frame

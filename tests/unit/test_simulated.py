@@ -1,0 +1,97 @@
+"""Simulated legs take the times that their card says, hand over tensors of real shape, and know no torch."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import time
+from typing import Any
+
+import av
+import pytest
+
+from pipelines.card import ROOT
+from pipelines.catalogue import get_card
+from pipelines.errors import InvalidRequest
+from pipelines.families import handover, load_leg, place, video
+from pipelines.frames import consume_meanwhile, to_frames
+from pipelines.output import Output, RenderedVideo
+from pipelines.requests import GenerationRequest, resolve
+from pipelines.serialization import from_bytes, to_bytes
+from pipelines.simulated.card import Pace, SimulatedCard, SimulatedParameters, Timings
+
+
+def card(**timings: Pace) -> SimulatedCard:
+    given = get_card("simulated")
+    assert isinstance(given, SimulatedCard)
+    times = {"text": Pace(), "step": Pace(), "decode": Pace(), **timings}
+    return given.model_copy(update={"timings": Timings(**times)})
+
+
+def run(of: SimulatedCard, parameters: SimulatedParameters) -> tuple[Any, RenderedVideo]:
+    """The final latents and the files of one video."""
+    legs = {leg: load_leg(leg, of, place(of, gpu=False)) for leg in of.LEGS}
+    denoise = legs["denoise"].begin(parameters, legs["text"].encode("p", parameters), None)
+    while denoise.step_index < denoise.num_steps:
+        denoise.step()
+    final, files = denoise.result(), video(of.family)
+    frames = to_frames(legs["decode"].chunks(final, parameters))
+    metadata = files.metadata_of(of.id, parameters)
+    return final, consume_meanwhile(frames, lambda items: files.render(items, parameters, metadata, Output()))
+
+
+def small(**said: int) -> SimulatedParameters:
+    shape = {"width": 64, "height": 64, "num_frames": 17, "num_inference_steps": 4, "seed": 1, **said}
+    parameters = resolve(GenerationRequest(prompt="p", **shape), card())
+    assert isinstance(parameters, SimulatedParameters)
+    return parameters
+
+
+def test_each_leg_takes_its_time() -> None:
+    slow = card(text=Pace(fixed_s=0.1), step=Pace(per_megapixel_s=0.1 / 0.069632), decode=Pace(fixed_s=0.2))
+    run(card(), small())  # which encodes the test card
+    started = time.monotonic()
+    run(slow, small())
+    assert 0.7 <= time.monotonic() - started < 1.2
+
+
+def test_latents_have_the_shape_that_the_real_ones_would_and_survive_a_checkpoint() -> None:
+    parameters = card().default_parameters()
+    final, _ = run(card(), parameters.model_copy(update={"num_inference_steps": 1}))
+    assert final.latents.shape == (1, 128, 16, 15, 22)
+    again = from_bytes(handover("simulated").FinalLatents, to_bytes(final))
+    assert (again.latents.shape, again.latents.dtype) == (final.latents.shape, final.latents.dtype)
+
+
+def test_a_render_goes_on_from_its_state() -> None:
+    first = load_leg("denoise", card(), place(card(), gpu=False)).begin(small(), None, None)
+    first.step()
+    state = from_bytes(handover("simulated").DenoiseState, to_bytes(first.state))
+    second = load_leg("denoise", card(), place(card(), gpu=False)).begin(small(), None, None, state)
+    assert (second.step_index, second.num_steps) == (1, 4)
+
+
+def test_the_video_plays_and_is_encoded_once_for_each_shape() -> None:
+    _, rendered = run(card(), small())
+    with av.open(io.BytesIO(rendered.mp4)) as container:
+        frames = list(container.decode(video=0))
+    assert (len(frames), frames[0].width, frames[0].height) == (17, 64, 64)
+    assert rendered.thumbnail is not None
+    assert run(card(), small(seed=2))[1] is rendered
+    assert run(card(), small(num_frames=9))[1] is not rendered
+
+
+def test_it_has_no_settings_of_its_own() -> None:
+    with pytest.raises(InvalidRequest, match="simulated has no guidance_scale"):
+        resolve(GenerationRequest(prompt="p", guidance_scale=3), card())
+
+
+def test_no_leg_imports_torch() -> None:
+    code = (
+        "import sys, deployments.denoiser, deployments.checkpoints, deployments.video_decoder, deployments.encoders\n"
+        "from tests.unit.test_simulated import card, run, small\n"
+        "run(card(), small())\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
