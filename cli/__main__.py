@@ -14,7 +14,9 @@ from cli.keys import keys_app
 from pipelines.errors import KinorayError
 
 app = typer.Typer(name="kinoray", no_args_is_help=True, add_completion=False, help="Video generation on a Ray cluster.")
+config_app = typer.Typer(no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
+app.add_typer(config_app, name="config")
 console = Console(stderr=True, highlight=False)
 
 INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
@@ -103,8 +105,13 @@ def bucket(
     check(console, config)
 
 
-@app.command("check-config")
-def check_config(config: Annotated[Path, typer.Argument(help="A Serve config file.")]) -> None:
+@config_app.callback()
+def config_files() -> None:
+    """Serve config files."""
+
+
+@config_app.command()
+def check(config: Annotated[Path, typer.Argument(help="A Serve config file.")]) -> None:
     """Read a config file strictly and say what is wrong with it."""
     from deployments.config import load_config
 

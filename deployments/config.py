@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import (
     DeploymentSchema,
     HTTPOptionsSchema,
@@ -16,11 +16,15 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
+from deployments.graph import ALWAYS, deployment_names
 from deployments.keys import refuse_open_door
+from deployments.scaling import Balance
 from deployments.settings import load_settings
 from pipelines.errors import ConfigError
+from pipelines.families import CLASSES
 
 LOCAL = "configs/local.yaml"
+BALANCE = "deployments.scaling:Balance"
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -48,6 +52,8 @@ def check_config(config: dict[str, Any]) -> list[str]:
     problems += _unknown(config.get("http_options"), HTTPOptionsSchema, "http_options")
     for application in _mappings(config.get("applications")):
         problems += _unknown(application, ServeApplicationSchema, f"application {application.get('name')}")
+        problems += _scaling(application)
+        problems += _not_in_the_graph(application)
         for deployment in _mappings(application.get("deployments")):
             where = f"deployment {deployment.get('name')}"
             problems += _unknown(deployment, DeploymentSchema, where)
@@ -65,6 +71,40 @@ def check_config(config: dict[str, Any]) -> list[str]:
         ServeDeploySchema.model_validate(config)
     except ValidationError as error:
         problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    return problems
+
+
+def _not_in_the_graph(application: dict[str, Any]) -> list[str]:
+    """Entries for deployments that the application will not have, such as those of a model that is not served."""
+    try:
+        names = deployment_names(load_settings(application.get("args") or {}).cards())
+    except ConfigError:
+        return []  # which is said elsewhere
+    there = {*ALWAYS, *(name for legs in names.values() for name in legs.values())}
+    given = [deployment.get("name") for deployment in _mappings(application.get("deployments"))]
+    return [
+        f"this application has no deployment {name!r}; it has {', '.join(sorted(there))}"
+        for name in given
+        if name not in there
+    ]
+
+
+def _scaling(application: dict[str, Any]) -> list[str]:
+    """What is wrong with the policy by which an application's legs scale together."""
+    policy = application.get("autoscaling_policy")
+    if not isinstance(policy, dict):
+        return []
+    problems = _unknown(policy, AutoscalingPolicy, "autoscaling_policy")
+    if policy.get("policy_function") != BALANCE:
+        return problems
+    try:
+        Balance(**policy.get("policy_kwargs") or {})
+    except (TypeError, ValueError) as error:
+        problems.append(f"autoscaling_policy: {error}")
+    for deployment in _mappings(application.get("deployments")):
+        name = str(deployment.get("name"))
+        if name.startswith(tuple(CLASSES.values())) and "autoscaling_config" not in deployment:
+            problems.append(f"deployment {name} needs an autoscaling_config, as every leg that {BALANCE} scales")
     return problems
 
 

@@ -70,6 +70,11 @@ def read_lines(connection: Connection, model: str) -> dict[Leg, Line]:
     return {Leg(row.leg): Line(row.n, row.x, row.y, row.xx, row.xy) for row in rows}
 
 
+def mean_seconds(lines: Mapping[Leg, Line]) -> dict[Leg, float]:
+    """What the legs of a job have cost lately, on average."""
+    return {leg: lines[leg].y / lines[leg].n if leg in lines else FIRST_GUESS_S[leg] for leg in Leg}
+
+
 def estimate(lines: Mapping[Leg, Line], work: Mapping[str, float]) -> Estimate:
     """What a job with this work will cost."""
     seconds = {leg: lines[leg].at(work[leg]) if leg in lines and leg in work else FIRST_GUESS_S[leg] for leg in Leg}

@@ -114,6 +114,15 @@ class JobStore:
         with self._database.read() as connection:
             return [Waiting(*row) for row in connection.execute(query.order_by(jobs.c.queue_rank, jobs.c.id))]
 
+    def waiting(self, model: str) -> tuple[int, float]:
+        """How many jobs of a model wait, and their estimated seconds of computing."""
+        query = select(func.count(), func.coalesce(func.sum(jobs.c.cost_s), 0)).where(
+            jobs.c.model == model, jobs.c.status == Status.QUEUED
+        )
+        with self._database.read() as connection:
+            row = connection.execute(query).one()
+        return row[0], float(row[1])
+
     def running(self, model: str) -> tuple[int, float]:
         """How many jobs of a model are in progress, and the estimated seconds of computing that they still need."""
         query = select(func.count(), func.coalesce(func.sum(_LEFT_S), 0)).where(

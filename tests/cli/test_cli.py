@@ -95,7 +95,7 @@ def test_serve_runs_until_it_is_told_to_stop(start: Callable[..., Command], tmp_
 def test_a_wrong_config_is_one_sentence(start: Callable[..., Command], tmp_path: Path) -> None:
     path = tmp_path / "serve.yaml"
     path.write_text(default_config().read_text().replace("threads:", "thread:"))
-    checked = start("check-config", str(path))
+    checked = start("config", "check", str(path))
     output = checked.ended(60)
     assert checked.process.returncode == 1
     assert "args.thread" in output.replace("\n", "")

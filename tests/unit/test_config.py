@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.config import check_config, load_config
+from deployments.config import BALANCE, check_config, load_config
 from deployments.service import for_model
 from pipelines.card import ROOT
 from pipelines.catalogue import get_card, load_catalogue, read_card
@@ -41,9 +41,19 @@ def test_shipped_configs_fit_two_cores_and_one_gpu(path: Path) -> None:
     (application,) = load_config(path)["applications"]
     for resource, there in {"num_cpus": 2, "num_gpus": 1}.items():
         asked = [
-            each["num_replicas"] * each["ray_actor_options"].get(resource, 0) for each in application["deployments"]
+            most_replicas(each) * each["ray_actor_options"].get(resource, 0) for each in application["deployments"]
         ]
         assert sum(asked) <= there
+
+
+def most_replicas(deployment: dict[str, Any]) -> int:
+    scaling = deployment.get("autoscaling_config")
+    most: int = scaling["max_replicas"] if scaling else deployment["num_replicas"]
+    return most
+
+
+def balance(**options: Any) -> dict[str, Any]:
+    return {"policy_function": BALANCE, "policy_kwargs": options}
 
 
 @pytest.mark.parametrize(
@@ -61,6 +71,14 @@ def test_shipped_configs_fit_two_cores_and_one_gpu(path: Path) -> None:
         (lambda c: c["applications"][0]["deployments"][0].update(autoscaling_config={"max_replica": 2}), "max_replica"),
         (lambda c: c["applications"][0]["deployments"][0]["ray_actor_options"].update(num_gpu=1), "num_gpu"),
         (lambda c: c["applications"][0]["deployments"][0].update(num_replicas=-1), "num_replicas"),
+        (lambda c: c["applications"][0]["deployments"][0].update(name="Apo"), "no deployment 'Apo'; it has Api, "),
+        (
+            lambda c: c["applications"][0].update(autoscaling_policy=balance()),
+            "Denoiser-ltx-tiny needs an auto",
+        ),
+        (lambda c: c["applications"][0].update(autoscaling_policy=balance(drain_s=0)), "drain_s must be positive"),
+        (lambda c: c["applications"][0].update(autoscaling_policy=balance(drain=1)), "'drain'"),
+        (lambda c: c["applications"][0].update(autoscaling_policy={"policy": "x"}), "no option 'policy'"),
     ],
 )
 def test_a_typo_dies_with_a_sentence(change: Any, says: str) -> None:
@@ -77,8 +95,8 @@ def test_a_config_for_one_model_keeps_its_legs(model: str) -> None:
     assert config == before
     (application,) = text["applications"]
     assert {d["name"] for d in application["deployments"]} == deployments_of(build_app(application["args"]))
-    (image,) = [d for d in application["deployments"] if d["name"].startswith("ImageEncoder")]
-    assert image["autoscaling_config"]["min_replicas"] == 0
+    images = [d for d in application["deployments"] if d["name"].startswith("ImageEncoder")]
+    assert [image["autoscaling_config"]["min_replicas"] for image in images] == [0] * ("image" in get_card(model).LEGS)
     assert check_config(text) == []
 
 

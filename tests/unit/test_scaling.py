@@ -1,0 +1,121 @@
+"""How many replicas there should be: of the legs in proportion, of denoisers for the work that waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.serve._private.common import DeploymentID
+from sqlalchemy.exc import OperationalError
+
+from deployments import scaling
+from deployments.graph import deployment_names
+from deployments.scaling import Balance, Demand, replicas_needed
+from jobs.database import open_database, sqlite_url
+from jobs.lifecycle import Leg
+from jobs.store import JobStore
+from pipelines.catalogue import load_catalogue
+from tests.unit.conftest import Jobs
+
+LEG_S = {Leg.ENCODE: 1.0, Leg.DENOISE: 20.0, Leg.DECODE: 4.0, Leg.PUBLISH: 1.0}
+
+
+def demand(waiting: int = 0, running: int = 0, work_s: float = 0.0, leg_s: dict[Leg, float] = LEG_S) -> Demand:
+    return Demand(waiting, running, work_s, leg_s)
+
+
+@pytest.mark.parametrize(
+    ("of", "denoisers"),
+    [
+        (demand(), 0),
+        (demand(waiting=1, work_s=25), 1),  # never fewer than one for whatever waits
+        (demand(waiting=12, work_s=300), 4),  # 240 s of denoising in 60 s
+        (demand(waiting=2, work_s=900), 2),  # a job has one denoiser
+        (demand(running=5, work_s=10), 5),  # who is at work stays
+        (demand(waiting=3, running=5, work_s=500), 7),
+    ],
+)
+def test_denoisers_follow_the_work(of: Demand, denoisers: int) -> None:
+    assert of.denoisers(drain_s=60) == denoisers
+
+
+def test_the_other_legs_stay_in_the_ratio_of_their_costs() -> None:
+    names = deployment_names({"simulated": load_catalogue()["simulated"]})
+    needed = replicas_needed({"simulated": demand(waiting=160, work_s=4000)}, names, drain_s=200)
+    assert needed == {"TextEncoder-simulated": 1, "Denoiser-simulated": 16, "VideoDecoder-simulated": 4}
+    needed = replicas_needed({"simulated": demand(waiting=1, work_s=25)}, names, drain_s=200)
+    assert needed == {"TextEncoder-simulated": 1, "Denoiser-simulated": 1, "VideoDecoder-simulated": 1}, "all are warm"
+    assert set(replicas_needed({"simulated": demand()}, names, drain_s=200).values()) == {0}
+
+
+def test_a_shared_encoder_serves_the_sum() -> None:
+    models = ("ltx-video-0.9.5", "ltx-video-0.9.8-2b-distilled")
+    names = deployment_names({model: load_catalogue()[model] for model in models})
+    slow = {**LEG_S, Leg.ENCODE: 10.0}
+    needed = replicas_needed(dict.fromkeys(models, demand(waiting=2, work_s=900, leg_s=slow)), names, drain_s=60)
+    assert needed["TextEncoder"] == 3  # 4 denoisers x 10 s / 20 s / 0.8
+    assert needed["Denoiser-ltx-video-0.9.5"] == 2
+
+
+class Controller:
+    """What Serve's controller does with a policy."""
+
+    def __init__(self, policy: Balance) -> None:
+        self.policy = policy
+        names = ("TextEncoder-simulated", "Denoiser-simulated", "VideoDecoder-simulated", "Publisher")
+        self.contexts = {DeploymentID(name, "kinoray"): SimpleNamespace(target_num_replicas=2) for name in names}
+
+    def ask(self) -> dict[str, int]:
+        decisions, state = self.policy(self.contexts)
+        assert state is None
+        return {each.name: replicas for each, replicas in decisions.items()}
+
+    def until(self, reached: Callable[[dict[str, int]], bool]) -> dict[str, int]:
+        deadline = time.monotonic() + 10
+        while not reached(asked := self.ask()):
+            assert time.monotonic() < deadline, asked
+            time.sleep(0.02)
+        return asked
+
+
+@pytest.fixture
+def controller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Controller:
+    monkeypatch.setenv("KINORAY_DATABASE_URL", sqlite_url(tmp_path / "jobs.sqlite3"))
+    monkeypatch.setattr(scaling, "LOOK_EVERY_S", 0.0)
+    return Controller(Balance(drain_s=10))
+
+
+def test_the_policy_reads_the_job_store_and_leaves_others_alone(controller: Controller, tmp_path: Path) -> None:
+    with open_database(sqlite_url(tmp_path / "jobs.sqlite3")) as database:
+        jobs = Jobs(database)
+        assert controller.ask() == dict.fromkeys(controller.ask(), 2), "nothing is known yet"
+        assert controller.until(lambda asked: asked["Denoiser-simulated"] == 0)["Publisher"] == 2
+        for _ in range(3):
+            jobs.accept(model="simulated", work={Leg.ENCODE: 1.0, Leg.DENOISE: 1.0, Leg.DECODE: 1.0})
+        asked = controller.until(lambda asked: asked["Denoiser-simulated"] == 3)
+        assert asked == {
+            "TextEncoder-simulated": 1, "Denoiser-simulated": 3, "VideoDecoder-simulated": 1, "Publisher": 2,
+        }  # fmt: skip
+
+
+def test_a_store_that_cannot_be_read_changes_nothing(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with open_database(sqlite_url(tmp_path / "jobs.sqlite3")):
+        controller.until(lambda asked: asked["Denoiser-simulated"] == 0)
+
+        def away(*_: Any) -> Any:
+            raise OperationalError("SELECT", None, Exception())
+
+        monkeypatch.setattr(JobStore, "waiting", away)
+        monkeypatch.setattr(scaling, "STALE_S", 0.1)
+        controller.until(lambda asked: asked["Denoiser-simulated"] == 2)
+
+
+def test_a_policy_that_could_never_drain_a_queue_is_refused() -> None:
+    with pytest.raises(ValueError, match="drain_s must be positive"):
+        Balance(drain_s=0)
