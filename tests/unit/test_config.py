@@ -36,7 +36,7 @@ def test_shipped_configs_are_sound_and_name_every_deployment(path: Path) -> None
     assert application["name"] == "kinoray"
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [each for each in CONFIGS if each.stem != "cluster"], ids=lambda path: path.name)
 def test_shipped_configs_fit_two_cores_and_one_gpu(path: Path) -> None:
     (application,) = load_config(path)["applications"]
     for resource, there in {"num_cpus": 2, "num_gpus": 1}.items():

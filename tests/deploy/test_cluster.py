@@ -1,0 +1,126 @@
+"""cluster.yaml by Ray's own validator, and that the service of configs/cluster.yaml fits onto its nodes."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+from sqlalchemy import make_url, text
+
+from deployments.config import load_config
+from deployments.service import environment
+from jobs.database import Database
+from pipelines.card import ROOT
+
+
+@pytest.fixture(scope="module")
+def cluster() -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    return config
+
+
+@pytest.fixture(scope="module")
+def deployments() -> list[dict[str, Any]]:
+    (application,) = load_config(ROOT / "configs/cluster.yaml")["applications"]
+    given: list[dict[str, Any]] = application["deployments"]
+    return given
+
+
+def test_ray_accepts_the_cluster_and_would_see_a_typo(cluster: dict[str, Any]) -> None:
+    validate_config(prepare_config(cluster))
+    with pytest.raises(jsonschema.ValidationError, match="idle_timeout"):
+        validate_config(prepare_config({**cluster, "idle_timeout": 5}))
+
+
+def test_every_deployment_has_nodes_that_fit_it(cluster: dict[str, Any], deployments: list[dict[str, Any]]) -> None:
+    nodes = cluster["available_node_types"].values()
+    for deployment in deployments:
+        options = deployment["ray_actor_options"]
+        matching = [each for each in nodes if options["label_selector"].items() <= each["labels"].items()]
+        assert matching, f"no node for {deployment['name']}"
+        for each in matching:
+            assert options["num_cpus"] <= each["resources"]["CPU"]
+            assert options.get("num_gpus", 0) <= each["resources"]["GPU"]
+
+
+def test_all_replicas_together_fit_the_largest_cluster(
+    cluster: dict[str, Any], deployments: list[dict[str, Any]]
+) -> None:
+    there: dict[tuple[str, str], float] = {}
+    for name, node in cluster["available_node_types"].items():
+        for kind, count in node["resources"].items():
+            nodes = 1 if name == cluster["head_node_type"] else node["max_workers"]
+            key = (node["labels"]["kinoray/legs"], kind)
+            there[key] = there.get(key, 0) + count * nodes
+    for legs in {legs for legs, _ in there}:
+        mine = [each for each in deployments if each["ray_actor_options"]["label_selector"]["kinoray/legs"] == legs]
+        for kind, option in {"CPU": "num_cpus", "GPU": "num_gpus"}.items():
+            asked = sum(most_replicas(each) * each["ray_actor_options"].get(option, 0) for each in mine)
+            assert asked <= there[legs, kind], (legs, kind)
+
+
+def most_replicas(deployment: dict[str, Any]) -> int:
+    most: int = deployment.get("autoscaling_config", {}).get("max_replicas") or deployment["num_replicas"]
+    return most
+
+
+def test_no_gpu_work_on_the_head_and_spot_comes_first(cluster: dict[str, Any]) -> None:
+    types = cluster["available_node_types"]
+    assert types[cluster["head_node_type"]]["resources"]["GPU"] == 0
+    spot, other = types["denoise-spot"], types["denoise"]
+    assert spot["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert "InstanceMarketOptions" not in other["node_config"]
+    assert spot["priority"] > other.get("priority", 0)
+
+
+def test_secrets_are_not_in_git_and_reach_every_node(cluster: dict[str, Any]) -> None:
+    ignored = subprocess.run(["git", "check-ignore", "--quiet", "--no-index", "cluster.env"], cwd=ROOT, check=False)
+    assert ignored.returncode == 0
+    assert not any(pattern.startswith("cluster") for pattern in cluster["rsync_exclude"])
+    commands = cluster["head_start_ray_commands"] + cluster["worker_start_ray_commands"]
+    assert all(command.startswith(". ~/kinoray/scripts/node-env; ") for command in commands)
+
+
+@pytest.mark.parametrize("head", [None, "10.0.0.7"])
+def test_a_node_knows_its_job_store_and_what_ray_needs(tmp_path: Path, head: str | None) -> None:
+    (tmp_path / "home/kinoray").mkdir(parents=True)
+    (tmp_path / "home/kinoray/cluster.env").write_text("KINORAY_DATABASE_PASSWORD=secret\nRAY_AUTH_TOKEN=token\n")
+    given = {"HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin", **({"RAY_HEAD_IP": head} if head else {})}
+    script = f". {shlex.quote(str(ROOT / 'scripts/node-env'))}; env"
+    shown = subprocess.run(["sh", "-euc", script], env=given, check=True, capture_output=True, text=True).stdout
+    found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    assert found["KINORAY_DATABASE_URL"] == f"postgresql://kinoray:secret@{head or 'localhost'}/kinoray"
+    assert (found["RAY_AUTH_MODE"], found["RAY_AUTH_TOKEN"]) == ("token", "token")
+    same = environment(tmp_path).keys() - {"HF_HUB_DISABLE_TELEMETRY"}
+    assert same <= found.keys(), "what one machine needs, a cluster needs"
+
+
+@pytest.mark.parametrize("script", ["node-env", "head-services", "lock"])
+def test_scripts_parse(script: str) -> None:
+    path = ROOT / "scripts" / script
+    shell = "bash" if path.read_text().startswith("#!/usr/bin/env bash") else "sh"
+    subprocess.run([shell, "-n", str(path)], check=True)
+
+
+def test_the_head_makes_the_job_store_once_and_a_new_password_counts(postgres: str) -> None:
+    if shutil.which("psql") is None:
+        pytest.skip("no psql on this machine: apt install postgresql-client")
+    statements = (ROOT / "scripts/head-services.sql").read_text()
+    for password in ("first", 'it\'s "new"'):
+        subprocess.run(
+            ["psql", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--set", f"password={password}", postgres],
+            input=statements, text=True, check=True, capture_output=True,
+        )  # fmt: skip
+    url = make_url(postgres).set(username="kinoray", password=password, database="kinoray")
+    with Database(url.render_as_string(hide_password=False)) as database:
+        assert database.migrate()[0] is None
+        with database.read() as connection:
+            kept = connection.execute(text("SELECT rolpassword FROM pg_authid WHERE rolname = 'kinoray'")).scalar_one()
+    assert kept.startswith("SCRAM-SHA-256$")
