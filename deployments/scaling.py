@@ -27,7 +27,7 @@ from deployments.graph import deployment_names
 from deployments.settings import database_url
 from jobs.costs import mean_seconds
 from jobs.database import UNREACHABLE, Database
-from jobs.lifecycle import Leg
+from jobs.lifecycle import AHEAD_OF_DENOISE, Leg
 from jobs.store import JobStore
 from pipelines.card import Leg as PipelineLeg
 from pipelines.catalogue import load_catalogue
@@ -48,16 +48,27 @@ class Demand:
     """What one model's jobs need."""
 
     waiting: int  # jobs
-    running: int  # jobs
-    work_s: float  # seconds of computing that all of them still need
+    working: Mapping[Leg, int]  # jobs in each leg
+    work_s: float  # seconds of computing that those before the end of their denoise still need
     leg_s: Mapping[Leg, float]  # what each leg of a job takes on average
 
     def denoisers(self, drain_s: float) -> int:
-        """As many as have the work done in `drain_s`; not more than there are jobs, nor fewer than are at work."""
+        """As many as have the work done in `drain_s`; not more than there are jobs, nor fewer than are at work.
+
+        A job that is past its denoise needs none, however long it waits for a bucket.
+        """
         computing_s = sum(seconds for leg, seconds in self.leg_s.items() if leg is not Leg.PUBLISH)
         denoising_s = self.work_s * self.leg_s[Leg.DENOISE] / computing_s
-        jobs = self.waiting + self.running
-        return min(jobs, max(self.running, math.ceil(denoising_s / drain_s)))
+        working = sum(self.working.get(leg, 0) for leg in AHEAD_OF_DENOISE)
+        return min(self.waiting + working, max(working, math.ceil(denoising_s / drain_s)))
+
+    def replicas(self, leg: PipelineLeg, drain_s: float) -> float:
+        """Of one leg: denoisers, or what keeps up with them, and at least one for jobs that are in it."""
+        denoisers = self.denoisers(drain_s)
+        if leg == "denoise":
+            return denoisers
+        keeping_up = denoisers * self.leg_s[COSTS[leg]] / self.leg_s[Leg.DENOISE] / BUSY
+        return max(keeping_up, min(self.working.get(COSTS[leg], 0), 1))
 
 
 def replicas_needed(
@@ -66,10 +77,8 @@ def replicas_needed(
     """Replicas of each deployment. One that several models share has the sum of what each needs."""
     needed: dict[str, float] = {}
     for model, demand in demands.items():
-        denoisers = demand.denoisers(drain_s)
         for leg, name in names[model].items():
-            ratio = 1.0 if leg == "denoise" else demand.leg_s[COSTS[leg]] / demand.leg_s[Leg.DENOISE] / BUSY
-            needed[name] = needed.get(name, 0.0) + denoisers * ratio
+            needed[name] = needed.get(name, 0.0) + demand.replicas(leg, drain_s)
     return {name: math.ceil(round(replicas, 6)) for name, replicas in needed.items()}
 
 
@@ -115,6 +124,8 @@ class Balance:
         demands = {}
         for model in models:
             waiting, waiting_s = self._store.waiting(model)
-            running, left_s = self._store.running(model)
-            demands[model] = Demand(waiting, running, waiting_s + left_s, mean_seconds(self._store.lines(model)))
+            working = self._store.working(model)
+            left_s = sum(working[leg][1] for leg in AHEAD_OF_DENOISE if leg in working)
+            counts = {leg: count for leg, (count, _) in working.items()}
+            demands[model] = Demand(waiting, counts, waiting_s + left_s, mean_seconds(self._store.lines(model)))
         return demands

@@ -125,12 +125,17 @@ class JobStore:
 
     def running(self, model: str) -> tuple[int, float]:
         """How many jobs of a model are in progress, and the estimated seconds of computing that they still need."""
-        query = select(func.count(), func.coalesce(func.sum(_LEFT_S), 0)).where(
+        legs = self.working(model).values()
+        return sum(count for count, _ in legs), sum(left_s for _, left_s in legs)
+
+    def working(self, model: str) -> dict[Leg, tuple[int, float]]:
+        """The same of the jobs in each leg."""
+        query = select(jobs.c.leg, func.count(), func.sum(_LEFT_S)).where(
             jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS
         )
         with self._database.read() as connection:
-            row = connection.execute(query).one()
-        return row[0], float(row[1])
+            rows = connection.execute(query.group_by(jobs.c.leg))
+            return {Leg(leg): (count, float(left_s)) for leg, count, left_s in rows}
 
     def lines(self, model: str) -> dict[Leg, Line]:
         """What finished jobs of a model have taught about its costs."""

@@ -24,8 +24,8 @@ from tests.unit.conftest import Jobs
 LEG_S = {Leg.ENCODE: 1.0, Leg.DENOISE: 20.0, Leg.DECODE: 4.0, Leg.PUBLISH: 1.0}
 
 
-def demand(waiting: int = 0, running: int = 0, work_s: float = 0.0, leg_s: dict[Leg, float] = LEG_S) -> Demand:
-    return Demand(waiting, running, work_s, leg_s)
+def demand(waiting: int = 0, work_s: float = 0.0, leg_s: dict[Leg, float] = LEG_S, **working: int) -> Demand:
+    return Demand(waiting, {Leg(leg): count for leg, count in working.items()}, work_s, leg_s)
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,9 @@ def demand(waiting: int = 0, running: int = 0, work_s: float = 0.0, leg_s: dict[
         (demand(waiting=1, work_s=25), 1),  # never fewer than one for whatever waits
         (demand(waiting=12, work_s=300), 4),  # 240 s of denoising in 60 s
         (demand(waiting=2, work_s=900), 2),  # a job has one denoiser
-        (demand(running=5, work_s=10), 5),  # who is at work stays
-        (demand(waiting=3, running=5, work_s=500), 7),
+        (demand(denoise=5, work_s=10), 5),  # who is at work stays
+        (demand(waiting=3, encode=1, denoise=4, work_s=500), 7),
+        (demand(decode=1, publish=40), 0),  # videos that wait for a bucket
     ],
 )
 def test_denoisers_follow_the_work(of: Demand, denoisers: int) -> None:
@@ -49,6 +50,8 @@ def test_the_other_legs_stay_in_the_ratio_of_their_costs() -> None:
     assert needed == {"TextEncoder-simulated": 1, "Denoiser-simulated": 16, "VideoDecoder-simulated": 4}
     needed = replicas_needed({"simulated": demand(waiting=1, work_s=25)}, names, drain_s=200)
     assert needed == {"TextEncoder-simulated": 1, "Denoiser-simulated": 1, "VideoDecoder-simulated": 1}, "all are warm"
+    needed = replicas_needed({"simulated": demand(decode=3)}, names, drain_s=200)
+    assert needed == {"TextEncoder-simulated": 0, "Denoiser-simulated": 0, "VideoDecoder-simulated": 1}, "the last ones"
     assert set(replicas_needed({"simulated": demand()}, names, drain_s=200).values()) == {0}
 
 
