@@ -216,7 +216,7 @@ def _suffer(
 
 def _put_in_parts(server: BucketServer, url: str) -> tuple[int, int]:
     """Store an object as a publisher does, again until it is there; how often it was seen half, and 1 if it is lost."""
-    data, key, half = os.urandom(PARTS_MIB * MIB), "large/parts", 0
+    data, key, half = os.urandom(PARTS_MIB * MIB), "uploads/parts", 0
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         try:

@@ -21,7 +21,6 @@ from deployments.keys import refuse_open_door
 from deployments.scaling import Balance
 from deployments.settings import load_settings
 from pipelines.errors import ConfigError
-from pipelines.families import CLASSES
 
 LOCAL = "configs/local.yaml"
 BALANCE = "deployments.scaling:Balance"
@@ -76,17 +75,25 @@ def check_config(config: dict[str, Any]) -> list[str]:
 
 def _not_in_the_graph(application: dict[str, Any]) -> list[str]:
     """Entries for deployments that the application will not have, such as those of a model that is not served."""
-    try:
-        names = deployment_names(load_settings(application.get("args") or {}).cards())
-    except ConfigError:
-        return []  # which is said elsewhere
-    there = {*ALWAYS, *(name for legs in names.values() for name in legs.values())}
+    legs = _names(application)
+    if not legs:
+        return []
+    there = {*ALWAYS, *legs}
     given = [deployment.get("name") for deployment in _mappings(application.get("deployments"))]
     return [
         f"this application has no deployment {name!r}; it has {', '.join(sorted(there))}"
         for name in given
         if name not in there
     ]
+
+
+def _names(application: dict[str, Any]) -> set[str]:
+    """The deployments of all legs; none where the args are wrong, which is said elsewhere."""
+    try:
+        names = deployment_names(load_settings(application.get("args") or {}).cards())
+    except ConfigError:
+        return set()
+    return {name for legs in names.values() for name in legs.values()}
 
 
 def _scaling(application: dict[str, Any]) -> list[str]:
@@ -101,11 +108,12 @@ def _scaling(application: dict[str, Any]) -> list[str]:
         Balance(**policy.get("policy_kwargs") or {})
     except (TypeError, ValueError) as error:
         problems.append(f"autoscaling_policy: {error}")
-    for deployment in _mappings(application.get("deployments")):
-        name = str(deployment.get("name"))
-        if name.startswith(tuple(CLASSES.values())) and "autoscaling_config" not in deployment:
-            problems.append(f"deployment {name} needs an autoscaling_config, as every leg that {BALANCE} scales")
-    return problems
+    given = _mappings(application.get("deployments"))
+    scaled = {deployment.get("name") for deployment in given if "autoscaling_config" in deployment}
+    return problems + [
+        f"deployment {name} needs an autoscaling_config, as every leg that {BALANCE} scales"
+        for name in sorted(_names(application) - scaled)
+    ]
 
 
 def _mappings(value: Any) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ def deployment_names(cards: Mapping[str, CommonCard]) -> dict[str, dict[Leg, str
     names: dict[str, dict[Leg, str]] = {model: {} for model in cards}
     for leg, kind in CLASSES.items():
         groups: dict[object, list[str]] = {}
-        for model, card in cards.items():
+        for model, card in sorted(cards.items()):  # the names must not hang on the order
             if leg in card.LEGS:
                 groups.setdefault(card.shared_by(leg) if leg in SHARED else model, []).append(model)
         shared = 0

@@ -30,7 +30,7 @@ from jobs.database import UNREACHABLE, Database
 from jobs.lifecycle import AHEAD_OF_DENOISE, Leg
 from jobs.store import JobStore
 from pipelines.card import Leg as PipelineLeg
-from pipelines.catalogue import load_catalogue
+from pipelines.catalogue import CATALOGUE, load_card
 
 log = logging.getLogger("ray.serve")
 
@@ -49,6 +49,7 @@ class Demand:
 
     waiting: int  # jobs
     working: Mapping[Leg, int]  # jobs in each leg
+    busy: int  # denoisers that have a job
     work_s: float  # seconds of computing that those before the end of their denoise still need
     leg_s: Mapping[Leg, float]  # what each leg of a job takes on average
 
@@ -59,8 +60,8 @@ class Demand:
         """
         computing_s = sum(seconds for leg, seconds in self.leg_s.items() if leg is not Leg.PUBLISH)
         denoising_s = self.work_s * self.leg_s[Leg.DENOISE] / computing_s
-        working = sum(self.working.get(leg, 0) for leg in AHEAD_OF_DENOISE)
-        return min(self.waiting + working, max(working, math.ceil(denoising_s / drain_s)))
+        jobs = self.waiting + sum(self.working.get(leg, 0) for leg in AHEAD_OF_DENOISE)
+        return min(jobs, max(self.busy, math.ceil(denoising_s / drain_s)))
 
     def replicas(self, leg: PipelineLeg, drain_s: float) -> float:
         """Of one leg: denoisers, or what keeps up with them, and at least one for jobs that are in it."""
@@ -83,7 +84,10 @@ def replicas_needed(
 
 
 class Balance:
-    """Called by Serve's controller with a context for each deployment that scales."""
+    """Called by Serve's controller with a context for each deployment that scales; one left out stays as it is.
+
+    An error here would stop the controller, which deploys and deletes too: whatever it is, it is logged.
+    """
 
     def __init__(self, drain_s: float = 60.0) -> None:
         if drain_s <= 0:
@@ -91,41 +95,49 @@ class Balance:
         self.drain_s = drain_s
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="demand")
         self._store: JobStore | None = None
-        self._looking: Future[dict[str, Demand]] | None = None
-        self._demands: dict[str, Demand] | None = None
+        self._looking: Future[dict[str, int]] | None = None
+        self._needed: dict[str, int] = {}
         self._seen_at = self._looked_at = -math.inf
 
     def __call__(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, int], None]:
-        models = [each.name.removeprefix(DENOISER) for each in contexts if each.name.startswith(DENOISER)]
-        self._look(models)
-        if self._demands is None or time.monotonic() - self._seen_at > STALE_S:
-            return {each: context.target_num_replicas for each, context in contexts.items()}, None
-        cards = {model: card for model, card in load_catalogue().items() if model in self._demands}
-        needed = replicas_needed(self._demands, deployment_names(cards), self.drain_s)
-        return {each: needed.get(each.name, context.target_num_replicas) for each, context in contexts.items()}, None
+        self._look([each.name.removeprefix(DENOISER) for each in contexts if each.name.startswith(DENOISER)])
+        if time.monotonic() - self._seen_at > STALE_S:
+            return {}, None
+        decisions = {each: self._needed[each.name] for each in contexts if each.name in self._needed}
+        for each, needed in decisions.items():
+            # Where none runs and calls wait, Serve goes by the target instead of the answer.
+            if contexts[each].current_num_replicas == 0:
+                contexts[each].target_num_replicas = max(contexts[each].target_num_replicas, needed)
+        return decisions, None
 
     def _look(self, models: list[str]) -> None:
         """Take the last look's answer, if it is there, and begin the next when it is time."""
         if self._looking is not None:
             if not self._looking.done():
                 return
+            looked, self._looking = self._looking, None
             try:
-                self._demands, self._seen_at = self._looking.result(), time.monotonic()
+                self._needed, self._seen_at = looked.result(), time.monotonic()
             except UNREACHABLE as error:
                 log.warning("replicas stay as they are: the job store cannot be read (%s)", type(error).__name__)
-            self._looking = None
+            except Exception:
+                log.exception("replicas stay as they are")
         if time.monotonic() - self._looked_at >= LOOK_EVERY_S:
             self._looked_at = time.monotonic()
-            self._looking = self._pool.submit(self._demand, models)
+            self._looking = self._pool.submit(self._replicas, models)
 
-    def _demand(self, models: list[str]) -> dict[str, Demand]:
+    def _replicas(self, models: list[str]) -> dict[str, int]:
         if self._store is None:
             self._store = JobStore(Database(database_url()))
-        demands = {}
-        for model in models:
-            waiting, waiting_s = self._store.waiting(model)
-            working = self._store.working(model)
-            left_s = sum(working[leg][1] for leg in AHEAD_OF_DENOISE if leg in working)
-            counts = {leg: count for leg, (count, _) in working.items()}
-            demands[model] = Demand(waiting, counts, waiting_s + left_s, mean_seconds(self._store.lines(model)))
-        return demands
+        # Read anew: the controller outlives every change of the catalogue.
+        names = deployment_names({model: load_card(CATALOGUE / f"{model}.yaml") for model in models})
+        return replicas_needed({model: demand_of(self._store, model) for model in models}, names, self.drain_s)
+
+
+def demand_of(store: JobStore, model: str) -> Demand:
+    """What the job store says of a model's jobs now. Blocks."""
+    waiting, waiting_s = store.waiting(model)
+    working = store.working(model)
+    left_s = sum(working[leg][1] for leg in AHEAD_OF_DENOISE if leg in working)
+    counts = {leg: count for leg, (count, _) in working.items()}
+    return Demand(waiting, counts, store.denoising(model), waiting_s + left_s, mean_seconds(store.lines(model)))

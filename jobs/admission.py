@@ -79,6 +79,7 @@ def accept(database: Database, job: Job, limits: Limits, repeatable: Repeatable 
 def count_request(database: Database, api_key: str, limits: Limits) -> None:
     """Count a request that makes no job. Raises Refused."""
     with database.write() as connection:
+        take_turns(connection, f"requests of {api_key}")
         _check_rate(connection, api_key, limits)
         charge(connection, api_key, requests=1)
 

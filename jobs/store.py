@@ -137,6 +137,14 @@ class JobStore:
             rows = connection.execute(query.group_by(jobs.c.leg))
             return {Leg(leg): (count, float(left_s)) for leg, count, left_s in rows}
 
+    def denoising(self, model: str) -> int:
+        """How many denoisers a model's jobs occupy; a job that waits for one is in that leg too, without a replica."""
+        busy = (jobs.c.status == Status.IN_PROGRESS, jobs.c.leg == Leg.DENOISE, jobs.c.replica.is_not(None))
+        query = select(func.count()).where(jobs.c.model == model, *busy)
+        with self._database.read() as connection:
+            count: int = connection.execute(query).scalar_one()
+        return count
+
     def lines(self, model: str) -> dict[Leg, Line]:
         """What finished jobs of a model have taught about its costs."""
         with self._database.read() as connection:

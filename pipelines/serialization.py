@@ -28,6 +28,7 @@ def to_bytes(value: Any) -> bytes:
     items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     arrays = {name: item for name, item in items.items() if isinstance(item, np.ndarray)}
     tensors = {name: item for name, item in items.items() if hasattr(item, "detach")}
+    assert not (arrays and tensors), "a hand-over holds one or the other"
     facts = {name: item for name, item in items.items() if name not in arrays and name not in tensors}
     header = {"type": type(value).__name__, "facts": facts}
     if arrays:

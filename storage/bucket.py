@@ -19,9 +19,9 @@ from urllib.parse import urlencode
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from storage.checksum import PartChecksums, opened, sha256_of, sha256_of_parts, size_of
-from storage.client import ATTEMPTS, NO_KEY, connect, encryption, in_our_words, transfer_config
+from storage.client import ATTEMPTS, CONDITION, NO_KEY, connect, encryption, in_our_words, transfer_config
 from storage.errors import StorageUnavailable
-from storage.keys import UPLOADS
+from storage.keys import KINDS, UPLOADS
 from storage.settings import BucketSettings
 from storage.store import About, Target, check_prefix
 
@@ -75,7 +75,7 @@ class BucketStore:
         self, key: str, data: bytes | Path, checksum: str, extra: dict[str, Any], **condition: str
     ) -> str | None:
         """Returns the checksum that the server states, if it does."""
-        with opened(data) as body, in_our_words():
+        with opened(data) as body, in_our_words(present=CONDITION if condition else ()):
             answer = self._client.put_object(
                 Bucket=self.settings.name,
                 Key=self._path(key),
@@ -111,12 +111,12 @@ class BucketStore:
 
     def _holds(self, key: str, data: bytes | Path, checksum: str) -> bool:
         """Whether an object is there whose content is what the checksum says: by the server's word, or if it states
-        none, by reading it."""
+        none of this form, by reading it."""
         head = self._head(key)
         if head is None or head["ContentLength"] != size_of(data):
             return False
         stated: str | None = head.get("ChecksumSHA256")
-        if stated is None:
+        if stated is None or ("-" in stated) != ("-" in checksum):
             with (
                 in_our_words(),
                 self._client.get_object(Bucket=self.settings.name, Key=self._path(key))["Body"] as body,
@@ -177,10 +177,14 @@ class BucketStore:
                     )
                 if answer.get("Errors"):
                     raise StorageUnavailable(f"the bucket kept objects to delete: {answer['Errors'][0].get('Code')}")
-        self.abandon(0.0, prefix)
+        self._abandon(prefix, 0.0)
 
-    def abandon(self, older_than_s: float, prefix: str = "") -> None:
+    def abandon(self, older_than_s: float) -> None:
         """Give up the uploads in parts whose client died, or missed the answer that named them."""
+        for prefix in KINDS:  # others may have uploads of their own in this bucket
+            self._abandon(prefix, older_than_s)
+
+    def _abandon(self, prefix: str, older_than_s: float) -> None:
         with in_our_words():
             since = datetime.now(UTC) - timedelta(seconds=older_than_s)
             uploads = self._client.get_paginator("list_multipart_uploads").paginate(
@@ -243,6 +247,8 @@ def _is_whole(data: bytes, answer: Mapping[str, Any], *, ours: bool) -> bool:
     said: Mapping[str, str] = answer["Metadata"]
     stated: str | None = answer.get("ChecksumSHA256")
     if SHA256 in said:
+        if "-" in said[SHA256]:
+            return True  # of parts, from before these said how large they are
         return sha256_of(io.BytesIO(data)) == said[SHA256]
     if PART_BYTES in said:
         return stated in (None, sha256_of_parts(io.BytesIO(data), int(said[PART_BYTES])))

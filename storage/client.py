@@ -22,7 +22,9 @@ CONNECT_S, READ_S = 5, 20
 HURRIED_S, HURRIED_ATTEMPTS = 5, 2
 """The patience of one for whom somebody waits, or who has somewhere else to put it."""
 
-NO_KEY, _CONDITION = frozenset({"NoSuchKey"}), frozenset({"PreconditionFailed", "NotImplemented"})
+NO_KEY = frozenset({"NoSuchKey"})
+CONDITION = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NotImplemented"})
+"""Why a conditional upload stores nothing: the object is there, or on its way, or the server knows no conditions."""
 # The last two: what is no answer of S3's, such as a load balancer's page, and what s3transfer then misses in it.
 _FAULTS = (BotoCoreError, ClientError, Boto3Error, HTTPClientError, HTTPError, ResponseParserError, KeyError)
 
@@ -33,6 +35,7 @@ def transfer_config(settings: BucketSettings) -> TransferConfig:
         multipart_threshold=settings.multipart_threshold_mib * MIB,
         multipart_chunksize=settings.part_mib * MIB,
         max_concurrency=settings.parallel_parts,
+        preferred_transfer_client="classic",  # the other one lets nobody take the checksums of parts
     )
 
 
@@ -60,12 +63,12 @@ def connect(settings: BucketSettings, endpoint_url: str | None, *, hurried: bool
 
 
 @contextmanager
-def in_our_words(missing: Collection[str] = NO_KEY) -> Iterator[None]:
+def in_our_words(missing: Collection[str] = NO_KEY, present: Collection[str] = ()) -> Iterator[None]:
     """Raise StorageUnavailable for what boto3 raises, whose words may hold keys and accounts.
 
     Raises:
         FileNotFoundError: for an answer with one of the codes in `missing`.
-        FileExistsError: a condition was not met, or the server knows none.
+        FileExistsError: for an answer with one of the codes in `present`.
     """
     try:
         yield
@@ -75,7 +78,7 @@ def in_our_words(missing: Collection[str] = NO_KEY) -> Iterator[None]:
             code = str(cause.response.get("Error", {}).get("Code"))
             if code in missing:
                 raise FileNotFoundError("no such key") from None
-            if code in _CONDITION:
+            if code in present:
                 raise FileExistsError("there may be such a key") from None
             raise StorageUnavailable(f"the bucket answered {code}") from None
         raise StorageUnavailable(f"the bucket cannot be used: {type(cause).__name__}") from None

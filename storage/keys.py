@@ -6,7 +6,7 @@ import time
 from string import Formatter
 from typing import Protocol
 
-VIDEOS, CHECKPOINTS, UPLOADS = "videos/", "checkpoints/", "uploads/"
+KINDS = VIDEOS, CHECKPOINTS, UPLOADS = "videos/", "checkpoints/", "uploads/"
 DATE = {"date": "%Y-%m-%d", "year": "%Y", "month": "%m", "day": "%d"}
 """Fields of a template of folders, of when a job was accepted, in UTC."""
 MAX_PARTS = 8

@@ -25,7 +25,7 @@ class Pace(StrictModel):
 class Timings(StrictModel):
     """How long each leg takes."""
 
-    load: Pace = Pace()
+    load_s: Seconds = 0.0
     """Of each leg, before its replica is ready."""
     text: Pace
     step: Pace

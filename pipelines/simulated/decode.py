@@ -23,7 +23,7 @@ class VideoDecoder:
         self.placement = placement
 
     def warm_up(self) -> None:
-        time.sleep(self.card.timings.load.fixed_s)
+        time.sleep(self.card.timings.load_s)
 
     def chunks(self, final: FinalLatents, parameters: SimulatedParameters) -> Iterator[NDArray[np.uint8]]:  # noqa: ARG002
         """[n, H, W, 3] each; one frame that is seen n times, which `pipelines.simulated.video` never looks at."""

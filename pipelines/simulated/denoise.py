@@ -19,7 +19,7 @@ class Denoiser:
         self.placement = placement
 
     def warm_up(self) -> None:
-        time.sleep(self.card.timings.load.fixed_s)
+        time.sleep(self.card.timings.load_s)
 
     def begin(
         self,

@@ -19,7 +19,7 @@ class TextEncoder:
         self.placement = placement
 
     def warm_up(self) -> None:
-        time.sleep(self.card.timings.load.fixed_s)
+        time.sleep(self.card.timings.load_s)
 
     def truncates(self, prompt: str, parameters: SimulatedParameters) -> bool:  # noqa: ARG002 it reads none
         return False

@@ -24,8 +24,11 @@ from tests.unit.conftest import Jobs
 LEG_S = {Leg.ENCODE: 1.0, Leg.DENOISE: 20.0, Leg.DECODE: 4.0, Leg.PUBLISH: 1.0}
 
 
-def demand(waiting: int = 0, work_s: float = 0.0, leg_s: dict[Leg, float] = LEG_S, **working: int) -> Demand:
-    return Demand(waiting, {Leg(leg): count for leg, count in working.items()}, work_s, leg_s)
+def demand(
+    waiting: int = 0, work_s: float = 0.0, leg_s: dict[Leg, float] = LEG_S, busy: int = 0, **working: int
+) -> Demand:
+    at = {Leg(leg): count for leg, count in working.items()}
+    return Demand(waiting, at, busy, work_s, leg_s)
 
 
 @pytest.mark.parametrize(
@@ -35,8 +38,9 @@ def demand(waiting: int = 0, work_s: float = 0.0, leg_s: dict[Leg, float] = LEG_
         (demand(waiting=1, work_s=25), 1),  # never fewer than one for whatever waits
         (demand(waiting=12, work_s=300), 4),  # 240 s of denoising in 60 s
         (demand(waiting=2, work_s=900), 2),  # a job has one denoiser
-        (demand(denoise=5, work_s=10), 5),  # who is at work stays
-        (demand(waiting=3, encode=1, denoise=4, work_s=500), 7),
+        (demand(denoise=5, busy=5, work_s=10), 5),  # who is at work stays
+        (demand(waiting=3, encode=1, denoise=4, busy=4, work_s=500), 7),
+        (demand(waiting=98, encode=1, denoise=2, busy=1, work_s=100), 2),  # one that is claimed ahead needs no other
         (demand(decode=1, publish=40), 0),  # videos that wait for a bucket
     ],
 )
@@ -70,7 +74,10 @@ class Controller:
     def __init__(self, policy: Balance) -> None:
         self.policy = policy
         names = ("TextEncoder-simulated", "Denoiser-simulated", "VideoDecoder-simulated", "Publisher")
-        self.contexts = {DeploymentID(name, "kinoray"): SimpleNamespace(target_num_replicas=2) for name in names}
+        self.contexts = {
+            DeploymentID(name, "kinoray"): SimpleNamespace(target_num_replicas=2, current_num_replicas=0)
+            for name in names
+        }
 
     def ask(self) -> dict[str, int]:
         decisions, state = self.policy(self.contexts)
@@ -95,28 +102,31 @@ def controller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Controller:
 def test_the_policy_reads_the_job_store_and_leaves_others_alone(controller: Controller, tmp_path: Path) -> None:
     with open_database(sqlite_url(tmp_path / "jobs.sqlite3")) as database:
         jobs = Jobs(database)
-        assert controller.ask() == dict.fromkeys(controller.ask(), 2), "nothing is known yet"
-        assert controller.until(lambda asked: asked["Denoiser-simulated"] == 0)["Publisher"] == 2
+        assert controller.ask() == {}, "nothing is known yet"
+        controller.until(lambda asked: asked.get("Denoiser-simulated") == 0)
         for _ in range(3):
             jobs.accept(model="simulated", work={Leg.ENCODE: 1.0, Leg.DENOISE: 1.0, Leg.DECODE: 1.0})
         asked = controller.until(lambda asked: asked["Denoiser-simulated"] == 3)
-        assert asked == {
-            "TextEncoder-simulated": 1, "Denoiser-simulated": 3, "VideoDecoder-simulated": 1, "Publisher": 2,
-        }  # fmt: skip
+        assert asked == {"TextEncoder-simulated": 1, "Denoiser-simulated": 3, "VideoDecoder-simulated": 1}
+        targets = {each.name: context.target_num_replicas for each, context in controller.contexts.items()}
+        assert (targets["Denoiser-simulated"], targets["Publisher"]) == (3, 2), "a cold start goes by the target"
 
 
-def test_a_store_that_cannot_be_read_changes_nothing(
-    controller: Controller, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("error", [OperationalError("SELECT", None, Exception()), KeyError("a bug")])
+def test_what_cannot_be_read_changes_nothing_and_stops_nobody(
+    controller: Controller, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
 ) -> None:
     with open_database(sqlite_url(tmp_path / "jobs.sqlite3")):
-        controller.until(lambda asked: asked["Denoiser-simulated"] == 0)
+        controller.until(lambda asked: asked.get("Denoiser-simulated") == 0)
 
         def away(*_: Any) -> Any:
-            raise OperationalError("SELECT", None, Exception())
+            raise error
 
-        monkeypatch.setattr(JobStore, "waiting", away)
-        monkeypatch.setattr(scaling, "STALE_S", 0.1)
-        controller.until(lambda asked: asked["Denoiser-simulated"] == 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(JobStore, "waiting", away)
+            patch.setattr(scaling, "STALE_S", 0.1)
+            controller.until(lambda asked: asked == {})
+        controller.until(lambda asked: asked.get("Denoiser-simulated") == 0)
 
 
 def test_a_policy_that_could_never_drain_a_queue_is_refused() -> None:
