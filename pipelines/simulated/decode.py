@@ -8,22 +8,15 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.simulated.card import SimulatedCard, SimulatedParameters
+from pipelines.simulated.card import SimulatedParameters
 from pipelines.simulated.handover import FinalLatents
-from pipelines.simulated.placement import Nowhere
+from pipelines.simulated.leg import SimulatedLeg
 
 CHUNK = 8  # frames, between which a decode can be cancelled
 
 
-class VideoDecoder:
+class VideoDecoder(SimulatedLeg):
     """All chunks together take `timings.decode`."""
-
-    def __init__(self, card: SimulatedCard, placement: Nowhere) -> None:
-        self.card = card
-        self.placement = placement
-
-    def warm_up(self) -> None:
-        time.sleep(self.card.timings.load_s)
 
     def chunks(self, final: FinalLatents, parameters: SimulatedParameters) -> Iterator[NDArray[np.uint8]]:  # noqa: ARG002
         """[n, H, W, 3] each; one frame that is seen n times, which `pipelines.simulated.video` never looks at."""

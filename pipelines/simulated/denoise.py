@@ -8,18 +8,11 @@ import numpy as np
 
 from pipelines.simulated.card import SimulatedCard, SimulatedParameters
 from pipelines.simulated.handover import DenoiseState, FinalLatents, TextConditioning
-from pipelines.simulated.placement import Nowhere
+from pipelines.simulated.leg import SimulatedLeg
 
 
-class Denoiser:
+class Denoiser(SimulatedLeg):
     """Each step takes `timings.step`."""
-
-    def __init__(self, card: SimulatedCard, placement: Nowhere) -> None:
-        self.card = card
-        self.placement = placement
-
-    def warm_up(self) -> None:
-        time.sleep(self.card.timings.load_s)
 
     def begin(
         self,

@@ -6,20 +6,13 @@ import time
 
 import numpy as np
 
-from pipelines.simulated.card import SimulatedCard, SimulatedParameters
+from pipelines.simulated.card import SimulatedParameters
 from pipelines.simulated.handover import TextConditioning
-from pipelines.simulated.placement import Nowhere
+from pipelines.simulated.leg import SimulatedLeg
 
 
-class TextEncoder:
+class TextEncoder(SimulatedLeg):
     """Takes `timings.text`."""
-
-    def __init__(self, card: SimulatedCard, placement: Nowhere) -> None:
-        self.card = card
-        self.placement = placement
-
-    def warm_up(self) -> None:
-        time.sleep(self.card.timings.load_s)
 
     def truncates(self, prompt: str, parameters: SimulatedParameters) -> bool:  # noqa: ARG002 it reads none
         return False

@@ -18,6 +18,7 @@ from deployments.config import load_config
 from deployments.service import environment
 from jobs.database import Database
 from pipelines.card import ROOT
+from tests.configs import most_replicas
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +65,6 @@ def test_all_replicas_together_fit_the_largest_cluster(
         for kind, option in {"CPU": "num_cpus", "GPU": "num_gpus"}.items():
             asked = sum(most_replicas(each) * each["ray_actor_options"].get(option, 0) for each in mine)
             assert asked <= there[legs, kind], (legs, kind)
-
-
-def most_replicas(deployment: dict[str, Any]) -> int:
-    most: int = deployment.get("autoscaling_config", {}).get("max_replicas") or deployment["num_replicas"]
-    return most
 
 
 def test_no_gpu_work_on_the_head_and_spot_would_come_first(cluster: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from pipelines.card import ROOT
 from pipelines.catalogue import get_card, load_catalogue, read_card
 from pipelines.errors import ConfigError
 from serve_app import build_app
+from tests.configs import most_replicas
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -44,12 +45,6 @@ def test_shipped_configs_fit_two_cores_and_one_gpu(path: Path) -> None:
             most_replicas(each) * each["ray_actor_options"].get(resource, 0) for each in application["deployments"]
         ]
         assert sum(asked) <= there
-
-
-def most_replicas(deployment: dict[str, Any]) -> int:
-    scaling = deployment.get("autoscaling_config")
-    most: int = scaling["max_replicas"] if scaling else deployment["num_replicas"]
-    return most
 
 
 def balance(**options: Any) -> dict[str, Any]:
