@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -21,13 +22,17 @@ from deployments.lease import Lease, LeaseLost
 from deployments.leg import this_replica
 from deployments.loops import forever
 from deployments.relay import Relay, Route
-from deployments.replicas import Replicas, look
+from deployments.replicas import look
+from deployments.reports import Reports
 from deployments.settings import Settings, database_url
+from deployments.turns import WaitingRoom
 from jobs.database import UNREACHABLE, open_database
 from jobs.leases import Leases
 from jobs.lifecycle import CANCELED, Status
+from jobs.priority import Priority
 from jobs.record import Job
 from jobs.store import JobStore
+from jobs.turns import Turns
 from pipelines.errors import JobFailed, RequestError
 from storage.errors import StorageUnavailable
 
@@ -38,6 +43,8 @@ T = TypeVar("T")
 LONGEST_WAIT_S = 5.0
 STORAGE_DELAY_S = 10.0
 LOOK_EVERY_S = 0.5
+LOOK_AHEAD = 0.5
+"""Jobs that are made ready beyond those that have a denoiser, for each denoiser: many may end at once."""
 
 
 def storage_delay_s() -> float:
@@ -66,17 +73,19 @@ class Conductor:
     ) -> None:
         self.settings = settings
         self.routes = {model: Route(publisher, **handles) for model, handles in legs.items()}
-        self.denoisers = {model: names["denoise"] for model, names in deployment_names(settings.cards()).items()}
         database = open_database(database_url())
-        self.store, self.leases = JobStore(database), Leases(database)
+        self.store, self.leases, self.turns = JobStore(database), Leases(database), Turns(database)
         self.owner = this_replica()
-        self.replicas = Replicas({}, frozenset())
         self.held: dict[str, Held] = {}  # by lease token
         self.wake = asyncio.Event()
+        denoisers = {model: names["denoise"] for model, names in deployment_names(settings.cards()).items()}
+        self.waiting_room = WaitingRoom(self.turns, denoisers, on_freed=self.wake.set)
         self.stopping = False
         loop = asyncio.get_running_loop()
         self.claiming = loop.create_task(forever(self._claim_all, lambda: self.stopping))
-        self.others = [loop.create_task(forever(work)) for work in (self._renew_all, self._watch_replicas)]
+        self.reports = Reports(self.leases, on_lost=self._let_go)
+        loops = (self._renew_all, self._watch_replicas, self.waiting_room.assign, self.reports.write)
+        self.others = [loop.create_task(forever(work)) for work in loops]
 
     async def nudge(self) -> None:
         """There is a new job. Saves it the wait for the next poll; losing this call loses nothing."""
@@ -116,8 +125,7 @@ class Conductor:
         if tokens:
             valid = await asyncio.to_thread(self.leases.renew, tokens, self.settings.lease_s)
             for token in tokens - valid:
-                if token in self.held:
-                    self.held[token].running.cancel()
+                self._let_go(token)
         # After its own are renewed: whatever held this conductor up, they are not abandoned.
         attempts = self.settings.max_attempts
         message = f"the video could not be rendered in {attempts} attempts; the last one took its conductor with it"
@@ -125,30 +133,46 @@ class Conductor:
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": "failed"})
             emit("job.failed", job_id=job.id, model=job.model, attempt=job.attempts)
 
+    def _let_go(self, token: str) -> None:
+        """A lease is lost: its job was deleted or canceled, or another conductor has it."""
+        if token in self.held:
+            self.held[token].running.cancel()
+
     async def _watch_replicas(self) -> None:
         """Learn how many denoisers there are, and hand over the jobs of those that were told to stop."""
-        self.replicas = await asyncio.to_thread(look)
-        for each in self.held.values():
-            if each.relay.replica in self.replicas.stopping:
+        now = self.waiting_room.replicas = await asyncio.to_thread(look)
+        yielding = await asyncio.to_thread(self._yielding)
+        for token, each in list(self.held.items()):
+            if each.relay.replica in now.stopping or token in yielding:
                 each.relay.hand_over()
         await asyncio.sleep(LOOK_EVERY_S)
 
+    def _yielding(self) -> set[str]:
+        """Leases of the jobs that are to make way for one of a higher class."""
+        after_s, room = self.settings.preempt_after_s, self.waiting_room
+        if after_s is None:
+            return set()
+        below = {each.relay.job.model for each in self.held.values() if each.relay.job.priority is not Priority.HIGH}
+        victims = (self.turns.yielding(model, len(room.denoisers(model)), after_s) for model in below)
+        return set().union(*victims)
+
     def _claim(self, model: str) -> Job | None:
-        denoisers = self.replicas.running.get(self.denoisers[model], 0)
+        denoisers = len(self.waiting_room.denoisers(model))
+        ahead = max(self.settings.look_ahead, math.ceil(denoisers * LOOK_AHEAD))
         return self.leases.claim(
             model,
             owner=self.owner,
             lease_s=self.settings.lease_s,
             max_attempts=self.settings.max_attempts,
-            capacity=denoisers + self.settings.look_ahead,
+            capacity=denoisers + ahead,
         )
 
     def _start(self, job: Job) -> None:
-        lease = Lease(self.leases, job)
+        lease = Lease(self.leases, self.reports, job)
         if job.attempts == 1:
             metrics.queue_wait_seconds().observe(time.time() - job.created_at, {"model": job.model})
         emit("job.claimed", job_id=job.id, model=job.model, attempt=job.attempts)
-        relay = Relay(job, self.routes[job.model], lease)
+        relay = Relay(job, self.routes[job.model], lease, self.waiting_room)
         loop = asyncio.get_running_loop()
         running = loop.create_task(relay.run())
         conduct = loop.create_task(self._conduct(job, lease.token, relay, running))

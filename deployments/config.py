@@ -18,12 +18,12 @@ from ray.serve.schema import (
 
 from deployments.graph import ALWAYS, deployment_names
 from deployments.keys import refuse_open_door
-from deployments.scaling import Balance
+from deployments.scaling import DENOISER, Balance
 from deployments.settings import load_settings
 from pipelines.errors import ConfigError
 
 LOCAL = "configs/local.yaml"
-BALANCE = "deployments.scaling:Balance"
+BALANCE, BACKLOG = "deployments.scaling:Balance", "deployments.scaling:Backlog"
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -100,7 +100,14 @@ def _scaling(application: dict[str, Any]) -> list[str]:
     """What is wrong with the policy by which an application's legs scale together."""
     policy = application.get("autoscaling_policy")
     if not isinstance(policy, dict):
-        return []
+        return [
+            f"deployment {deployment['name']} would never scale: jobs wait in the store, which Serve's own policy does "
+            f"not see; set the application's autoscaling_policy to {BALANCE}, or this one's policy to {BACKLOG}"
+            for deployment in _mappings(application.get("deployments"))
+            if str(deployment.get("name")).startswith(DENOISER)
+            and isinstance(scaling := deployment.get("autoscaling_config"), dict)
+            and "policy" not in scaling
+        ]
     problems = _unknown(policy, AutoscalingPolicy, "autoscaling_policy")
     if policy.get("policy_function") != BALANCE:
         return problems

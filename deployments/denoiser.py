@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 from ray import serve
+from ray.serve.config import RequestRouterConfig
 
 from deployments import metrics
 from deployments.leg import Control, Stopped, Worker, load
@@ -20,8 +21,14 @@ from pipelines.families import handover, revision
 from pipelines.requests import Parameters
 from storage.store import open_checkpoints
 
+ROUTER = RequestRouterConfig(
+    request_router_class="deployments.routing:ToItsDenoiser", initial_backoff_s=0.02, max_backoff_s=0.2
+)
 
-@serve.deployment(name="Denoiser", max_ongoing_requests=1, graceful_shutdown_timeout_s=600)
+
+@serve.deployment(
+    name="Denoiser", max_ongoing_requests=1, graceful_shutdown_timeout_s=600, request_router_config=ROUTER
+)
 class Denoiser:
     """One video at a time. Cancelled, it stops at the next step, commits, and only then is free again."""
 

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import Any
 
+from deployments.reports import Reports
+from jobs.changes import Position
 from jobs.database import UNREACHABLE
 from jobs.leases import Leases
 from jobs.lifecycle import Leg, progress_at
@@ -21,26 +23,23 @@ class LeaseLost(Exception):
 class Lease:
     """Held by the conductor that claimed the job; every write is in its name."""
 
-    def __init__(self, leases: Leases, job: Job) -> None:
+    def __init__(self, leases: Leases, reports: Reports, job: Job) -> None:
         assert job.lease_token is not None
         self.token = job.lease_token
         self._leases = leases
+        self._reports = reports
         self._job = job
         self._seconds: dict[Leg, float] | None = None
 
-    async def advance(
-        self, leg: Leg, done: float = 0.0, *, step: int | None = None, replica: str | None = None
-    ) -> None:
-        """Record that `done` (0 to 1) of a leg is finished.
+    async def advance(self, leg: Leg, replica: str | None = None) -> None:
+        """Record that a leg begins, on a replica if that is known.
 
         Raises:
             LeaseLost
         """
         try:
-            if self._seconds is None:
-                self._seconds = (await asyncio.to_thread(self._leases.estimate, self._job)).seconds
-            percent = progress_at(leg, done, self._seconds)
-            kept = await asyncio.to_thread(self._leases.advance, self.token, leg, percent, step=step, replica=replica)
+            percent = await self._percent(leg, 0.0)
+            kept = await asyncio.to_thread(self._leases.advance, self.token, leg, percent, replica=replica)
         except UNREACHABLE as error:
             # Progress is only advice; whether the lease is lost, renewing it will tell.
             log.warning("the progress of %s could not be stored: %s", self._job.id, type(error).__name__)
@@ -48,12 +47,25 @@ class Lease:
         if not kept:
             raise LeaseLost
 
+    async def report(self, leg: Leg, replica: str, done: float = 0.0, step: int | None = None) -> None:
+        """Let it be recorded soon that `done` (0 to 1) of a leg is finished."""
+        try:
+            percent = await self._percent(leg, done)
+        except UNREACHABLE:
+            return
+        self._reports.put(self.token, Position(leg, percent, step, replica))
+
     async def checkpoint(self) -> dict[str, Any] | None:
         """What the denoiser committed last; while the store cannot be reached, what is known from the claim."""
         try:
             return await asyncio.to_thread(self._leases.checkpoint, self.token)
         except UNREACHABLE:
             return self._job.checkpoint
+
+    async def _percent(self, leg: Leg, done: float) -> int:
+        if self._seconds is None:
+            self._seconds = (await asyncio.to_thread(self._leases.estimate, self._job)).seconds
+        return progress_at(leg, done, self._seconds)
 
     async def forget_checkpoint(self) -> None:
         """What was committed cannot be read."""

@@ -16,6 +16,7 @@ from deployments.events import emit
 from deployments.lease import Lease
 from deployments.leg import Finished, Progress, Started
 from deployments.ticket import Committed, Ticket
+from deployments.turns import WaitingRoom
 from jobs.lifecycle import Leg
 from jobs.record import Job
 from pipelines.errors import LatentsLost
@@ -52,10 +53,11 @@ class HandedOver(Exception):
 class Relay:
     """Runs one job. `seconds` and `facts` fill up as legs finish; `replica` is the one that works now."""
 
-    def __init__(self, job: Job, route: Route, lease: Lease) -> None:
+    def __init__(self, job: Job, route: Route, lease: Lease, waiting_room: WaitingRoom) -> None:
         self.job = job
         self.route = route
         self.lease = lease
+        self.waiting_room = waiting_room
         self.parameters: Parameters = read_parameters(job.parameters)
         self.seconds: dict[str, float] = {}
         self.facts: dict[str, Any] = dict(job.facts)
@@ -98,9 +100,10 @@ class Relay:
             text = await self._leg(Leg.ENCODE, "text", route.text, job.prompt, self.parameters)
         if job.has_image and route.image is not None:
             image = await self._leg(Leg.ENCODE, "image", route.image, input_key(job), self.parameters)
-        await self.lease.advance(Leg.DENOISE)
         while True:
-            ticket = Ticket(job.id, job.model, self.lease.token, checkpoint)
+            await self.lease.advance(Leg.DENOISE)
+            self.replica = await self.waiting_room.denoiser(job.model, self.lease.token)
+            ticket = Ticket(job.id, job.model, self.lease.token, self.replica, checkpoint)
             try:
                 latents = await self._leg(Leg.DENOISE, "denoise", route.denoise, self.parameters, text, image, ticket)
             except HandedOver:
@@ -113,6 +116,7 @@ class Relay:
     async def _decode(self, latents: Any) -> ObjectRef[Any]:
         output = Output.model_validate(self.job.output)
         await self.lease.advance(Leg.DECODE)
+        self.waiting_room.freed()
         try:
             return await self._leg(Leg.DECODE, "decode", self.route.decode, latents, self.parameters, output)
         except RayTaskError as error:
@@ -133,12 +137,15 @@ class Relay:
             async for reference in references:
                 match await reference:
                     case Started(replica):
+                        if leg is Leg.DENOISE and replica != self.replica:  # its own has died, or would not be free
+                            await self.lease.advance(leg, replica)
                         self.replica = replica
                         self._response = response if leg in HANDED_OVER else None
-                        await self.lease.advance(leg, replica=replica)
+                        await self.lease.report(leg, replica)
                     case Progress(step, num_steps):
+                        assert self.replica is not None
                         at = step if leg is Leg.DENOISE else None
-                        await self.lease.advance(leg, step / num_steps, step=at, replica=self.replica)
+                        await self.lease.report(leg, self.replica, step / num_steps, at)
                     case Finished() as finished:
                         # Not `anext`: it would fetch and read the value here to know that it is there.
                         value = await asyncio.to_thread(next, references)

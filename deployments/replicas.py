@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +15,8 @@ from deployments.readiness import APPLICATION
 class Replicas:
     """A moment's view of the application."""
 
-    running: dict[str, int]
-    """How many replicas of each deployment take calls."""
+    running: dict[str, frozenset[str]]
+    """Ids of the replicas of each deployment that take calls."""
     stopping: frozenset[str]
     """Ids of the replicas that were told to stop: scale-in, redeployment, a node that drains."""
 
@@ -26,12 +25,10 @@ def look() -> Replicas:
     """Ask the controller. Blocks for some milliseconds."""
     details: dict[str, Any] = _get_global_client().get_serve_details()
     deployments = details["applications"].get(APPLICATION, {}).get("deployments", {})
-    running: Counter[str] = Counter()
-    stopping = set()
+    running: dict[str, frozenset[str]] = {}
+    stopping: set[str] = set()
     for name, deployment in deployments.items():
-        for replica in deployment["replicas"]:
-            if replica["state"] == ReplicaState.RUNNING:
-                running[name] += 1
-            elif replica["state"] == ReplicaState.STOPPING:
-                stopping.add(replica["replica_id"])
-    return Replicas(dict(running), frozenset(stopping))
+        replicas = deployment["replicas"]
+        running[name] = frozenset(r["replica_id"] for r in replicas if r["state"] == ReplicaState.RUNNING)
+        stopping.update(r["replica_id"] for r in replicas if r["state"] == ReplicaState.STOPPING)
+    return Replicas(running, frozenset(stopping))

@@ -30,7 +30,7 @@ from jobs.database import UNREACHABLE, Database
 from jobs.lifecycle import AHEAD_OF_DENOISE, Leg
 from jobs.store import JobStore
 from pipelines.card import Leg as PipelineLeg
-from pipelines.catalogue import CATALOGUE, load_card
+from pipelines.catalogue import get_card, load_catalogue
 
 log = logging.getLogger("ray.serve")
 
@@ -130,8 +130,26 @@ class Balance:
         if self._store is None:
             self._store = JobStore(Database(database_url()))
         # Read anew: the controller outlives every change of the catalogue.
-        names = deployment_names({model: load_card(CATALOGUE / f"{model}.yaml") for model in models})
+        load_catalogue.cache_clear()
+        names = deployment_names({model: get_card(model) for model in models})
         return replicas_needed({model: demand_of(self._store, model) for model in models}, names, self.drain_s)
+
+
+class Backlog:
+    """The same for the denoisers of one model, as the policy of that deployment; its other legs scale by their calls.
+
+    - name: Denoiser-ltx-video-0.9.5
+      autoscaling_config:
+        policy: {policy_function: deployments.scaling:Backlog, policy_kwargs: {drain_s: 60}}
+    """
+
+    def __init__(self, drain_s: float = 60.0) -> None:
+        self._balance = Balance(drain_s)
+
+    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
+        decisions, _ = self._balance({context.deployment_id: context})
+        needed: int = decisions.get(context.deployment_id, context.target_num_replicas)
+        return needed, {}
 
 
 def demand_of(store: JobStore, model: str) -> Demand:

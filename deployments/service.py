@@ -90,6 +90,7 @@ def run_service(
     config: dict[str, Any],
     *,
     data: Path,
+    address: str | None = None,
     private: bool = False,
     graceful: bool = True,
     dashboard: bool = False,
@@ -101,6 +102,7 @@ def run_service(
     Args:
         config: a Serve config, as `load_config` returns it; its `http_options` say where it listens.
         data: becomes `KINORAY_DATA`.
+        address: of a Ray cluster that runs already, with `environment(data)`; instead of a Ray of its own.
         private: keep Ray's session in a folder of its own, removed at the end, and the jobs under `data` whatever the
             environment says, so that services can run side by side.
         graceful: let Serve drain at the end, so that running jobs are given back; otherwise everything is just stopped.
@@ -130,12 +132,15 @@ def run_service(
             options["_temp_dir"] = folder
         cleanup.callback(ray.shutdown)
         cleanup.callback(signals.ignore)
+        if address is None:
+            options.update(
+                num_cpus=max(os.cpu_count() or 1, 2),
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                object_store_memory=512 * 2**20,
+            )
         ray.init(
-            address="local",
-            num_cpus=max(os.cpu_count() or 1, 2),
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            object_store_memory=512 * 2**20,
+            address=address or "local",
             log_to_driver=show_logs,
             logging_level="WARNING",
             _node_ip_address="127.0.0.1",

@@ -13,6 +13,7 @@ class Ticket:
     job_id: str
     model: str
     token: str  # of the lease
+    denoiser: str  # the replica that is to run it
     checkpoint: dict[str, Any] | None  # of an earlier replica or attempt, as `Commits.save` wrote it
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, TextClause, case, delete, insert, update
+from sqlalchemy import ColumnElement, Connection, TextClause, bindparam, case, delete, insert, select, update
 
 from jobs.lifecycle import Leg, Status, before, event_of
 from jobs.priority import HAD_ITS_TURN
@@ -14,6 +16,26 @@ from jobs.record import Job, read_job
 from jobs.schema import job_events, jobs
 from jobs.usage import charge
 from jobs.webhooks import enqueue
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a job is within a leg."""
+
+    leg: Leg
+    progress: int  # percent of the whole job
+    step: int | None
+    replica: str
+
+    def is_of(self, job: Job) -> bool:
+        """Whether the job is still there. A denoiser is a job's own before it reports."""
+        return job.leg is self.leg and (self.leg is not Leg.DENOISE or job.replica == self.replica)
+
+    def applied_to(self, job: Job) -> Job:
+        """Progress never falls, also not over a retry."""
+        progress, version = max(job.progress, self.progress), job.version + 1
+        return dataclasses.replace(job, progress=progress, step=self.step, replica=self.replica, version=version)
+
 
 NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_expires_at": None, "replica": None}
 _RANK = jobs.c.queue_rank
@@ -45,6 +67,24 @@ def change(
     return changed
 
 
+def report(connection: Connection, positions: Mapping[str, Position]) -> set[str]:
+    """Record how far the jobs under some leases are, all together; returns the leases that are still valid.
+
+    A report that comes late, for a leg or a denoiser that its job has left, changes nothing.
+    """
+    query = select(jobs).where(jobs.c.lease_token.in_(positions)).order_by(jobs.c.id).with_for_update()
+    held = {row.lease_token: read_job(row) for row in connection.execute(query)}
+    moved = [job for token, job in held.items() if positions[token].is_of(job)]
+    if moved:
+        moved = [positions[job.lease_token or ""].applied_to(job) for job in moved]
+        columns = ("progress", "step", "replica", "version")
+        given = [{"this": job.id, **{f"new_{name}": getattr(job, name) for name in columns}} for job in moved]
+        values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in columns}
+        connection.execute(update(jobs).where(jobs.c.id == bindparam("this")).values(**values), given)
+        connection.execute(insert(job_events), [_event(job) for job in moved])
+    return set(held)
+
+
 def ended_values(status: Status, code: str | None = None, message: str | None = None) -> dict[str, Any]:
     """What every end of a job has in common. Its checkpoint has nothing left to resume."""
     return {
@@ -55,14 +95,17 @@ def ended_values(status: Status, code: str | None = None, message: str | None = 
 
 def tell(connection: Connection, job: Job) -> None:
     """Append the event of a job's present version."""
+    connection.execute(insert(job_events).values(**_event(job)))
+
+
+def _event(job: Job) -> dict[str, Any]:
     error = None if job.error_code is None else {"code": job.error_code, "message": job.error_message or ""}
     data = {
         "status": job.status, "leg": job.leg, "progress": job.progress, "step": job.step,
         "attempts": job.attempts, "error": error,
     }  # fmt: skip
     kind = event_of(job.status, job.error_code)
-    event = {"job_id": job.id, "version": job.version, "kind": kind, "at": time.time(), "data": data}
-    connection.execute(insert(job_events).values(**event))
+    return {"job_id": job.id, "version": job.version, "kind": kind, "at": time.time(), "data": data}
 
 
 def _settle(connection: Connection, job: Job) -> None:

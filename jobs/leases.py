@@ -12,14 +12,15 @@ import uuid
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, ScalarSelect, UnaryExpression, case, func, select, update
+from sqlalchemy import ColumnElement, Select, UnaryExpression, case, func, or_, select, update
 
-from jobs.changes import BEFORE_OTHERS, NO_LEASE, change, ended_values
+from jobs.changes import BEFORE_OTHERS, NO_LEASE, OLD_TURN, Position, change, ended_values, report
 from jobs.costs import Estimate, estimate, learn, read_lines
 from jobs.database import Database
 from jobs.lifecycle import AHEAD_OF_DENOISE, SERVER_ERROR, Leg, Status
 from jobs.record import Job
 from jobs.schema import jobs
+from jobs.turns import HAS_DENOISER
 
 RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 1.0, 60.0
 
@@ -33,25 +34,29 @@ class Leases:
     def claim(self, model: str, *, owner: str, lease_s: float, max_attempts: int, capacity: int) -> Job | None:
         """Take a job of a model: the one whose lease expired first, else the first of the queue.
 
-        One from the queue only while fewer than `capacity` jobs of the model have, or will soon want, a denoiser, or
-        if it was denoised before it was given back. One whose attempts are spent is left for `fail_spent`.
+        One from the queue only while fewer than `capacity` jobs of the model have a denoiser or will want one before
+        it, or if it was denoised before it was given back. One whose attempts are spent is left for `fail_spent`.
         """
         now = time.time()
         of = jobs.c.model == model
-        ahead = select(func.count()).where(
-            of, jobs.c.status == Status.IN_PROGRESS, jobs.c.leg.in_(AHEAD_OF_DENOISE), jobs.c.lease_expires_at >= now
-        )
         due = (of, jobs.c.status == Status.QUEUED, jobs.c.not_before <= now)
         # An expression and not the column: SQLite would else read a model's whole history instead of the few leases.
         held_of = jobs.c.model.concat("") == model
         abandoned = _first([jobs.c.lease_expires_at], held_of, *_abandoned(now), jobs.c.attempts < max_attempts)
         turn: list[ColumnElement[Any] | UnaryExpression[Any]] = [jobs.c.queue_rank, jobs.c.id]
         denoised = _first(turn, *due, jobs.c.queue_rank < 0, jobs.c.checkpoint["final"].as_boolean())
-        waiting = _first(turn, *due, ahead.scalar_subquery() < capacity)
+        head = _first(turn, *due).add_columns(OLD_TURN.label("turn")).subquery("head")
+        ahead = (
+            select(func.count())
+            .where(of, jobs.c.status == Status.IN_PROGRESS, jobs.c.leg.in_(AHEAD_OF_DENOISE))
+            .where(jobs.c.lease_expires_at >= now, or_(HAS_DENOISER, head.c.turn >= OLD_TURN))
+            .correlate(head)
+        )
+        waiting = select(head.c.id).where(ahead.scalar_subquery() < capacity)
         with self._database.write() as connection:
             claimed = change(
                 connection,
-                jobs.c.id == func.coalesce(abandoned, denoised, waiting),
+                jobs.c.id == func.coalesce(*(each.scalar_subquery() for each in (abandoned, denoised, waiting))),
                 status=Status.IN_PROGRESS,
                 leg=Leg.ENCODE,
                 progress=_at_least(1),
@@ -94,6 +99,11 @@ class Leases:
         with self._database.write() as connection:
             values: dict[str, Any] = {"leg": leg, "progress": _at_least(progress), "step": step, "replica": replica}
             return bool(change(connection, jobs.c.lease_token == token, **values))
+
+    def report(self, positions: Mapping[str, Position]) -> set[str]:
+        """Record where jobs are within their legs; returns the leases that are still valid."""
+        with self._database.write() as connection:
+            return report(connection, positions)
 
     def commit(self, token: str, checkpoint: Mapping[str, Any] | None) -> bool:
         """Record the denoiser's last checkpoint: where a retry or a hand-over goes on. None forgets a lost one."""
@@ -177,15 +187,13 @@ def by_leg(seconds: Mapping[str, float]) -> dict[Leg, float]:
     return spent
 
 
-def _first(
-    order: list[ColumnElement[Any] | UnaryExpression[Any]], *conditions: ColumnElement[bool]
-) -> ScalarSelect[Any]:
+def _first(order: list[ColumnElement[Any] | UnaryExpression[Any]], *conditions: ColumnElement[bool]) -> Select[Any]:
     """The id of the first such job. PostgreSQL passes over what another claim has in hand; SQLite has one writer.
 
     Each order is that of an index that leads there past no finished job: a history costs nothing.
     """
     query = select(jobs.c.id).where(*conditions).order_by(*order).limit(1)
-    return query.with_for_update(skip_locked=True).scalar_subquery()
+    return query.with_for_update(skip_locked=True)
 
 
 def _abandoned(now: float) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

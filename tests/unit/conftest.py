@@ -18,6 +18,7 @@ from jobs.database import Database, open_database, sqlite_url
 from jobs.leases import Leases
 from jobs.record import Job, new_job_id
 from jobs.store import JobStore
+from jobs.turns import Turns
 
 
 class Jobs:
@@ -27,6 +28,7 @@ class Jobs:
         self.database = database
         self.store = JobStore(database)
         self.leases = Leases(database)
+        self.turns = Turns(database)
 
     def accept(self, **fields: Any) -> Job:
         """Store a queued job of model `m`."""

@@ -47,6 +47,12 @@ def test_shipped_configs_fit_two_cores_and_one_gpu(path: Path) -> None:
         assert sum(asked) <= there
 
 
+def denoiser(config: dict[str, Any]) -> dict[str, Any]:
+    """Its entry."""
+    given: list[dict[str, Any]] = config["applications"][0]["deployments"]
+    return next(each for each in given if each["name"] == "Denoiser-ltx-tiny")
+
+
 def balance(**options: Any) -> dict[str, Any]:
     return {"policy_function": BALANCE, "policy_kwargs": options}
 
@@ -71,6 +77,7 @@ def balance(**options: Any) -> dict[str, Any]:
             lambda c: c["applications"][0].update(autoscaling_policy=balance()),
             "Denoiser-ltx-tiny needs an auto",
         ),
+        (lambda c: denoiser(c).update(autoscaling_config={"max_replicas": 2}), "Denoiser-ltx-tiny would never scale"),
         (lambda c: c["applications"][0].update(autoscaling_policy=balance(drain_s=0)), "drain_s must be positive"),
         (lambda c: c["applications"][0].update(autoscaling_policy=balance(drain=1)), "'drain'"),
         (lambda c: c["applications"][0].update(autoscaling_policy={"policy": "x"}), "no option 'policy'"),

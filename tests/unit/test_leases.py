@@ -79,6 +79,16 @@ def test_no_more_jobs_are_claimed_than_the_denoisers_can_take(jobs: Jobs) -> Non
     assert jobs.claim(capacity=2) is None
 
 
+def test_those_that_wait_for_a_denoiser_hold_up_no_job_whose_turn_is_before_theirs(jobs: Jobs) -> None:
+    for _ in range(2):
+        jobs.accept()
+        jobs.take(capacity=2)
+    urgent = jobs.accept(priority=Priority.HIGH)
+    jobs.accept()
+    assert jobs.take(capacity=2)[0].id == urgent.id
+    assert jobs.claim(capacity=2) is None
+
+
 def test_an_abandoned_job_is_taken_whatever_the_capacity(jobs: Jobs) -> None:
     jobs.accept()
     taken, _ = jobs.take(lease_s=-1)
@@ -208,6 +218,7 @@ def test_a_job_that_is_given_back_goes_before_those_that_have_not_begun(jobs: Jo
         assert jobs.leases.release(token)
         taken, token = jobs.take(capacity=1)
         assert taken.id == begun.id
+    assert jobs.leases.advance(token, Leg.DENOISE, 5, replica="d1")
     assert jobs.claim(capacity=1) is None
     assert jobs.leases.retry(token, 3, "why", 1) is Status.FAILED
     assert jobs.store.redrive(begun.id)

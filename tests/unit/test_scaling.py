@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from deployments import scaling
 from deployments.graph import deployment_names
-from deployments.scaling import Balance, Demand, replicas_needed
+from deployments.scaling import Backlog, Balance, Demand, replicas_needed
 from jobs.database import open_database, sqlite_url
 from jobs.lifecycle import Leg
 from jobs.store import JobStore
@@ -132,3 +132,17 @@ def test_what_cannot_be_read_changes_nothing_and_stops_nobody(
 def test_a_policy_that_could_never_drain_a_queue_is_refused() -> None:
     with pytest.raises(ValueError, match="drain_s must be positive"):
         Balance(drain_s=0)
+
+
+def test_one_deployment_can_have_the_policy_alone(controller: Controller, tmp_path: Path) -> None:
+    denoisers = next(each for each in controller.contexts if each.name == "Denoiser-simulated")
+    context = SimpleNamespace(deployment_id=denoisers, **vars(controller.contexts[denoisers]))
+    policy = Backlog(drain_s=10)
+    with open_database(sqlite_url(tmp_path / "jobs.sqlite3")) as database:
+        assert policy(context) == (2, {}), "nothing is known yet"
+        for _ in range(3):
+            Jobs(database).accept(model="simulated", work={Leg.DENOISE: 1.0})
+        deadline = time.monotonic() + 10
+        while policy(context) != (3, {}):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)

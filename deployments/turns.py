@@ -1,0 +1,59 @@
+"""The jobs of one conductor that wait for a denoiser. Whose turn it is, the job store says: `jobs.turns`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from deployments.replicas import Replicas
+from jobs.turns import Turns
+
+POLL_S = 0.25
+"""How soon a job learns of a denoiser that another conductor's job has left."""
+
+
+class WaitingRoom:
+    """A job waits here until a denoiser is its own, so that none waits at one that is busy while another is free."""
+
+    def __init__(self, turns: Turns, deployments: Mapping[str, str], on_freed: Callable[[], None]) -> None:
+        self.replicas = Replicas({}, frozenset())
+        self._turns = turns
+        self._deployments = deployments
+        self._on_freed = on_freed
+        self._waiting: dict[str, dict[str, asyncio.Future[str]]] = {model: {} for model in deployments}
+        self._news = asyncio.Event()
+
+    async def denoiser(self, model: str, token: str) -> str:
+        """The replica that runs the job under this lease from now on, until it is in another leg."""
+        mine: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._waiting[model][token] = mine
+        self._news.set()
+        try:
+            return await mine
+        finally:
+            del self._waiting[model][token]
+
+    def freed(self) -> None:
+        """A job has left its denoiser."""
+        self._news.set()
+        self._on_freed()
+
+    def denoisers(self, model: str) -> frozenset[str]:
+        """Those that take calls."""
+        return self.replicas.running.get(self._deployments[model], frozenset())
+
+    async def assign(self) -> None:
+        """Wait for news, then give out what is free; for a loop."""
+        waits = any(self._waiting.values())
+        try:
+            await asyncio.wait_for(self._news.wait(), POLL_S if waits else None)
+        except TimeoutError:
+            pass
+        self._news.clear()
+        for model, waiting in self._waiting.items():
+            if waiting and (denoisers := self.denoisers(model)):
+                given = await asyncio.to_thread(self._turns.assign, model, denoisers, set(waiting))
+                for token, replica in given.items():
+                    # One that was cancelled meanwhile gives the denoiser back with its lease.
+                    if token in waiting and not waiting[token].done():
+                        waiting[token].set_result(replica)

@@ -1,0 +1,128 @@
+"""Who gets a denoiser and who gives one up, on both databases."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from jobs.lifecycle import Leg
+from jobs.priority import Priority
+from jobs.record import Job
+from tests.unit.conftest import Jobs
+
+AFTER_S = 5.0
+
+
+def encoded(jobs: Jobs, *, replica: str | None = None, **fields: Any) -> tuple[Job, str]:
+    """A job that waits for a denoiser, or has one; returns it and its lease's token."""
+    job = jobs.accept(**fields)
+    taken, token = jobs.take(model=job.model)
+    assert taken.id == job.id
+    assert jobs.leases.advance(token, Leg.DENOISE, 1, replica=replica)
+    return job, token
+
+
+def test_free_denoisers_go_to_those_whose_turn_is_first(jobs: Jobs) -> None:
+    _, first = encoded(jobs)
+    _, second = encoded(jobs)
+    urgent, high = encoded(jobs, priority=Priority.HIGH)
+    encoded(jobs, replica="d1")
+    assert jobs.turns.assign("m", ["d1"], {first, second, high}) == {}, "none is free"
+    assert jobs.turns.assign("m", ["d1", "d2"], {first, second, high}) == {high: "d2"}
+    assert jobs.get(urgent).replica == "d2"
+    assert jobs.turns.assign("m", ["d1", "d2", "d3", "d4", "d5"], {first, second}) == {first: "d3", second: "d4"}
+    assert jobs.leases.advance(high, Leg.DECODE, 90)
+    _, last = encoded(jobs)
+    assert jobs.turns.assign("m", ["d1", "d2", "d3", "d4"], {last}) == {last: "d2"}, "one has left its denoiser"
+
+
+def test_a_free_denoiser_is_left_to_another_conductor_that_holds_a_higher_class(jobs: Jobs) -> None:
+    _, other = encoded(jobs, priority=Priority.HIGH)
+    _, mine = encoded(jobs)
+    assert jobs.turns.assign("m", ["d1"], {mine}) == {}
+    assert jobs.turns.assign("m", ["d1", "d2"], {mine}) == {mine: "d1"}
+    assert jobs.turns.assign("m", ["d1", "d2"], {other}) == {other: "d2"}
+
+
+def test_within_a_class_whoever_asks_first_is_served(jobs: Jobs) -> None:
+    encoded(jobs)
+    _, mine = encoded(jobs)
+    assert jobs.turns.assign("m", ["d1"], {mine}) == {mine: "d1"}
+
+
+def test_nobody_waits_for_a_conductor_that_is_dead_but_its_denoiser_is_still_at_work(jobs: Jobs) -> None:
+    _, waits = encoded(jobs)
+    _, works = encoded(jobs, replica="d1", model="n")
+    _, mine = encoded(jobs)
+    _, of_n = encoded(jobs, model="n")
+    jobs.leases.renew({waits, works}, -1)
+    assert jobs.turns.assign("m", ["d1"], {mine}) == {mine: "d1"}
+    assert jobs.turns.assign("n", ["d1"], {of_n}) == {}
+
+
+def test_a_job_that_was_given_back_keeps_its_turn_and_not_more(jobs: Jobs) -> None:
+    _, token = encoded(jobs)
+    assert jobs.leases.release(token)
+    _, again = jobs.take()
+    assert jobs.leases.advance(again, Leg.DENOISE, 1)
+    _, high = encoded(jobs, priority=Priority.HIGH)
+    _, later = encoded(jobs)
+    assert jobs.turns.assign("m", ["d1"], {again, high, later}) == {high: "d1"}
+    assert jobs.turns.assign("m", ["d1", "d2"], {again, later}) == {again: "d2"}
+
+
+def running(jobs: Jobs, replica: str, left_s: float, priority: Priority = Priority.NORMAL) -> str:
+    """A job that has a denoiser, with so much left to do."""
+    _, token = encoded(jobs, replica=replica, priority=priority, work={"denoise": 1.0})
+    with jobs.database.write() as connection:
+        connection.exec_driver_sql(f"UPDATE jobs SET cost_s = {left_s}, progress = 0 WHERE lease_token = '{token}'")
+    return token
+
+
+def urgent(jobs: Jobs, waited_s: float = 10.0, priority: Priority = Priority.HIGH) -> Job:
+    """A job in the queue that has waited."""
+    return jobs.accept(priority=priority, created_at=time.time() - waited_s)
+
+
+def test_the_lowest_class_with_most_left_makes_way(jobs: Jobs) -> None:
+    jobs_left = {"d1": (60.0, Priority.NORMAL), "d2": (20.0, Priority.LOW), "d3": (90.0, Priority.HIGH)}
+    normal, low, _ = (running(jobs, replica, *left) for replica, left in jobs_left.items())
+    assert jobs.turns.yielding("m", 3, AFTER_S) == set(), "nobody waits"
+    urgent(jobs)
+    assert jobs.turns.yielding("m", 3, AFTER_S) == {low}
+    assert jobs.turns.yielding("m", 3, AFTER_S) == {low}, "the same until it has made way"
+    urgent(jobs)
+    urgent(jobs)
+    assert jobs.turns.yielding("m", 3, AFTER_S) == {low, normal}, "never one of the same class"
+    assert jobs.turns.yielding("m", 4, AFTER_S) == {low, normal}, "one gets what is free, two ask"
+    assert jobs.turns.yielding("m", 5, AFTER_S) == {low}
+    assert jobs.turns.yielding("m", 6, AFTER_S) == set()
+
+
+def test_nobody_makes_way_for_a_moment(jobs: Jobs) -> None:
+    running(jobs, "d1", left_s=4.0)
+    long = running(jobs, "d2", left_s=60.0)
+    urgent(jobs)
+    urgent(jobs)
+    assert jobs.turns.yielding("m", 2, AFTER_S) == {long}, "the other is done as soon"
+    assert jobs.turns.yielding("m", 2, after_s=15.0) == set(), "nobody has waited so long"
+    assert jobs.turns.yielding("m", 2, AFTER_S) == {long}
+    assert jobs.turns.yielding("n", 2, AFTER_S) == set()
+
+
+def test_one_that_waits_encoded_asks_as_well(jobs: Jobs) -> None:
+    low = running(jobs, "d1", 60.0, Priority.LOW)
+    job, token = encoded(jobs, created_at=time.time() - 10)
+    assert jobs.turns.yielding("m", 1, AFTER_S) == {low}
+    assert jobs.leases.advance(low, Leg.DENOISE, 1), "it has made way"
+    assert jobs.turns.yielding("m", 1, AFTER_S) == set()
+    assert jobs.turns.assign("m", ["d1"], {low, token}) == {token: "d1"}
+    assert jobs.get(job).replica == "d1"
+
+
+def test_a_job_whose_class_has_aged_is_not_interrupted(jobs: Jobs) -> None:
+    running(jobs, "d1", 60.0, Priority.LOW)
+    job = urgent(jobs)
+    with jobs.database.write() as connection:  # 1300 seconds of work have been done since it came
+        connection.exec_driver_sql(f"UPDATE jobs SET queue_rank = 1300 WHERE id = '{job.id}'")
+    assert jobs.turns.yielding("m", 1, AFTER_S) == set()
