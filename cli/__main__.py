@@ -93,6 +93,29 @@ def retry(job_id: Annotated[str, typer.Argument(help="A dead job, as `jobs --dea
 
 
 @app.command()
+def plan(
+    rate: Annotated[str, typer.Option(help="Videos per time, such as 2/min.")],
+    model: Annotated[str, typer.Option(help="A model that the config file serves.")],
+    config: Annotated[Path, typer.Option(help="A Serve config file: what each replica asks for.")] = Path(
+        "configs/cluster.yaml"
+    ),
+    seconds: Annotated[
+        list[str] | None, typer.Option(help="LEG=SECONDS, instead of what the job store has measured.")
+    ] = None,
+    busy: Annotated[float, typer.Option(min=0.05, max=0.99, help="The share of its time a replica may work.")] = 0.8,
+    within: Annotated[float | None, typer.Option(help="Seconds that 95 % of the videos may take.")] = None,
+    gpu_hour: Annotated[float | None, typer.Option(help="What a GPU costs an hour, in any currency.")] = None,
+) -> None:
+    """How many replicas and GPUs a rate of videos needs, how long each video takes, what it costs."""
+    from cli.plan import run_plan
+
+    run_plan(
+        Console(highlight=False), rate=rate, model=model, config=config, seconds=seconds or [], busy=busy,
+        within_s=within, gpu_hour=gpu_hour,
+    )  # fmt: skip
+
+
+@app.command()
 def bucket(
     config: Annotated[Path, typer.Option(help="A Serve config file with a bucket.")],
     init: Annotated[bool, typer.Option("--init", help="Make it, with lifecycle and CORS rules.")] = False,

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from deployments.settings import database_url
+from jobs.costs import mean_seconds
 from jobs.database import UNREACHABLE, Database, DatabaseUnusable, open_database
+from jobs.lifecycle import Leg
 from jobs.record import Job
 from jobs.store import JobStore
 from pipelines.errors import ConfigError
@@ -39,6 +41,14 @@ def redrive(job_id: str) -> None:
     with _one_sentence(), open_database(database_url()) as database:
         if not JobStore(database).redrive(job_id):
             raise ConfigError(f"no dead job {job_id}; `./kinoray jobs --dead` lists them")
+
+
+def measured_seconds(model: str) -> dict[Leg, float]:
+    """What the legs of a model's finished jobs have taken lately, on average. Raises ConfigError."""
+    with _one_sentence(), open_database(database_url()) as database:
+        lines = JobStore(database).lines(model)
+    means = mean_seconds(lines)
+    return {leg: means[leg] for leg in lines}
 
 
 @contextmanager

@@ -1,0 +1,91 @@
+"""`kinoray plan`: how large a cluster has to be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cli.job_store import measured_seconds
+from deployments.config import load_config
+from deployments.graph import deployment_names
+from deployments.settings import load_settings
+from jobs.lifecycle import Leg
+from jobs.planning import LEGS, plan
+from pipelines.errors import ConfigError
+
+PER = {"s": 1.0, "min": 60.0, "h": 3600.0, "day": 86400.0}
+
+
+def run_plan(
+    console: Console,
+    *,
+    rate: str,
+    model: str,
+    config: Path,
+    seconds: list[str],
+    busy: float,
+    within_s: float | None,
+    gpu_hour: float | None,
+) -> None:
+    """Print the plan. Raises ConfigError."""
+    per_s = _rate(rate)
+    gpus = _gpus(config, model)
+    costs = {**measured_seconds(model), **_given(seconds)}
+    if missing := [leg for leg in LEGS if leg not in costs]:
+        raise ConfigError(
+            f"no job of {model} has finished in this job store, so say how long a leg takes: "
+            + " ".join(f"--seconds {leg}=SECONDS" for leg in missing)
+        )
+    try:
+        made = plan(per_s, costs, busy=busy, within_s=within_s)
+    except ValueError as error:
+        raise ConfigError(f"--within: {error}") from None
+    table = Table("leg", "seconds", "replicas", "busy", "GPUs", title=f"{model} at {rate}")
+    for stage in made.stages:
+        share = f"{stage.utilisation(per_s):.0%}"
+        used = f"{stage.replicas * gpus[stage.leg]:g}"
+        table.add_row(stage.leg, f"{stage.seconds:.2f}", str(stage.replicas), share, used)
+    console.print(table)
+    total = sum(stage.replicas * gpus[stage.leg] for stage in made.stages)
+    console.print(f"a video takes {made.p50_s:.1f} s, 95 % of them less than {made.p95_s:.1f} s")
+    if gpu_hour is not None:
+        cost = total * gpu_hour / 3600 / per_s
+        console.print(f"{total:g} GPUs at {gpu_hour:g} an hour: {cost:.4f} for each video")
+
+
+def _rate(text: str) -> float:
+    """Jobs a second. Raises ConfigError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)/(s|min|h|day)", text)
+    if found is None or float(found[1]) == 0:
+        raise ConfigError(f"--rate {text}: write videos per time, such as 2/min; the time is one of {', '.join(PER)}")
+    return float(found[1]) / PER[found[2]]
+
+
+def _given(seconds: list[str]) -> dict[Leg, float]:
+    """What `--seconds` says. Raises ConfigError."""
+    given: dict[Leg, float] = {}
+    for text in seconds:
+        found = re.fullmatch(r"(\w+)=(\d+(?:\.\d+)?)", text)
+        if found is None or found[1] not in LEGS:
+            raise ConfigError(f"--seconds {text}: write LEG=SECONDS; the legs are {', '.join(LEGS)}")
+        given[Leg(found[1])] = float(found[2])
+    return given
+
+
+def _gpus(path: Path, model: str) -> Mapping[Leg, float]:
+    """GPUs of one replica of each leg, as a config file says. Raises ConfigError."""
+    (application,) = load_config(path)["applications"]
+    names = deployment_names(load_settings(application.get("args") or {}).cards())
+    if model not in names:
+        raise ConfigError(f"{path} serves no model {model!r}; it serves {', '.join(names)}")
+    options: dict[str, dict[str, Any]] = {
+        each["name"]: each.get("ray_actor_options") or {} for each in application["deployments"]
+    }
+    share = {leg: float(options.get(name, {}).get("num_gpus", 0)) for leg, name in names[model].items()}
+    encode = share.get("text", 0) + share.get("image", 0)
+    return {Leg.ENCODE: encode, Leg.DENOISE: share["denoise"], Leg.DECODE: share["decode"]}
