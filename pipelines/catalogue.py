@@ -1,10 +1,12 @@
 """The model catalogue: one YAML file per model in `configs/models/`, read without torch.
 
-A card says where the weights are, which family runs them, in which dtype, and what a request may ask for.
+A card says where the weights are, which family runs them, in which dtype, and what a request may ask for. The folder
+that `KINORAY_MODELS` names, on every node, adds cards of your own.
 """
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,10 +48,26 @@ def load_card(path: Path) -> ModelCard:
     return card
 
 
+def folders() -> list[Path]:
+    """Where cards are: Kinoray's own, and the operator's."""
+    own = os.environ.get("KINORAY_MODELS")
+    return [CATALOGUE, Path(own)] if own else [CATALOGUE]
+
+
 @cache
-def load_catalogue(folder: Path = CATALOGUE) -> dict[str, ModelCard]:
-    """Every card in a folder, by id."""
-    return {card.id: card for card in map(load_card, sorted(folder.glob("*.yaml")))}
+def load_catalogue() -> dict[str, ModelCard]:
+    """Every card, by id.
+
+    Raises:
+        ConfigError: a card is wrong, or two have the same id.
+    """
+    cards: dict[str, ModelCard] = {}
+    for path in (path for folder in folders() for path in sorted(folder.glob("*.yaml"))):
+        card = load_card(path)
+        if card.id in cards:
+            raise ConfigError(f"{path}: the catalogue has a model {card.id!r} already; choose another id")
+        cards[card.id] = card
+    return cards
 
 
 def get_card(model: str) -> ModelCard:
@@ -60,5 +78,6 @@ def get_card(model: str) -> ModelCard:
     """
     cards = load_catalogue()
     if model not in cards:
-        raise ConfigError(f"no model {model!r} in {CATALOGUE}; there are {', '.join(cards)}")
+        where = " or ".join(map(str, folders()))
+        raise ConfigError(f"no model {model!r} in {where}; there are {', '.join(cards)}")
     return cards[model]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from pipelines.card import ROOT
 from pipelines.catalogue import get_card, load_card, load_catalogue, read_card
 from pipelines.errors import ConfigError, InvalidRequest
 from pipelines.requests import GenerationRequest, resolve
@@ -24,6 +25,21 @@ def test_every_shipped_card_accepts_its_own_defaults() -> None:
         said = request(width=card.defaults.width, height=card.defaults.height)
         parameters = resolve(said, card, has_image=card.NEEDS_IMAGE)
         assert parameters.num_frames == card.defaults.num_frames
+
+
+def test_an_operator_adds_cards_and_changes_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shipped = (ROOT / "configs/models/simulated.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(shipped.replace("id: simulated", "id: mine"))
+    monkeypatch.setenv("KINORAY_MODELS", str(tmp_path))
+    load_catalogue.cache_clear()
+    try:
+        assert {get_card("mine").id, get_card("simulated").id} == {"mine", "simulated"}
+        (tmp_path / "simulated.yaml").write_text(shipped)
+        load_catalogue.cache_clear()
+        with pytest.raises(ConfigError, match="has a model 'simulated' already"):
+            get_card("mine")
+    finally:
+        load_catalogue.cache_clear()
 
 
 def test_real_ltx_models_take_8k_plus_1_frames() -> None:
