@@ -22,9 +22,9 @@ import psutil
 from botocore.exceptions import BotoCoreError, ClientError
 
 from benchmarks.bucket_server import ACCESS_KEY, BUCKET, SECRET_KEY, BucketServer, run_bucket_server
-from benchmarks.chaos.processes import until
 from benchmarks.chaos.verdict import FILES
 from benchmarks.faulty_network import Fault, FaultyNetwork
+from benchmarks.processes import until
 from deployments.config import load_config
 from deployments.service import default_config, for_model, free_port, run_service
 from storage.bucket import BucketStore

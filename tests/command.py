@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import yaml
 
-from benchmarks.chaos.processes import title
+from benchmarks.processes import title
 from deployments.service import free_port
 from pipelines.card import ROOT
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.chaos.processes import kill_tree
 from benchmarks.databases import create_database, run_postgres, wait_until_it_answers
+from benchmarks.processes import kill_tree
 
 STOP_S = 30
 

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 import psutil
 from sqlalchemy import func, select, text
 
-from benchmarks.chaos.processes import kill, until
 from benchmarks.chaos.scene import Blow, Scene
 from benchmarks.chaos.victims import hunt, ids
 from benchmarks.chaos.workload import Submitted
 from benchmarks.chaos.world import Replica
+from benchmarks.processes import kill, until
 from jobs.schema import idempotency_keys
 
 BLOCKED, WAITING = 8, 8

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos.posts import api
-from benchmarks.chaos.processes import kill, stopped, until
 from benchmarks.chaos.scene import Blow, Scene, with_changes
 from benchmarks.chaos.verdict import logged
 from benchmarks.chaos.victims import Held, held, held_by, hunt, ids, kill_in_the_act, mid_step, somewhen, still_held
 from benchmarks.chaos.world import DENOISER, MODEL
+from benchmarks.processes import kill, stopped, until
 from jobs.lifecycle import Leg
 from jobs.priority import Priority
 from storage.keys import VIDEOS

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.chaos.postgres import Postgres
-from benchmarks.chaos.timeline import Timeline
 from benchmarks.chaos.verdict import Verdict, judge, references, repeated, wait_until_ended, went_on_at
 from benchmarks.chaos.victims import Held, hunt, in_flight, mid_step, somewhen
 from benchmarks.chaos.workload import LONG, Client, Submitted
 from benchmarks.chaos.world import DENOISER, LEASE_S, Replica, World
+from benchmarks.timeline import Timeline
 from jobs.lifecycle import Leg
 from jobs.priority import Priority
 

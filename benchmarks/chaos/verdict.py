@@ -16,10 +16,10 @@ from typing import Any
 import av
 from sqlalchemy import func, select
 
-from benchmarks.chaos.timeline import Timeline
 from benchmarks.chaos.victims import Held
 from benchmarks.chaos.workload import Client, Submitted
 from benchmarks.chaos.world import CHECKPOINT_EVERY_S, World
+from benchmarks.timeline import Timeline
 from deployments.sweeper import Sweeper
 from jobs.lifecycle import Leg, Status
 from jobs.schema import idempotency_keys, job_events, jobs

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from sqlalchemy import ColumnElement, func, select
 
-from benchmarks.chaos.processes import stopped
 from benchmarks.chaos.world import CHECKPOINT_EVERY_S, Replica
+from benchmarks.processes import stopped
 from jobs.database import Database
 from jobs.lifecycle import Leg, Status
 from jobs.schema import LIVE, jobs

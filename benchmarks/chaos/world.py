@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.chaos.processes import below, kill_tree, title, until
+from benchmarks.processes import below, kill_tree, title, until
 from deployments.config import load_config
 from deployments.service import environment, for_model, free_port
 from jobs.database import Database

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 import yaml
 
-from benchmarks.chaos.processes import kill_tree
+from benchmarks.processes import kill_tree
 from deployments.config import load_config
 from deployments.keys import fingerprint, generate
 from deployments.service import default_config, for_model, free_port
