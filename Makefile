@@ -99,6 +99,14 @@ chaos: setup ## kill everything in turn and count what was lost
 chaos-short: setup-dev ## three kills, as a test
 	$(BIN)/python -m pytest tests/chaos
 
+.PHONY: bench-scale
+bench-scale: setup ## how the service scales, on simulated GPUs; ROWS="burst storm" for some of it
+	@$(BIN)/python -m benchmarks.scale $(ROWS)
+
+.PHONY: test-clusters
+test-clusters: setup-dev ## clusters that `ray up` starts over ssh, and a node that drains; as root
+	KINORAY_TEST_CLUSTERS=1 $(BIN)/python -m pytest tests/deploy/test_ray_up.py tests/deploy/test_drain.py
+
 .PHONY: lock
 lock: ## compile requirements.lock and requirements-dev.lock anew
 	scripts/lock
