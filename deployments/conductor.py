@@ -84,7 +84,9 @@ class Conductor:
         loop = asyncio.get_running_loop()
         self.claiming = loop.create_task(forever(self._claim_all, lambda: self.stopping))
         self.reports = Reports(self.leases, on_lost=self._let_go)
-        loops = (self._renew_all, self._watch_replicas, self.waiting_room.assign, self.reports.write)
+        loops = (
+            self._renew_all, self._watch_replicas, self._make_way, self.waiting_room.assign, self.reports.write,
+        )  # fmt: skip
         self.others = [loop.create_task(forever(work)) for work in loops]
 
     async def nudge(self) -> None:
@@ -141,20 +143,22 @@ class Conductor:
     async def _watch_replicas(self) -> None:
         """Learn how many denoisers there are, and hand over the jobs of those that were told to stop."""
         now = self.waiting_room.replicas = await asyncio.to_thread(look)
-        yielding = await asyncio.to_thread(self._yielding)
-        for token, each in list(self.held.items()):
-            if each.relay.replica in now.stopping or token in yielding:
+        for each in self.held.values():
+            if each.relay.replica in now.stopping:
                 each.relay.hand_over()
         await asyncio.sleep(LOOK_EVERY_S)
 
-    def _yielding(self) -> set[str]:
-        """Leases of the jobs that are to make way for one of a higher class."""
-        after_s, room = self.settings.preempt_after_s, self.waiting_room
-        if after_s is None:
-            return set()
-        below = {each.relay.job.model for each in self.held.values() if each.relay.job.priority is not Priority.HIGH}
-        victims = (self.turns.yielding(model, len(room.denoisers(model)), after_s) for model in below)
-        return set().union(*victims)
+    async def _make_way(self) -> None:
+        """Hand over the jobs whose denoisers go to jobs of a higher class."""
+        await asyncio.sleep(LOOK_EVERY_S)
+        if (after_s := self.settings.preempt_after_s) is None:
+            return
+        lower = {each.relay.job.model for each in self.held.values() if each.relay.job.priority is not Priority.HIGH}
+        for model in lower:
+            denoisers = len(self.waiting_room.denoisers(model))
+            for token in await asyncio.to_thread(self.turns.yielding, model, denoisers, after_s):
+                if token in self.held:
+                    self.held[token].relay.hand_over()
 
     def _claim(self, model: str) -> Job | None:
         denoisers = len(self.waiting_room.denoisers(model))

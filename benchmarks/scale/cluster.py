@@ -25,7 +25,7 @@ from benchmarks.processes import below, kill_tree, title, until
 from deployments.service import environment, free_port
 from pipelines.card import ROOT
 
-GPU = "GPU"
+HEAD = "ray.head.default"
 STORE_BYTES = 200 * 2**20
 START_S = 120
 
@@ -100,9 +100,9 @@ def _autoscaling(folder: Path, address: str, head_gpus: int, most_nodes: int) ->
     config = {
         **nothing, "cluster_name": "scale", "max_workers": most_nodes, "upscaling_speed": 8.0,
         "idle_timeout_minutes": 0.1, "provider": provider, "file_mounts_sync_continuously": False,
-        "head_node_type": "head",
+        "head_node_type": HEAD,
         "available_node_types": {
-            "head": {"resources": {"CPU": 8, "GPU": head_gpus}, "node_config": {}, "max_workers": 0},
+            HEAD: {"resources": {"CPU": 8, "GPU": head_gpus}, "node_config": {}, "max_workers": 0},
             "gpu": {"resources": node, "node_config": {}, "min_workers": 0, "max_workers": most_nodes},
         },
     }  # fmt: skip
