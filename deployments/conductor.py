@@ -20,13 +20,13 @@ from deployments.events import emit
 from deployments.graph import deployment_names
 from deployments.lease import Lease, LeaseLost
 from deployments.leg import this_replica
-from deployments.loops import forever
+from deployments.loops import forever, until_written
 from deployments.relay import Relay, Route
 from deployments.replicas import look
 from deployments.reports import Reports
 from deployments.settings import Settings, database_url
 from deployments.turns import WaitingRoom
-from jobs.database import UNREACHABLE, open_database
+from jobs.database import open_database
 from jobs.leases import Leases
 from jobs.lifecycle import CANCELED, Status
 from jobs.priority import Priority
@@ -40,7 +40,6 @@ log = logging.getLogger("ray.serve")
 
 T = TypeVar("T")
 
-LONGEST_WAIT_S = 5.0
 STORAGE_DELAY_S = 10.0
 LOOK_EVERY_S = 0.5
 LOOK_AHEAD = 0.5
@@ -122,7 +121,6 @@ class Conductor:
             pass  # nobody called: look for retries and abandoned jobs
 
     async def _renew_all(self) -> None:
-        await asyncio.sleep(self.settings.lease_s / 3)
         tokens = set(self.held)
         if tokens:
             valid = await asyncio.to_thread(self.leases.renew, tokens, self.settings.lease_s)
@@ -134,6 +132,7 @@ class Conductor:
         for job in await asyncio.to_thread(self.leases.fail_spent, attempts, message):
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": "failed"})
             emit("job.failed", job_id=job.id, model=job.model, attempt=job.attempts)
+        await asyncio.sleep(self.settings.lease_s / 3)
 
     def _let_go(self, token: str) -> None:
         """A lease is lost: its job was deleted or canceled, or another conductor has it."""
@@ -144,7 +143,7 @@ class Conductor:
         """Learn how many denoisers there are, and hand over the jobs of those that were told to stop."""
         now = self.waiting_room.replicas = await asyncio.to_thread(look)
         for each in self.held.values():
-            if each.relay.replica in now.stopping:
+            if each.relay.replica in now.stopping or each.relay.waits_in_vain():
                 each.relay.hand_over()
         await asyncio.sleep(LOOK_EVERY_S)
 
@@ -158,7 +157,7 @@ class Conductor:
             denoisers = len(self.waiting_room.denoisers(model))
             for token in await asyncio.to_thread(self.turns.yielding, model, denoisers, after_s):
                 if token in self.held:
-                    self.held[token].relay.hand_over()
+                    self.held[token].relay.make_way()
 
     def _claim(self, model: str) -> Job | None:
         denoisers = len(self.waiting_room.denoisers(model))
@@ -237,17 +236,8 @@ class Conductor:
         return "failed" if status is Status.FAILED else "retried"
 
     async def _durably(self, write: Callable[..., T], *values: Any) -> T:
-        """Try a write that settles a job until the store can be reached: giving up would render it again.
+        """Make a write that settles a job, whatever it takes: giving up would render it again.
 
         The job's lease goes on being renewed meanwhile. A conductor that is told to stop tries once.
         """
-        wait = 0.2
-        while True:
-            try:
-                return await asyncio.to_thread(write, *values)
-            except UNREACHABLE:
-                if self.stopping:
-                    raise
-                log.warning("the job store cannot be reached; trying again in %.1f s", wait)
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, LONGEST_WAIT_S)
+        return await until_written(write, *values, stopped=lambda: self.stopping)

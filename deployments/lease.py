@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
+from deployments.loops import until_written
 from deployments.reports import Reports
 from jobs.changes import Position
 from jobs.database import UNREACHABLE
 from jobs.leases import Leases
 from jobs.lifecycle import Leg, progress_at
 from jobs.record import Job
-
-log = logging.getLogger("ray.serve")
 
 
 class LeaseLost(Exception):
@@ -32,25 +30,22 @@ class Lease:
         self._seconds: dict[Leg, float] | None = None
 
     async def advance(self, leg: Leg, replica: str | None = None) -> None:
-        """Record that a leg begins, on a replica if that is known.
+        """Record that a leg begins, on a replica if that is known; waits for the store, by which denoisers are given.
 
         Raises:
             LeaseLost
         """
-        try:
-            percent = await self._percent(leg, 0.0)
-            kept = await asyncio.to_thread(self._leases.advance, self.token, leg, percent, replica=replica)
-        except UNREACHABLE as error:
-            # Progress is only advice; whether the lease is lost, renewing it will tell.
-            log.warning("the progress of %s could not be stored: %s", self._job.id, type(error).__name__)
-            return
-        if not kept:
+
+        def write() -> bool:
+            return self._leases.advance(self.token, leg, self._percent(leg, 0.0), replica=replica)
+
+        if not await until_written(write):
             raise LeaseLost
 
     async def report(self, leg: Leg, replica: str, done: float = 0.0, step: int | None = None) -> None:
-        """Let it be recorded soon that `done` (0 to 1) of a leg is finished."""
+        """Let it be recorded soon that `done` (0 to 1) of a leg is finished. It is advice: nobody waits for it."""
         try:
-            percent = await self._percent(leg, done)
+            percent = await asyncio.to_thread(self._percent, leg, done)
         except UNREACHABLE:
             return
         self._reports.put(self.token, Position(leg, percent, step, replica))
@@ -62,9 +57,10 @@ class Lease:
         except UNREACHABLE:
             return self._job.checkpoint
 
-    async def _percent(self, leg: Leg, done: float) -> int:
+    def _percent(self, leg: Leg, done: float) -> int:
+        """Asks the store once. Blocks."""
         if self._seconds is None:
-            self._seconds = (await asyncio.to_thread(self._leases.estimate, self._job)).seconds
+            self._seconds = self._leases.estimate(self._job).seconds
         return progress_at(leg, done, self._seconds)
 
     async def forget_checkpoint(self) -> None:

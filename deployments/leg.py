@@ -26,7 +26,7 @@ from pipelines.catalogue import ModelCard
 
 T = TypeVar("T")
 
-EVENTS_PER_SECOND = 2
+EVENTS_PER_SECOND = 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Started:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Progress:
-    """Steps done so far. At most two a second are sent; the last one always is."""
+    """Steps done so far. At most one a second is sent; the last one always is."""
 
     step: int
     num_steps: int

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray import ObjectRef
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError, TaskCancelledError
 from ray.serve.handle import DeploymentHandle
 
 from deployments import metrics
@@ -61,8 +61,10 @@ class Relay:
         self.parameters: Parameters = read_parameters(job.parameters)
         self.seconds: dict[str, float] = {}
         self.facts: dict[str, Any] = dict(job.facts)
+        self.leg: Leg | None = None
         self.replica: str | None = None
-        self._response: Any = None
+        self._response: Any = None  # of a leg that can be handed over
+        self._started = False
         self._handing_over = False
 
     async def run(self) -> None:
@@ -70,9 +72,7 @@ class Relay:
         job, committed = self.job, self.job.checkpoint
         if committed is not None and committed["final"]:
             # An earlier attempt got that far: what it committed is not rendered again.
-            self.seconds["denoise"] = committed["seconds"]
-            self.facts.update(committed["facts"])
-            rendered = await self._decode(Committed(committed["key"]))
+            rendered = await self._decode(self._committed(committed))
         else:
             rendered = await self._decode(await self._latents(committed))
         await self.lease.advance(Leg.PUBLISH)
@@ -83,6 +83,16 @@ class Relay:
                 continue
             return
 
+    def waits_in_vain(self) -> bool:
+        """Whether the denoiser that it was given is gone before it has begun."""
+        waits = self._response is not None and not self._started
+        return waits and self.replica not in self.waiting_room.denoisers(self.job.model)
+
+    def make_way(self) -> None:
+        """Give up its denoiser, if it has one, to a job of a higher class."""
+        if self.leg is Leg.DENOISE:
+            self.hand_over()
+
     def hand_over(self) -> None:
         """The replica that works on this job is about to stop: let another go on, from the next step or with the files.
 
@@ -92,7 +102,12 @@ class Relay:
             self._handing_over = True
             self._response.cancel()
 
-    async def _latents(self, checkpoint: dict[str, Any] | None) -> ObjectRef[Any]:
+    def _committed(self, checkpoint: dict[str, Any]) -> Committed:
+        self.seconds["denoise"] = checkpoint["seconds"]
+        self.facts.update(checkpoint["facts"])
+        return Committed(checkpoint["key"])
+
+    async def _latents(self, checkpoint: dict[str, Any] | None) -> ObjectRef[Any] | Committed:
         """Encode and denoise, from a checkpoint if there is one."""
         job, route = self.job, self.route
         text = image = None
@@ -102,12 +117,15 @@ class Relay:
             image = await self._leg(Leg.ENCODE, "image", route.image, input_key(job), self.parameters)
         while True:
             await self.lease.advance(Leg.DENOISE)
+            self.waiting_room.freed()  # where it has just been handed over
             self.replica = await self.waiting_room.denoiser(job.model, self.lease.token)
             ticket = Ticket(job.id, job.model, self.lease.token, self.replica, checkpoint)
             try:
                 latents = await self._leg(Leg.DENOISE, "denoise", route.denoise, self.parameters, text, image, ticket)
             except HandedOver:
                 checkpoint = await self.lease.checkpoint()
+                if checkpoint is not None and checkpoint["final"]:
+                    return self._committed(checkpoint)  # it was done before it could be stopped
                 continue
             if checkpoint is not None:
                 self.seconds["denoise"] = round(self.seconds["denoise"] + checkpoint["seconds"], 4)
@@ -132,6 +150,8 @@ class Relay:
         """
         response = handle.options(method_name="run", stream=True).remote(*inputs)
         references = None
+        self.leg, self._started = leg, False
+        self._response = response if leg is Leg.DENOISE else None
         try:
             references = await response._to_object_ref_gen()
             async for reference in references:
@@ -139,7 +159,7 @@ class Relay:
                     case Started(replica):
                         if leg is Leg.DENOISE and replica != self.replica:  # its own has died, or would not be free
                             await self.lease.advance(leg, replica)
-                        self.replica = replica
+                        self.replica, self._started = replica, True
                         self._response = response if leg in HANDED_OVER else None
                         await self.lease.report(leg, replica)
                     case Progress(step, num_steps):
@@ -159,7 +179,7 @@ class Relay:
             response.cancel()
             if references is not None:
                 await _drain(references)
-            if self._handing_over and isinstance(error, RayTaskError | RayActorError):
+            if self._handing_over and isinstance(error, RayTaskError | RayActorError | TaskCancelledError):
                 emit("job.handed_over", job_id=self.job.id, model=self.job.model, leg=leg, replica=self.replica)
                 raise HandedOver from error
             raise

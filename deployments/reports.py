@@ -1,6 +1,6 @@
 """Where a conductor's jobs are within their legs, told to the job store for all of them together.
 
-Each denoiser reports twice a second. With a transaction for each report, a few dozen of them would keep a core busy.
+Each denoiser reports once a second. With a transaction for each report, a few dozen of them would keep a core busy.
 """
 
 from __future__ import annotations

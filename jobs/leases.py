@@ -45,20 +45,26 @@ class Leases:
         abandoned = _first([jobs.c.lease_expires_at], held_of, *_abandoned(now), jobs.c.attempts < max_attempts)
         turn: list[ColumnElement[Any] | UnaryExpression[Any]] = [jobs.c.queue_rank, jobs.c.id]
         denoised = _first(turn, *due, jobs.c.queue_rank < 0, jobs.c.checkpoint["final"].as_boolean())
-        head = _first(turn, *due).add_columns(OLD_TURN.label("turn")).subquery("head")
-        ahead = (
-            select(func.count())
-            .where(of, jobs.c.status == Status.IN_PROGRESS, jobs.c.leg.in_(AHEAD_OF_DENOISE))
-            .where(jobs.c.lease_expires_at >= now, or_(HAS_DENOISER, head.c.turn >= OLD_TURN))
-            .correlate(head)
-        )
-        waiting = select(head.c.id).where(ahead.scalar_subquery() < capacity)
+        live = (jobs.c.status == Status.IN_PROGRESS, jobs.c.lease_expires_at >= now)
+        ahead = (of, *live, jobs.c.leg.in_(AHEAD_OF_DENOISE))
+
+        def if_there_is_room(first: Select[Any]) -> Select[Any]:
+            head = first.add_columns(OLD_TURN.label("turn")).subquery()
+            before = select(func.count()).where(*ahead, or_(HAS_DENOISER, head.c.turn >= OLD_TURN)).correlate(head)
+            return select(head.c.id).where(before.scalar_subquery() < capacity)
+
+        # One that was given back goes first, but where it has no room it holds up no other with an earlier turn.
+        begun = if_there_is_room(_first(turn, *due, jobs.c.queue_rank < 0))
+        new = if_there_is_room(_first(turn, *due, jobs.c.queue_rank >= 0))
+        choice = func.coalesce(*(each.scalar_subquery() for each in (abandoned, denoised, begun, new)))
         with self._database.write() as connection:
             claimed = change(
                 connection,
-                jobs.c.id == func.coalesce(*(each.scalar_subquery() for each in (abandoned, denoised, waiting))),
+                jobs.c.id == choice,
                 status=Status.IN_PROGRESS,
                 leg=Leg.ENCODE,
+                step=None,
+                replica=None,
                 progress=_at_least(1),
                 attempts=jobs.c.attempts + 1,
                 started_at=func.coalesce(jobs.c.started_at, now),
@@ -76,12 +82,12 @@ class Leases:
 
     def renew(self, tokens: Collection[str], lease_s: float) -> set[str]:
         """Extend leases; returns the tokens that are still valid."""
+        mine = jobs.c.lease_token.in_(tokens)
         with self._database.write() as connection:
+            # In the order in which everybody locks several rows, or two could wait for each other.
+            connection.execute(select(jobs.c.id).where(mine).order_by(jobs.c.id).with_for_update())
             renewed = connection.execute(
-                update(jobs)
-                .where(jobs.c.lease_token.in_(tokens))
-                .values(lease_expires_at=time.time() + lease_s)
-                .returning(jobs.c.lease_token)
+                update(jobs).where(mine).values(lease_expires_at=time.time() + lease_s).returning(jobs.c.lease_token)
             )
             return set(renewed.scalars())
 

@@ -57,27 +57,36 @@ def plan(rate: float, seconds: Mapping[Leg, float], *, busy: float, within_s: fl
         raise ValueError(f"one job alone takes {sum(seconds[leg] for leg in LEGS):.1f} s; ask for more than that")
     stages = tuple(Stage(leg, seconds[leg], max(math.ceil(rate * seconds[leg] / busy), 1)) for leg in LEGS)
     while True:
-        latencies = simulate(rate, stages)
-        p95 = statistics.quantiles(latencies, n=20)[-1]
+        waits = simulate(rate, stages)
+        alone = sum(stage.seconds for stage in stages)
+        latencies = [alone + sum(each) for each in zip(*waits, strict=True)]
+        p95 = _p95(latencies)
         if within_s is None or p95 <= within_s:
             return Plan(stages, statistics.median(latencies), p95)
-        # Where a job waits longest, one more replica helps most.
-        worst = max(stages, key=lambda stage: stage.utilisation(rate) * stage.seconds)
-        stages = tuple(replace(each, replicas=each.replicas + (each is worst)) for each in stages)
+        longest = max(range(len(stages)), key=lambda place: _p95(waits[place]))  # where one more replica helps most
+        stages = tuple(replace(each, replicas=each.replicas + (place == longest)) for place, each in enumerate(stages))
 
 
-def simulate(rate: float, stages: Sequence[Stage], jobs: int = JOBS, seed: int = 0) -> list[float]:
-    """Seconds that each job takes from its arrival until the last leg is done."""
+def simulate(rate: float, stages: Sequence[Stage], jobs: int = JOBS, seed: int = 0) -> list[list[float]]:
+    """Seconds that each job waits at each stage."""
     dice = random.Random(seed)
     arrivals: list[float] = []
     now = 0.0
     for _ in range(jobs):
         now += dice.expovariate(rate)
         arrivals.append(now)
-    there = list(arrivals)
+    waits: list[list[float]] = []
+    there = arrivals
     for stage in stages:
         free = [0.0] * stage.replicas
-        for job, at in enumerate(there):  # every job takes as long, so none overtakes another
-            there[job] = max(at, free[0]) + stage.seconds
-            heapq.heapreplace(free, there[job])
-    return [end - begin for begin, end in zip(arrivals, there, strict=True)]
+        begin: list[float] = []
+        for at in there:  # every job takes as long, so none overtakes another
+            begin.append(max(at, free[0]))
+            heapq.heapreplace(free, begin[-1] + stage.seconds)
+        waits.append([began - at for began, at in zip(begin, there, strict=True)])
+        there = [began + stage.seconds for began in begin]
+    return waits
+
+
+def _p95(values: Sequence[float]) -> float:
+    return statistics.quantiles(values, n=20)[-1]

@@ -59,9 +59,11 @@ def load_catalogue() -> dict[str, ModelCard]:
     """Every card, by id.
 
     Raises:
-        ConfigError: a card is wrong, or two have the same id.
+        ConfigError: a card is wrong, two have the same id, or the operator's folder is not there.
     """
     cards: dict[str, ModelCard] = {}
+    if missing := [folder for folder in folders() if not folder.is_dir()]:
+        raise ConfigError(f"KINORAY_MODELS: there is no folder {missing[0]}")
     for path in (path for folder in folders() for path in sorted(folder.glob("*.yaml"))):
         card = load_card(path)
         if card.id in cards:

@@ -98,7 +98,7 @@ def alive_nodes() -> set[str]:
 
 
 def repeated(timeline: Timeline, job_id: str) -> int:
-    """Steps that a job's later attempts did again, as its denoisers reported them: at most half a second old."""
+    """Steps that a job's later attempts did again, as its denoisers reported them: at most a second old."""
     again, attempt, last = 0, 1, 0
     for event in timeline.steps_of(job_id):
         step = event.step or 0

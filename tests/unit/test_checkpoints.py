@@ -43,7 +43,7 @@ def state(step: int) -> DenoiseState:
 
 
 def ticket(job: Job, token: str, checkpoint: dict[str, Any] | None = None) -> Ticket:
-    return Ticket(job.id, job.model, token, checkpoint)
+    return Ticket(job.id, job.model, token, "d1", checkpoint)
 
 
 def commits(jobs: Jobs, artifacts: ArtifactStore, of: Ticket, every_s: float = 5) -> Commits:

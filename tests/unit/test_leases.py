@@ -89,6 +89,19 @@ def test_those_that_wait_for_a_denoiser_hold_up_no_job_whose_turn_is_before_thei
     assert jobs.claim(capacity=2) is None
 
 
+def test_one_that_was_given_back_and_has_no_room_holds_up_nobody_else(jobs: Jobs) -> None:
+    low = jobs.accept(priority=Priority.LOW)
+    _, token = jobs.take()
+    for _ in range(2):
+        jobs.accept()
+        jobs.take()
+    assert jobs.leases.release(token)
+    assert jobs.claim(capacity=2) is None
+    urgent = jobs.accept(priority=Priority.HIGH)
+    assert jobs.take(capacity=2)[0].id == urgent.id
+    assert jobs.take(capacity=4)[0].id == low.id
+
+
 def test_an_abandoned_job_is_taken_whatever_the_capacity(jobs: Jobs) -> None:
     jobs.accept()
     taken, _ = jobs.take(lease_s=-1)

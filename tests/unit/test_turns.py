@@ -36,18 +36,20 @@ def test_free_denoisers_go_to_those_whose_turn_is_first(jobs: Jobs) -> None:
     assert jobs.turns.assign("m", ["d1", "d2", "d3", "d4"], {last}) == {last: "d2"}, "one has left its denoiser"
 
 
-def test_a_free_denoiser_is_left_to_another_conductor_that_holds_a_higher_class(jobs: Jobs) -> None:
-    _, other = encoded(jobs, priority=Priority.HIGH)
+def test_a_conductor_serves_anothers_job_whose_turn_comes_first(jobs: Jobs) -> None:
+    other, theirs = encoded(jobs)
     _, mine = encoded(jobs)
     assert jobs.turns.assign("m", ["d1"], {mine}) == {}
-    assert jobs.turns.assign("m", ["d1", "d2"], {mine}) == {mine: "d1"}
-    assert jobs.turns.assign("m", ["d1", "d2"], {other}) == {other: "d2"}
+    assert jobs.get(other).replica == "d1"
+    assert jobs.turns.assign("m", ["d1"], {theirs}) == {theirs: "d1"}, "it finds what it was given"
+    assert jobs.turns.assign("m", ["d1"], {theirs}) == {theirs: "d1"}, "again, if the answer was lost"
+    assert jobs.turns.assign("m", ["d1", "d2"], {mine}) == {mine: "d2"}
 
 
-def test_within_a_class_whoever_asks_first_is_served(jobs: Jobs) -> None:
-    encoded(jobs)
-    _, mine = encoded(jobs)
-    assert jobs.turns.assign("m", ["d1"], {mine}) == {mine: "d1"}
+def test_what_was_given_and_is_gone_is_given_anew(jobs: Jobs) -> None:
+    _, token = encoded(jobs)
+    assert jobs.turns.assign("m", ["d1"], {token}) == {token: "d1"}
+    assert jobs.turns.assign("m", ["d2"], {token}) == {token: "d2"}
 
 
 def test_nobody_waits_for_a_conductor_that_is_dead_but_its_denoiser_is_still_at_work(jobs: Jobs) -> None:
@@ -79,17 +81,18 @@ def running(jobs: Jobs, replica: str, left_s: float, priority: Priority = Priori
     return token
 
 
-def urgent(jobs: Jobs, waited_s: float = 10.0, priority: Priority = Priority.HIGH) -> Job:
-    """A job in the queue that has waited."""
-    return jobs.accept(priority=priority, created_at=time.time() - waited_s)
+def urgent(jobs: Jobs) -> Job:
+    """A job that has waited and is encoded."""
+    return encoded(jobs, priority=Priority.HIGH, created_at=time.time() - 10)[0]
 
 
-def test_the_lowest_class_with_most_left_makes_way(jobs: Jobs) -> None:
+def test_the_lowest_class_makes_way(jobs: Jobs) -> None:
     jobs_left = {"d1": (60.0, Priority.NORMAL), "d2": (20.0, Priority.LOW), "d3": (90.0, Priority.HIGH)}
     normal, low, _ = (running(jobs, replica, *left) for replica, left in jobs_left.items())
     assert jobs.turns.yielding("m", 3, AFTER_S) == set(), "nobody waits"
     urgent(jobs)
     assert jobs.turns.yielding("m", 3, AFTER_S) == {low}
+    assert jobs.leases.advance(low, Leg.DENOISE, 40, replica="d2")
     assert jobs.turns.yielding("m", 3, AFTER_S) == {low}, "the same until it has made way"
     urgent(jobs)
     urgent(jobs)
@@ -110,14 +113,20 @@ def test_nobody_makes_way_for_a_moment(jobs: Jobs) -> None:
     assert jobs.turns.yielding("n", 2, AFTER_S) == set()
 
 
-def test_one_that_waits_encoded_asks_as_well(jobs: Jobs) -> None:
-    low = running(jobs, "d1", 60.0, Priority.LOW)
-    job, token = encoded(jobs, created_at=time.time() - 10)
-    assert jobs.turns.yielding("m", 1, AFTER_S) == {low}
+def test_nobody_makes_way_for_one_that_could_not_begin(jobs: Jobs) -> None:
+    low, high = running(jobs, "d1", 60.0, Priority.LOW), running(jobs, "d2", 60.0, Priority.HIGH)
+    jobs.accept(priority=Priority.HIGH, created_at=time.time() - 10)
+    assert jobs.turns.yielding("m", 2, AFTER_S) == set(), "it is in the queue"
+    _, token = jobs.take()
+    assert jobs.turns.yielding("m", 2, AFTER_S) == set(), "it is being encoded"
+    assert jobs.leases.advance(token, Leg.DENOISE, 1)
+    assert jobs.turns.yielding("m", 2, AFTER_S) == {low}
     assert jobs.leases.advance(low, Leg.DENOISE, 1), "it has made way"
-    assert jobs.turns.yielding("m", 1, AFTER_S) == set()
-    assert jobs.turns.assign("m", ["d1"], {low, token}) == {token: "d1"}
-    assert jobs.get(job).replica == "d1"
+    assert jobs.turns.yielding("m", 2, AFTER_S) == set(), "one is free"
+    assert jobs.turns.assign("m", ["d1", "d2"], {low, token}) == {token: "d1"}
+    assert jobs.turns.yielding("m", 2, AFTER_S) == set()
+    assert jobs.leases.advance(high, Leg.DECODE, 90)
+    assert jobs.turns.assign("m", ["d1", "d2"], {low}) == {low: "d2"}
 
 
 def test_a_job_whose_class_has_aged_is_not_interrupted(jobs: Jobs) -> None:
