@@ -15,7 +15,7 @@ from benchmarks.scale.world import Model, World, fixed, run_world, waited, warm
 STEP_S = 0.5
 PREVIEW_S, LONG_S, LONG_SHARE = 5.0, 60.0, 0.2
 DENOISERS, OFFERED = 8, 0.7
-JOBS = 100
+JOBS = 90
 SEED = 7
 
 
