@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from benchmarks.processes import kill_tree
-from deployments.config import load_config
+from deployments.config import BALANCE, load_config
 from deployments.keys import fingerprint, generate
 from deployments.service import default_config, for_model, free_port
 from tests.command import Command, is_ready
@@ -39,6 +39,7 @@ def start_front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
         config = for_model(load_config(default_config()), "ltx-tiny", with_image=False)
         (application,) = config["applications"]
         application["args"].update(settings)
+        application["autoscaling_policy"] = {"policy_function": BALANCE}
         for deployment in application["deployments"]:
             if deployment["name"].endswith("ltx-tiny"):
                 deployment.pop("num_replicas", None)
