@@ -92,7 +92,7 @@ def test_a_high_priority_goes_before_what_waited_longer(service: ServiceClient) 
         low, last, high = (service.create(priority=priority) for priority in ("low", "low", "high"))
         assert [video["priority"] for video in (low, last, high)] == ["low", "low", "high"]
         # The view of the queue may be older than all three.
-        service.until(low["id"], lambda video: video["queue_position"] == 1 and video["eta_seconds"] > 0)
+        service.until(low["id"], lambda video: video["queue_position"] == 1 and (video["eta_seconds"] or 0) > 0)
         service.until(last["id"], lambda video: video["queue_position"] == 2)
         assert service.get(busy[0])["queue_position"] is None
         service.finish(high["id"])
