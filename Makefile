@@ -96,7 +96,7 @@ chaos: setup ## kill everything in turn and count what was lost
 	@$(BIN)/python -m benchmarks.chaos
 
 .PHONY: chaos-short
-chaos-short: setup-dev ## three kills, as a test
+chaos-short: setup-dev ## two kills, as a test
 	$(BIN)/python -m pytest tests/chaos
 
 .PHONY: bench-scale
