@@ -39,8 +39,8 @@ class Cluster:
 
     def nodes(self) -> list[psutil.Process]:
         """The raylets of the nodes that the autoscaler has started."""
-        (monitor,) = [each for each in below(self.pid) if "monitor.py" in title(each)]
-        return [each for each in monitor.children() if "/raylet/raylet" in title(each)]
+        raylets = [each for each in below(self.pid) if "/raylet/raylet " in title(each)]
+        return [each for each in raylets if each.ppid() != self.pid]  # that one is the head's own
 
 
 @contextmanager

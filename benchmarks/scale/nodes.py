@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import ray
 
@@ -51,8 +52,7 @@ def storm() -> Iterator[Row]:
     dice = random.Random(3)
     ids: list[str] = []
     unknown_s: list[float] = []
-    with run_world(config, [MODEL], nodes=NODES) as world:
-        timeline = Timeline(world.database)
+    with run_world(config, [MODEL], nodes=NODES) as world, closing(Timeline(world.database)) as timeline:
         end = time.monotonic() + STORM_S
         ids += world.submit([REQUEST] * 2 * NODES)
         until(lambda: busy(world) > 0, "a denoiser is busy", 300)
@@ -62,14 +62,13 @@ def storm() -> Iterator[Row]:
                 alive = alive_nodes()
                 killed = time.monotonic()
                 kill_tree(dice.choice(nodes).pid)
-                until(lambda: len(alive_nodes()) < len(alive), "Ray knows that the node is gone", 60, every_s=0.05)  # noqa: B023
+                until(lambda: bool(alive - alive_nodes()), "Ray knows that the node is gone", 60, every_s=0.05)  # noqa: B023
                 unknown_s.append(time.monotonic() - killed)
             live = sum(row.completed_at is None for row in world.rows(ids))
             ids += world.submit([REQUEST] * max(2 * NODES - live, 0))  # so that all have something to do
             time.sleep(max(next_kill - time.monotonic(), 0))
         rows = world.ended(ids)
         again = sum(repeated(timeline, row.id) for row in rows)
-        timeline.close()
     completed = sum(row.status == Status.COMPLETED for row in rows)
     hit = sum(row.attempts > 1 for row in rows)
     share = again / (again + STEPS * len(rows))
