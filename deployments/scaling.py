@@ -30,7 +30,7 @@ from jobs.database import UNREACHABLE, Database
 from jobs.lifecycle import AHEAD_OF_DENOISE, Leg
 from jobs.store import JobStore
 from pipelines.card import Leg as PipelineLeg
-from pipelines.catalogue import get_card, load_catalogue
+from pipelines.catalogue import read_anew
 
 log = logging.getLogger("ray.serve")
 
@@ -130,8 +130,7 @@ class Balance:
         if self._store is None:
             self._store = JobStore(Database(database_url()))
         # Read anew: the controller outlives every change of the catalogue.
-        load_catalogue.cache_clear()
-        names = deployment_names({model: get_card(model) for model in models})
+        names = deployment_names({model: read_anew(model) for model in models})
         return replicas_needed({model: demand_of(self._store, model) for model in models}, names, self.drain_s)
 
 

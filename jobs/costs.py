@@ -10,15 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import ColumnElement, Connection, select, update
 
 from jobs.database import insert_if_absent
 from jobs.lifecycle import Leg
-from jobs.schema import leg_costs
+from jobs.schema import jobs, leg_costs
 
 FADE = 0.98
 FIRST_GUESS_S: dict[Leg, float] = {Leg.ENCODE: 0.5, Leg.DENOISE: 10.0, Leg.DECODE: 2.0, Leg.PUBLISH: 0.2}
 """What a leg is taken to cost before any job of its model has finished."""
+LEFT_S: ColumnElement[Any] = jobs.c.cost_s * (100 - jobs.c.progress) / 100
+"""Estimated seconds of computing that a job still needs."""
 
 
 @dataclass(frozen=True, slots=True)

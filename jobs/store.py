@@ -12,11 +12,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, select
 
 from jobs.changes import OLD_TURN, change, ended_values
-from jobs.costs import Line, read_lines
+from jobs.costs import LEFT_S, Line, read_lines
 from jobs.database import Database
 from jobs.lifecycle import CANCELED, SERVER_ERROR, Leg, Status
 from jobs.record import Job, read_job
 from jobs.schema import LIVE, idempotency_keys, job_events, jobs
+from jobs.turns import HAS_DENOISER
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class JobStore:
 
     def working(self, model: str) -> dict[Leg, tuple[int, float]]:
         """The same of the jobs in each leg."""
-        query = select(jobs.c.leg, func.count(), func.sum(_LEFT_S)).where(
+        query = select(jobs.c.leg, func.count(), func.sum(LEFT_S)).where(
             jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS
         )
         with self._database.read() as connection:
@@ -139,7 +140,7 @@ class JobStore:
 
     def denoising(self, model: str) -> int:
         """How many denoisers a model's jobs occupy; a job that waits for one is in that leg too, without a replica."""
-        busy = (jobs.c.status == Status.IN_PROGRESS, jobs.c.leg == Leg.DENOISE, jobs.c.replica.is_not(None))
+        busy = (jobs.c.status == Status.IN_PROGRESS, HAS_DENOISER)
         query = select(func.count()).where(jobs.c.model == model, *busy)
         with self._database.read() as connection:
             count: int = connection.execute(query).scalar_one()
@@ -158,7 +159,7 @@ class JobStore:
 
     def backlog_s(self) -> dict[str, float]:
         """Estimated seconds of computing that each model's live jobs still need."""
-        left = func.sum(_LEFT_S).label("seconds")
+        left = func.sum(LEFT_S).label("seconds")
         with self._database.read() as connection:
             rows = connection.execute(select(jobs.c.model, left).where(LIVE).group_by(jobs.c.model))
             return {row.model: row.seconds for row in rows}
@@ -170,5 +171,4 @@ class JobStore:
         return oldest
 
 
-_LEFT_S = jobs.c.cost_s * (100 - jobs.c.progress) / 100
 _DEAD: tuple[ColumnElement[bool], ...] = (jobs.c.status == Status.FAILED, jobs.c.error_code == SERVER_ERROR)

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, select, update
 
 from jobs.changes import OLD_TURN
+from jobs.costs import LEFT_S
 from jobs.database import Database, take_turns
 from jobs.lifecycle import Leg, Status
 from jobs.priority import Priority
@@ -69,7 +70,7 @@ class Turns:
         `after_s`. Every conductor gets the same answer until the denoisers have changed hands.
         """
         here = (jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS)
-        left_s = (jobs.c.cost_s * (100 - jobs.c.progress) / 100).label("left_s")
+        left_s = LEFT_S.label("left_s")
         at_work = select(jobs.c.id, jobs.c.lease_token, jobs.c.priority, _TURN, left_s).where(*here, HAS_DENOISER)
         now = time.time()
         waiting = (

@@ -72,6 +72,18 @@ def load_catalogue() -> dict[str, ModelCard]:
     return cards
 
 
+def read_anew(model: str) -> ModelCard:
+    """One card as its file says now; `get_card` remembers what it said.
+
+    Raises:
+        ConfigError: there is no such file, or it is wrong.
+    """
+    for path in (folder / f"{model}.yaml" for folder in folders()):
+        if path.is_file():
+            return load_card(path)
+    return get_card(model)  # which says what there is
+
+
 def get_card(model: str) -> ModelCard:
     """A card by its id.
 

@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from benchmarks.databases import create_database, run_postgres
 from benchmarks.processes import until
 from benchmarks.scale.cluster import Cluster, run_cluster
-from deployments.config import load_config
+from deployments.config import BALANCE, load_config
 from deployments.replicas import look
 from deployments.service import free_port, run_service
 from jobs.database import Database
@@ -127,7 +127,7 @@ def scaled(model: Model, drain_s: float, **args: Any) -> dict[str, Any]:
     """The same with one model, whose legs come and go with the work; each denoiser needs a node."""
     config = fixed([model], **args)
     (application,) = config["applications"]
-    policy = {"policy_function": "deployments.scaling:Balance", "policy_kwargs": {"drain_s": drain_s}}
+    policy = {"policy_function": BALANCE, "policy_kwargs": {"drain_s": drain_s}}
     application["autoscaling_policy"] = policy
     for deployment in application["deployments"]:
         if deployment["name"] in model.replicas():
