@@ -79,6 +79,10 @@ fidelity: setup ## compare every family with diffusers, bit for bit
 bench-overhead: setup ## the service against diffusers in one process
 	$(BIN)/python -m benchmarks.overhead
 
+.PHONY: bench-gpu
+bench-gpu: setup ## every leg at its real size on this machine's GPU, against diffusers; OUT=configs/gpus/NAME.yaml keeps it
+	$(BIN)/python -m benchmarks.gpu $(OUT)
+
 .PHONY: bench-jobs
 bench-jobs: setup ## what a long history costs the job store, on SQLite and PostgreSQL
 	@$(BIN)/python -m benchmarks.jobs

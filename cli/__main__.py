@@ -99,9 +99,10 @@ def plan(
     config: Annotated[Path, typer.Option(help="A Serve config file: what each replica asks for.")] = Path(
         "configs/cluster.yaml"
     ),
-    seconds: Annotated[
-        list[str] | None, typer.Option(help="LEG=SECONDS, instead of what the job store has measured.")
+    gpu: Annotated[
+        str | None, typer.Option(help="A GPU of configs/gpus, instead of what the job store has measured.")
     ] = None,
+    seconds: Annotated[list[str] | None, typer.Option(help="LEG=SECONDS, instead of what was measured.")] = None,
     busy: Annotated[float, typer.Option(min=0.05, max=0.99, help="The share of its time a replica may work.")] = 0.8,
     within: Annotated[float | None, typer.Option(help="Seconds that 95 % of the videos may take.")] = None,
     gpu_hour: Annotated[float | None, typer.Option(help="What a GPU costs an hour, in any currency.")] = None,
@@ -110,7 +111,7 @@ def plan(
     from cli.plan import run_plan
 
     run_plan(
-        Console(highlight=False), rate=rate, model=model, config=config, seconds=seconds or [], busy=busy,
+        Console(highlight=False), rate=rate, model=model, config=config, gpu=gpu, seconds=seconds or [], busy=busy,
         within_s=within, gpu_hour=gpu_hour,
     )  # fmt: skip
 

@@ -16,7 +16,9 @@ from deployments.graph import deployment_names
 from deployments.settings import load_settings
 from jobs.lifecycle import Leg
 from jobs.planning import LEGS, plan
+from pipelines.catalogue import get_card
 from pipelines.errors import ConfigError
+from pipelines.simulated.timings import measured
 
 PER = {"s": 1.0, "min": 60.0, "h": 3600.0, "day": 86400.0}
 
@@ -27,6 +29,7 @@ def run_plan(
     rate: str,
     model: str,
     config: Path,
+    gpu: str | None,
     seconds: list[str],
     busy: float,
     within_s: float | None,
@@ -35,11 +38,12 @@ def run_plan(
     """Print the plan. Raises ConfigError."""
     per_s = _rate(rate)
     gpus = _gpus(config, model)
-    costs = {**measured_seconds(model), **_given(seconds)}
+    known = measured_seconds(model) if gpu is None else _on(gpu, model)
+    costs = {**known, **_given(seconds)}
     if missing := [leg for leg in LEGS if leg not in costs]:
         raise ConfigError(
-            f"no job of {model} has finished in this job store, so say how long a leg takes: "
-            + " ".join(f"--seconds {leg}=SECONDS" for leg in missing)
+            f"no job of {model} has finished in this job store; name a GPU that was measured (--gpu), or say how long "
+            "a leg takes: " + " ".join(f"--seconds {leg}=SECONDS" for leg in missing)
         )
     try:
         made = plan(per_s, costs, busy=busy, within_s=within_s)
@@ -64,6 +68,18 @@ def _rate(text: str) -> float:
     if found is None or float(found[1]) == 0:
         raise ConfigError(f"--rate {text}: write videos per time, such as 2/min; the time is one of {', '.join(PER)}")
     return float(found[1]) / PER[found[2]]
+
+
+def _on(gpu: str, model: str) -> dict[Leg, float]:
+    """What the model's default video took on a GPU that was measured. Raises ConfigError."""
+    timings, parameters = measured(gpu, model), get_card(model).default_parameters()
+    size = parameters.megapixels
+    step_s = timings.step.seconds(size)
+    return {
+        Leg.ENCODE: timings.text.seconds(size),
+        Leg.DENOISE: step_s * parameters.num_inference_steps,
+        Leg.DECODE: timings.decode.seconds(size),
+    }
 
 
 def _given(seconds: list[str]) -> dict[Leg, float]:

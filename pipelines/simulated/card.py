@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from pipelines.card import CommonCard, CommonDefaults, CommonParameters, Component, Leg, StrictModel
-
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Pace(StrictModel):
-    """How long something takes: a constant, and what grows with the video's size."""
-
-    fixed_s: Seconds = 0.0
-    per_megapixel_s: Seconds = 0.0
-    """For each million pixels of all frames together."""
-
-    def seconds(self, megapixels: float) -> float:
-        return self.fixed_s + self.per_megapixel_s * megapixels
-
-
-class Timings(StrictModel):
-    """How long each leg takes."""
-
-    load_s: Seconds = 0.0
-    """Of each leg, before its replica is ready."""
-    text: Pace
-    step: Pace
-    """Of one denoising step."""
-    decode: Pace
+from pipelines.card import CommonCard, CommonDefaults, CommonParameters, Component, Leg
+from pipelines.simulated.timings import Timings, measured
 
 
 class SimulatedParameters(CommonParameters):
@@ -57,6 +34,14 @@ class SimulatedCard(CommonCard):
     prompt_shape: tuple[int, int] = (128, 4096)
     """Tokens and width of a prompt's embedding; T5-XXL's by default."""
     latent_channels: int = Field(default=128, ge=1)
+
+    @field_validator("timings", mode="before")
+    @classmethod
+    def _measured(cls, value: Any) -> Any:
+        """Those of a real model, where the card says `{gpu: NAME, model: ID}`."""
+        if isinstance(value, dict) and value.keys() == {"gpu", "model"}:
+            return measured(**value)
+        return value
 
     def default_parameters(self) -> SimulatedParameters:
         """What the model does when nothing is said."""

@@ -17,6 +17,7 @@ from jobs.lifecycle import Leg
 from jobs.planning import Stage, plan, simulate
 from pipelines.card import ROOT
 from pipelines.errors import ConfigError
+from pipelines.simulated.timings import measured
 from tests.unit.conftest import Jobs
 
 SECONDS = {Leg.ENCODE: 0.1, Leg.DENOISE: 20.0, Leg.DECODE: 2.0}
@@ -54,7 +55,7 @@ def run(**options: Any) -> str:
     """What `./kinoray plan` prints."""
     console = Console(file=StringIO(), width=120)
     given: dict[str, Any] = {
-        "rate": "30/min", "model": "ltx-video-0.9.5", "config": ROOT / "configs/cluster.yaml", "busy": 0.8,
+        "rate": "30/min", "model": "ltx-video-0.9.5", "config": ROOT / "configs/cluster.yaml", "busy": 0.8, "gpu": None,
         "seconds": [f"{leg}={seconds}" for leg, seconds in SECONDS.items()], "within_s": None, "gpu_hour": 2.5,
         **options,
     }  # fmt: skip
@@ -89,6 +90,12 @@ def test_the_command_goes_by_what_the_job_store_has_measured(store: Database) ->
     assert "│ denoise │ 4.00    │ 3 " in run(seconds=["denoise=4"])
 
 
+def test_the_command_goes_by_a_gpu_that_was_measured(store: Database) -> None:  # noqa: ARG001 an empty one
+    step = measured("h200", "ltx-video-0.9.5").step
+    assert f"│ denoise │ {40 * step.fixed_s:.2f} " in run(gpu="h200", seconds=[])
+    assert "│ denoise │ 4.00 " in run(gpu="h200", seconds=["denoise=4"])
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -96,6 +103,7 @@ def test_the_command_goes_by_what_the_job_store_has_measured(store: Database) ->
         ({"rate": "0/min"}, "such as 2/min"),
         ({"seconds": ["vae=1"]}, "the legs are encode, denoise, decode"),
         ({"model": "svd"}, "serves no model 'svd'"),
+        ({"gpu": "abacus"}, "no GPU 'abacus'"),
         ({"within_s": 10}, "--within: one job alone takes"),
     ],
 )

@@ -10,16 +10,18 @@ from typing import Any
 
 import av
 import pytest
+import yaml
 
 from pipelines.card import ROOT
 from pipelines.catalogue import get_card
-from pipelines.errors import InvalidRequest
+from pipelines.errors import ConfigError, InvalidRequest
 from pipelines.families import handover, load_leg, place, video
 from pipelines.frames import consume_meanwhile, to_frames
 from pipelines.output import Output, RenderedVideo
 from pipelines.requests import GenerationRequest, resolve
 from pipelines.serialization import from_bytes, to_bytes
-from pipelines.simulated.card import Pace, SimulatedCard, SimulatedParameters, Timings
+from pipelines.simulated.card import SimulatedCard, SimulatedParameters
+from pipelines.simulated.timings import GPUS, Pace, Timings, measured
 
 
 def card(**timings: Pace) -> SimulatedCard:
@@ -95,3 +97,18 @@ def test_no_leg_imports_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_card_may_name_a_gpu_that_was_measured() -> None:
+    data = {**get_card("simulated").model_dump(mode="json"), "timings": {"gpu": "h200", "model": "ltx-video-0.9.5"}}
+    made = SimulatedCard.model_validate(data)
+    assert made.timings == measured("h200", "ltx-video-0.9.5")
+    with pytest.raises(ConfigError, match=r"there are .*h200"):
+        SimulatedCard.model_validate({**data, "timings": {"gpu": "abacus", "model": "ltx-video-0.9.5"}})
+
+
+def test_every_measured_model_is_one_of_the_catalogue() -> None:
+    for path in GPUS.glob("*.yaml"):
+        for model in yaml.safe_load(path.read_text())["models"]:
+            assert measured(path.stem, model).step.fixed_s > 0
+            assert get_card(model).default_parameters().num_inference_steps

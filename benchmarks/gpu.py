@@ -1,0 +1,179 @@
+"""What each leg of the published models costs on this machine's GPU, and diffusers in one process: `make bench-gpu`.
+
+The weights are random and of the real size and dtype, so that nothing is fetched; a video is one of the model's
+defaults. The measured seconds can be kept for `kinoray plan --gpu` and for simulated models.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.fidelity import PROMPT, picture
+from benchmarks.full_size import ARCHITECTURES, checkpoint
+from pipelines.families import load_leg, place
+from pipelines.ltx.card import LTXCard
+from pipelines.ltx.reference import reference_video as ltx_reference
+from pipelines.requests import GenerationRequest, Parameters, resolve
+from pipelines.svd.card import SVDCard
+from pipelines.svd.reference import reference_video as svd_reference
+
+GPU = torch.device("cuda")
+ROUNDS, ENOUGH_S = 3, 20.0
+"""A leg is timed three times, or until it has taken so long."""
+GB = 1e9
+
+
+@dataclass(slots=True)
+class Cost:
+    """Of one leg, in seconds and bytes of the GPU's memory."""
+
+    load_s: float
+    seconds: float
+    weights: int
+    peak: int
+
+    def __str__(self) -> str:
+        weights, peak = self.weights / GB, self.peak / GB
+        return f"{self.load_s:.1f} s | {self.seconds:.3f} s | {weights:.1f} GB | {peak:.1f} GB"
+
+
+@dataclass(slots=True)
+class Bench:
+    """One model, leg by leg: each is loaded, warmed up, timed and freed before the next, as if on a GPU of its own."""
+
+    card: LTXCard | SVDCard
+    device: torch.device
+    costs: dict[str, Cost] = field(default_factory=dict)
+
+    def legs(self) -> Tensor:
+        """Time every leg on what the one before it made; the video, [F, 3, H, W] float32 on the CPU."""
+        parameters, image = self.parameters(), picture() if self.card.NEEDS_IMAGE else None
+        text = pixels = None
+        if "text" in self.card.LEGS:
+            others = map(f"{PROMPT} {{}}".format, count())  # a prompt that was embedded before costs nothing
+            text = self._time(
+                "text", lambda leg: (leg.encode(next(others), parameters), leg.encode(PROMPT, parameters))
+            )[1]
+        if image is not None:
+            pixels = self._time("image", lambda leg: leg.encode(image, parameters))
+
+        def denoise(leg: Any) -> Any:
+            run = leg.begin(parameters, text, pixels)
+            while run.step_index < run.num_steps:
+                run.step()
+            return run.result()
+
+        final = self._time("denoise", denoise)
+        video: Tensor = self._time("decode", lambda leg: torch.cat(list(leg.chunks(final, parameters))).cpu())
+        return video.float()
+
+    def stock(self) -> tuple[Cost, Tensor]:
+        """The same video by diffusers, with every network on the GPU."""
+        parameters, folder = self.parameters(), self.card.source.path()
+        dtype = getattr(torch, self.card.dtype["cuda"])
+        kind = ARCHITECTURES[self.card.id].pipeline
+
+        def load() -> Any:
+            loaded = kind.from_pretrained(folder, dtype=dtype, variant=self.card.source.variant).to(self.device)
+            loaded.set_progress_bar_config(disable=True)
+            _reference(loaded, parameters.model_copy(update={"num_inference_steps": 2}), picture())
+            return loaded
+
+        return self._measured(load, lambda pipeline: _reference(pipeline, parameters, picture()).float().cpu())
+
+    def parameters(self) -> Parameters:
+        """The model's defaults."""
+        prompt = PROMPT if self.card.TAKES_PROMPT else None
+        return resolve(GenerationRequest(prompt=prompt, seed=123), self.card, has_image=self.card.NEEDS_IMAGE)
+
+    def _time(self, leg: Any, work: Callable[[Any], Any]) -> Any:
+        def load() -> Any:
+            loaded = load_leg(leg, self.card, place(self.card, gpu=self.device.type == "cuda"))
+            loaded.warm_up()
+            return loaded
+
+        self.costs[leg], made = self._measured(load, work)
+        return made
+
+    def _measured(self, load: Callable[[], Any], work: Callable[[Any], Any]) -> tuple[Cost, Any]:
+        _collect()
+        torch.cuda.reset_peak_memory_stats()
+        started = time.perf_counter()
+        loaded = load()
+        torch.cuda.synchronize()
+        load_s = time.perf_counter() - started
+        _collect()
+        weights = torch.cuda.memory_allocated()
+        seconds: list[float] = []
+        while len(seconds) < ROUNDS and sum(seconds) < ENOUGH_S:
+            started = time.perf_counter()
+            made = work(loaded)
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+        return Cost(load_s, statistics.median(seconds), weights, torch.cuda.max_memory_allocated()), made
+
+
+def timings(bench: Bench) -> dict[str, Any]:
+    """What was measured, in the words of a simulated model's card."""
+    steps = bench.parameters().num_inference_steps
+    costs = bench.costs
+    encode = sum(costs[leg].seconds for leg in ("text", "image") if leg in costs)
+    times = {"text": encode, "step": costs["denoise"].seconds / steps, "decode": costs["decode"].seconds}
+    load = {"load_s": round(max(cost.load_s for cost in costs.values()), 1)}
+    return {**load, **{leg: {"fixed_s": round(seconds, 4)} for leg, seconds in times.items()}}
+
+
+def main(models: list[str], out: Path | None = None, device: torch.device = GPU) -> None:
+    """Print the table; with `out`, write the seconds there."""
+    name = torch.cuda.get_device_name(device)
+    software = f"PyTorch {torch.__version__}, diffusers {diffusers.__version__}"
+    print(f"{name}, {software}; medians of up to {ROUNDS} runs\n")
+    print("| model | leg | load and warm-up | a video | weights | peak memory |\n|---|---|---|---|---|---|", flush=True)
+    measured: dict[str, Any] = {}
+    for model in models or list(ARCHITECTURES):
+        with tempfile.TemporaryDirectory(prefix="kinoray-gpu-") as folder:
+            bench = Bench(checkpoint(model, Path(folder), device), device)
+            ours = bench.legs()
+            for leg, cost in bench.costs.items():
+                print(f"| {model} | {leg} | {cost} |", flush=True)
+            stock, theirs = bench.stock()
+        total = sum(cost.seconds for cost in bench.costs.values())
+        same = "equal bits" if torch.equal(ours, theirs) else f"differs by {float((ours - theirs).abs().max()):.1e}"
+        print(f"| {model} | diffusers, all at once | {stock} |")
+        print(f"| {model} | ours, leg after leg | | {total:.3f} s, ratio {total / stock.seconds:.3f}, {same} | | |")
+        measured[model] = timings(bench)
+    if out is not None:
+        head = (
+            f"# {software}. Written by `make bench-gpu`; random weights of the real size, each model's default video.\n"
+        )
+        out.write_text(head + yaml.safe_dump({"gpu": name, "models": measured}, sort_keys=False))
+
+
+def _reference(pipeline: Any, parameters: Any, image: Image.Image) -> Tensor:
+    if parameters.family == "ltx":
+        return ltx_reference(pipeline, parameters, PROMPT)
+    return svd_reference(pipeline, parameters, image)
+
+
+def _collect() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main(sys.argv[2:], Path(sys.argv[1]) if sys.argv[1:] else None)

@@ -1,0 +1,67 @@
+"""How long legs take: written on a card, or measured on a GPU and kept in `configs/gpus/NAME.yaml`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import yaml
+from pydantic import Field, ValidationError
+
+from pipelines.card import ROOT, StrictModel
+from pipelines.errors import ConfigError
+
+GPUS = ROOT / "configs" / "gpus"
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Pace(StrictModel):
+    """How long something takes: a constant, and what grows with the video's size."""
+
+    fixed_s: Seconds = 0.0
+    per_megapixel_s: Seconds = 0.0
+    """For each million pixels of all frames together."""
+
+    def seconds(self, megapixels: float) -> float:
+        return self.fixed_s + self.per_megapixel_s * megapixels
+
+
+class Timings(StrictModel):
+    """How long each leg takes."""
+
+    load_s: Seconds = 0.0
+    """Of each leg, before its replica is ready."""
+    text: Pace
+    """Of everything that is encoded."""
+    step: Pace
+    """Of one denoising step."""
+    decode: Pace
+
+
+class Gpu(StrictModel):
+    """What `make bench-gpu` measured on one kind of GPU."""
+
+    gpu: str
+    models: dict[str, Timings]
+
+
+def measured(gpu: str, model: str) -> Timings:
+    """What a model's legs take on a GPU.
+
+    Args:
+        gpu: the name of a file in `configs/gpus`, such as `h200`.
+
+    Raises:
+        ConfigError: nobody has measured that.
+    """
+    path = GPUS / f"{gpu}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in GPUS.glob("*.yaml")))
+        raise ConfigError(f"no GPU {gpu!r} in {GPUS}; there are {known}. `make bench-gpu OUT={path}` measures another")
+    try:
+        models = Gpu.model_validate(yaml.safe_load(path.read_text())).models
+    except (yaml.YAMLError, ValidationError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if model not in models:
+        raise ConfigError(f"{model} has not been measured on {gpu}; in {path} there are {', '.join(models)}")
+    return models[model]
