@@ -24,6 +24,9 @@ HAS_DENOISER: ColumnElement[bool] = and_(jobs.c.leg == Leg.DENOISE, jobs.c.repli
 _TURN = OLD_TURN.label("turn")
 _CLASS = {priority.value: place for place, priority in enumerate(Priority)}
 
+UNBELIEVABLE, SOON_S = 3, 1.0
+"""An estimate counts until the one that asks is so many times `after_s` old; then only that little is left does."""
+
 
 class Turns:
     """The denoisers of each model, shared by any number of conductors. Methods block for the database."""
@@ -67,14 +70,15 @@ class Turns:
 
         One job for each that waits, encoded, and will not get a free denoiser: of the lowest class, the one whose turn
         is last. Never one whose turn comes first all the same, since its class has aged, and none that is done in about
-        `after_s`. Every conductor gets the same answer until the denoisers have changed hands.
+        `after_s`, by its estimate, or in a second, where one that asks is so old that the estimate may be wrong. Every
+        conductor gets the same answer until the denoisers have changed hands.
         """
         here = (jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS)
         left_s = LEFT_S.label("left_s")
         at_work = select(jobs.c.id, jobs.c.lease_token, jobs.c.priority, _TURN, left_s).where(*here, HAS_DENOISER)
         now = time.time()
         waiting = (
-            select(jobs.c.priority, _TURN)
+            select(jobs.c.priority, jobs.c.created_at, _TURN)
             .where(*here, jobs.c.leg == Leg.DENOISE, jobs.c.replica.is_(None), jobs.c.lease_expires_at >= now)
             .where(jobs.c.created_at <= now - after_s, jobs.c.priority != Priority.LOW)
             .order_by(OLD_TURN, jobs.c.id)
@@ -85,16 +89,18 @@ class Turns:
                 return set()
             # No more than all could change hands.
             asking = connection.execute(waiting.limit(denoisers)).all()
-        return _victims([row for row in working if row.left_s >= after_s], asking[max(denoisers - len(working), 0) :])
+        doubted = now - UNBELIEVABLE * after_s
+        return _victims(working, asking[max(denoisers - len(working), 0) :], after_s, doubted)
 
 
-def _victims(working: Sequence[Any], asking: Sequence[Any]) -> set[str]:
+def _victims(working: Sequence[Any], asking: Sequence[Any], after_s: float, doubted: float) -> set[str]:
     last_first = sorted(working, key=lambda row: (_CLASS[row.priority], row.turn, row.id), reverse=True)
     victims: set[str] = set()
     for each in asking:
         for row in last_first:
             lower = _CLASS[row.priority] > _CLASS[each.priority]
-            if lower and row.turn > each.turn and row.lease_token not in victims:
+            worth_it = row.left_s >= (SOON_S if each.created_at <= doubted else after_s)
+            if lower and worth_it and row.turn > each.turn and row.lease_token not in victims:
                 victims.add(row.lease_token)
                 break
     return victims

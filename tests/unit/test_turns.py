@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import pytest
+
 from jobs.lifecycle import Leg
 from jobs.priority import Priority
 from jobs.record import Job
@@ -81,9 +83,9 @@ def running(jobs: Jobs, replica: str, left_s: float, priority: Priority = Priori
     return token
 
 
-def urgent(jobs: Jobs) -> Job:
+def urgent(jobs: Jobs, waited_s: float = 10) -> Job:
     """A job that has waited and is encoded."""
-    return encoded(jobs, priority=Priority.HIGH, created_at=time.time() - 10)[0]
+    return encoded(jobs, priority=Priority.HIGH, created_at=time.time() - waited_s)[0]
 
 
 def test_the_lowest_class_makes_way(jobs: Jobs) -> None:
@@ -111,6 +113,13 @@ def test_nobody_makes_way_for_a_moment(jobs: Jobs) -> None:
     assert jobs.turns.yielding("m", 2, after_s=15.0) == set(), "nobody has waited so long"
     assert jobs.turns.yielding("m", 2, AFTER_S) == {long}
     assert jobs.turns.yielding("n", 2, AFTER_S) == set()
+
+
+@pytest.mark.parametrize(("waited", "believed"), [(2, True), (3, False)])
+def test_an_estimate_is_not_believed_for_ever(jobs: Jobs, waited: int, believed: bool) -> None:
+    nearly = running(jobs, "d1", left_s=4.0)
+    urgent(jobs, waited_s=waited * AFTER_S)
+    assert jobs.turns.yielding("m", 1, AFTER_S) == (set() if believed else {nearly})
 
 
 def test_nobody_makes_way_for_one_that_could_not_begin(jobs: Jobs) -> None:
