@@ -8,7 +8,9 @@ import math
 import random
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from ray import serve
@@ -81,6 +83,7 @@ class Conductor:
         self.waiting_room = WaitingRoom(self.turns, denoisers, on_freed=self.wake.set)
         self.stopping = False
         loop = asyncio.get_running_loop()
+        self.renewing = ThreadPoolExecutor(1, thread_name_prefix="renew")  # others may wait long for one of the shared
         self.claiming = loop.create_task(forever(self._claim_all, lambda: self.stopping))
         self.reports = Reports(self.leases, on_lost=self._let_go)
         loops = (
@@ -121,15 +124,16 @@ class Conductor:
             pass  # nobody called: look for retries and abandoned jobs
 
     async def _renew_all(self) -> None:
-        tokens = set(self.held)
+        tokens, leases = set(self.held), self.leases
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, self.renewing)
         if tokens:
-            valid = await asyncio.to_thread(self.leases.renew, tokens, self.settings.lease_s)
+            valid = await in_thread(leases.renew, tokens, self.settings.lease_s)
             for token in tokens - valid:
                 self._let_go(token)
         # After its own are renewed: whatever held this conductor up, they are not abandoned.
         attempts = self.settings.max_attempts
         message = f"the video could not be rendered in {attempts} attempts; the last one took its conductor with it"
-        for job in await asyncio.to_thread(self.leases.fail_spent, attempts, message):
+        for job in await in_thread(leases.fail_spent, attempts, message):
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": "failed"})
             emit("job.failed", job_id=job.id, model=job.model, attempt=job.attempts)
         await asyncio.sleep(self.settings.lease_s / 3)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, select, update
 
 from jobs.database import insert_if_absent
 from jobs.lifecycle import Leg
@@ -85,12 +85,20 @@ def estimate(lines: Mapping[Leg, Line], work: Mapping[str, float]) -> Estimate:
 
 def learn(connection: Connection, model: str, work: Mapping[str, float], seconds: Mapping[Leg, float]) -> None:
     """Add a finished job's legs, within the transaction that finishes it."""
-    for leg, spent in sorted(seconds.items()):
-        if leg not in work:
-            continue
-        insert_if_absent(connection, leg_costs, model=model, leg=leg, n=0, x=0, y=0, xx=0, xy=0)
-        this = (leg_costs.c.model == model) & (leg_costs.c.leg == leg)
-        row: Any = connection.execute(select(leg_costs).where(this).with_for_update()).one()
-        line = Line(row.n, row.x, row.y, row.xx, row.xy).with_point(work[leg], spent)
-        values = {name: getattr(line, name) for name in ("n", "x", "y", "xx", "xy")}
-        connection.execute(update(leg_costs).where(this).values(**values))
+    spent = {leg: each for leg, each in sorted(seconds.items()) if leg in work}
+    of_model = select(leg_costs).where(leg_costs.c.model == model).order_by(leg_costs.c.leg).with_for_update()
+    rows = {row.leg: row for row in connection.execute(of_model)}
+    if missing := [leg for leg in spent if leg not in rows]:
+        for leg in missing:
+            insert_if_absent(connection, leg_costs, model=model, leg=leg, n=0, x=0, y=0, xx=0, xy=0)
+        rows = {row.leg: row for row in connection.execute(of_model)}
+    # All jobs of a model that end at once wait here for each other, so it is one round trip for all legs.
+    names = ("n", "x", "y", "xx", "xy")
+    values = []
+    for leg, each in spent.items():
+        line = Line(*(getattr(rows[leg], name) for name in names)).with_point(work[leg], each)
+        values.append({"this": leg, **{f"new_{name}": getattr(line, name) for name in names}})
+    if values:
+        this = (leg_costs.c.model == model) & (leg_costs.c.leg == bindparam("this"))
+        new: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+        connection.execute(update(leg_costs).where(this).values(new), values)

@@ -81,15 +81,16 @@ class Leases:
             return estimate(read_lines(connection, job.model), job.work)
 
     def renew(self, tokens: Collection[str], lease_s: float) -> set[str]:
-        """Extend leases; returns the tokens that are still valid."""
+        """Extend leases; returns the tokens that are still valid.
+
+        Jobs that a write has in hand are passed over, not waited for: nobody can claim them now, and a lease outlasts
+        several renewals.
+        """
         mine = jobs.c.lease_token.in_(tokens)
+        free = select(jobs.c.id).where(mine).with_for_update(skip_locked=True)
         with self._database.write() as connection:
-            # In the order in which everybody locks several rows, or two could wait for each other.
-            connection.execute(select(jobs.c.id).where(mine).order_by(jobs.c.id).with_for_update())
-            renewed = connection.execute(
-                update(jobs).where(mine).values(lease_expires_at=time.time() + lease_s).returning(jobs.c.lease_token)
-            )
-            return set(renewed.scalars())
+            connection.execute(update(jobs).where(jobs.c.id.in_(free)).values(lease_expires_at=time.time() + lease_s))
+            return set(connection.execute(select(jobs.c.lease_token).where(mine)).scalars())
 
     def expiry(self, token: str) -> float | None:
         """When a lease runs out unless it is renewed; None when nobody has it any more."""

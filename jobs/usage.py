@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 
-from jobs.database import insert_if_absent
 from jobs.schema import usage
 
 DAY_MINUTES = 24 * 60
@@ -14,11 +14,11 @@ DAY_MINUTES = 24 * 60
 
 def charge(connection: Connection, api_key: str, *, requests: int = 0, gpu_seconds: float = 0.0) -> None:
     """Add to the present minute."""
-    minute = int(time.time() // 60)
-    insert_if_absent(connection, usage, api_key=api_key, minute=minute, requests=0, gpu_seconds=0)
-    this = (usage.c.api_key == api_key) & (usage.c.minute == minute)
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     more = {"requests": usage.c.requests + requests, "gpu_seconds": usage.c.gpu_seconds + gpu_seconds}
-    connection.execute(update(usage).where(this).values(more))
+    row = {"api_key": api_key, "minute": int(time.time() // 60), "requests": requests, "gpu_seconds": gpu_seconds}
+    key = list(usage.primary_key)
+    connection.execute(dialect.insert(usage).values(row).on_conflict_do_update(index_elements=key, set_=more))
 
 
 def requests_per_minute(connection: Connection, api_key: str) -> float:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+from sqlalchemy import select
+
 from jobs.database import Database
 from jobs.leases import LONGEST_RETRY_DELAY_S, retry_delay_s
 from jobs.lifecycle import ENDED, Leg, Status, before, progress_at
 from jobs.priority import Priority
+from jobs.schema import jobs as table
 from tests.unit.conftest import Jobs
 
 SECONDS = {Leg.ENCODE: 1.0, Leg.DENOISE: 8.0, Leg.DECODE: 1.0, Leg.PUBLISH: 0.0}
@@ -64,6 +68,19 @@ def test_an_expired_lease_is_claimed_by_another_and_the_first_can_write_no_more(
     ended = jobs.get(taken)
     assert (ended.status, ended.progress, ended.leg_seconds) == (Status.COMPLETED, 100, {"denoise": 1.0})
     assert not jobs.leases.advance(new, Leg.ENCODE, 1)
+
+
+def test_a_renewal_waits_for_no_job_that_is_being_written(jobs: Jobs) -> None:
+    if jobs.database.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    jobs.accept()
+    jobs.accept()
+    (_, held), (_, free) = jobs.take(lease_s=1), jobs.take(lease_s=1)
+    with jobs.database.write() as connection:
+        connection.execute(select(table).where(table.c.lease_token == held).with_for_update())
+        assert jobs.leases.renew({held, free, "gone"}, 60) == {held, free}
+    expiries = {token: jobs.leases.expiry(token) or 0 for token in (held, free)}
+    assert expiries[free] - expiries[held] > 50
 
 
 def test_no_more_jobs_are_claimed_than_the_denoisers_can_take(jobs: Jobs) -> None:
