@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -11,7 +12,7 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from deployments import metrics
-from deployments.leg import Control, Stopped, Worker, load
+from deployments.leg import Control, Stopped, Worker, ended, load
 from deployments.settings import Settings, data_dir, database_url
 from deployments.ticket import Ticket
 from jobs.database import Database
@@ -26,15 +27,21 @@ ROUTER = RequestRouterConfig(
 )
 
 
+ENDING_S = 1.0
+"""A video that is done within so long lets the next be sent, which takes a few hundredths of a second or, on a machine
+without an idle core, far longer."""
+
+
 @serve.deployment(
-    name="Denoiser", max_ongoing_requests=1, graceful_shutdown_timeout_s=600, request_router_config=ROUTER
+    name="Denoiser", max_ongoing_requests=2, graceful_shutdown_timeout_s=600, request_router_config=ROUTER
 )
 class Denoiser:
-    """One video at a time. Cancelled, it stops at the next step, commits, and only then is free again."""
+    """One video at a time; the next may wait. Cancelled, it stops at the next step, commits, and is free again."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
-        from deployments.checkpoints import Commits
+        from deployments.checkpoints import Commits, Writer
 
+        self.writer = Writer()
         self.commits = Commits
         self.card = card
         self.settings = settings
@@ -50,25 +57,40 @@ class Denoiser:
         def work(control: Control) -> Any:
             return self._denoise(control, parameters, text, image, ticket)
 
-        async with aclosing(self.worker.stream(work)) as items:
-            async for item in items:
-                yield item
+        try:
+            async with aclosing(self.worker.stream(work)) as items:
+                async for item in items:
+                    yield item
+        except BaseException:
+            # Whoever goes on with the job goes on from what is committed by the end of this call.
+            await ended(asyncio.ensure_future(asyncio.to_thread(self.writer.wait)))
+            raise
 
     def check_health(self) -> None:
         self.worker.check()
 
+    def __del__(self) -> None:
+        """Wait for the last checkpoint, as Serve lets a replica do before it ends it."""
+        self.writer.close()
+
     def _denoise(self, control: Control, parameters: Parameters, text: Any, image: Any, ticket: Ticket) -> Any:
-        commits = self.commits(self.leases, self.artifacts, ticket, self.settings.checkpoint_every_s)
+        commits = self.commits(self.leases, self.artifacts, ticket, self.settings.checkpoint_every_s, self.writer)
         run = self.denoiser.begin(parameters, text, image, commits.resume(self.handover.DenoiseState))
         if run.step_index:
             control.facts["resumed_at_step"] = run.step_index
+        ending = False
         try:
             while run.step_index < run.num_steps:
                 control.step(run.step_index, run.num_steps)
                 commits.require_lease()
                 started = time.perf_counter()
                 run.step()
-                metrics.step_seconds().observe(time.perf_counter() - started, {"model": self.card.id})
+                self.denoiser.placement.synchronize()
+                step_s = time.perf_counter() - started
+                metrics.step_seconds().observe(step_s, {"model": self.card.id})
+                if not ending and (run.num_steps - run.step_index) * step_s < ENDING_S:
+                    ending = True
+                    control.ending()
                 if commits.due() and run.step_index < run.num_steps:
                     commits.save(run.state, run.step_index)
         except Stopped:

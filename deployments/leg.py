@@ -1,7 +1,7 @@
 """What every leg that computes has in common: one worker thread, a stream of small events, cancellation, health.
 
-A leg answers a call with a stream: `Started`, `Progress` while it works, then `Finished`, then its value. The caller
-awaits the small events and passes the reference of the value on, unread.
+A leg answers a call with a stream: `Started`, `Progress` while it works, perhaps `Ending`, then `Finished`, then its
+value. The caller awaits the small events and passes the reference of the value on, unread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EVENTS_PER_SECOND = 1
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Started:
-    """A replica has taken the call."""
+    """A replica works on the call."""
 
     replica: str
 
@@ -42,6 +42,11 @@ class Progress:
 
     step: int
     num_steps: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ending:
+    """So little is left that the next call may be sent."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,17 +62,25 @@ class Stopped(Exception):
     """The caller cancelled the call, or holds the job no more; the worker thread unwinds at its next step."""
 
 
+Event = Started | Progress | Ending | Finished
+
+
 class Control:
     """The worker thread's side of a call: report progress, and learn at each step whether to stop."""
 
-    def __init__(self, report: Callable[[Progress], None]) -> None:
+    def __init__(self, report: Callable[[Started | Progress | Ending], None]) -> None:
         self._report = report
         self._stop = threading.Event()
         self.last_beat = time.monotonic()
         self.facts: dict[str, Any] = {}
 
-    def begin(self) -> None:
+    def start(self, replica: str) -> None:
         """The call leaves the queue. Raises Stopped when it was cancelled there."""
+        self.begin()
+        self._report(Started(replica))
+
+    def begin(self) -> None:
+        """Call before a part that cannot be stopped. Raises Stopped when the call was cancelled."""
         self.last_beat = time.monotonic()
         if self._stop.is_set():
             raise Stopped
@@ -76,6 +89,10 @@ class Control:
         """Call between steps. Raises Stopped when the call was cancelled."""
         self.begin()
         self._report(Progress(done, of))
+
+    def ending(self) -> None:
+        """Call once, when the rest takes no time worth speaking of."""
+        self._report(Ending())
 
     def stop(self) -> None:
         self._stop.set()
@@ -89,38 +106,51 @@ class Worker:
         self._step_timeout_s = step_timeout_s
         self._current: Control | None = None
 
-    async def stream(self, work: Callable[[Control], T]) -> AsyncGenerator[Started | Progress | Finished | T, None]:
+    async def stream(self, work: Callable[[Control], T]) -> AsyncGenerator[Event | T, None]:
         """Run `work` and yield its events. Cancelled, it ends only when the thread has really stopped."""
-        yield Started(this_replica())
         loop = asyncio.get_running_loop()
         latest: list[Progress] = []
+        at_once: list[Started | Ending] = []
         news = asyncio.Event()
+        quiet_until = 0.0
 
-        def receive(progress: Progress) -> None:
-            latest[:] = [progress]
-            news.set()
+        def receive(event: Started | Progress | Ending) -> None:
+            if not isinstance(event, Progress):
+                at_once.append(event)
+                news.set()
+            elif latest:  # which is on its way, at its time
+                latest[:] = [event]
+            else:
+                latest.append(event)
+                news.set()
 
-        def report(progress: Progress) -> None:
-            loop.call_soon_threadsafe(receive, progress)
+        def report(event: Started | Progress | Ending) -> None:
+            loop.call_soon_threadsafe(receive, event)
 
         control = Control(report)
-        future = loop.run_in_executor(self._pool, self._timed, control, work)
+        call = self._pool.submit(self._timed, control, work, this_replica())
+        future = asyncio.wrap_future(call)
         future.add_done_callback(lambda _: news.set())
         try:
-            while not future.done():
-                await news.wait()
+            while True:
                 news.clear()
-                if latest:
+                while at_once:
+                    yield at_once.pop(0)
+                done = future.done()
+                if latest and (done or loop.time() >= quiet_until):
                     yield latest.pop()
-                    await asyncio.wait([future], timeout=1 / EVENTS_PER_SECOND)
-            if latest:
-                yield latest.pop()
+                    quiet_until = loop.time() + 1 / EVENTS_PER_SECOND
+                elif done:
+                    break
+                else:
+                    await _wait(news, quiet_until - loop.time() if latest else None)
             value, seconds = future.result()
             yield Finished(seconds, payload_bytes(value), control.facts)
             yield value
         finally:
             # The slot stays taken until the thread is out of the GPU, however often the call is cancelled.
             control.stop()
+            call.cancel()  # which only works before its turn has come
             await ended(future)
 
     def run(self, work: Callable[..., T], *args: Any) -> T:
@@ -140,14 +170,22 @@ class Worker:
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.mem_get_info()
 
-    def _timed(self, control: Control, work: Callable[[Control], T]) -> tuple[T, float]:
+    def _timed(self, control: Control, work: Callable[[Control], T], replica: str) -> tuple[T, float]:
         self._current = control
         started = time.perf_counter()
         try:
-            control.begin()
+            control.start(replica)
             return work(control), time.perf_counter() - started
         finally:
             self._current = None
+
+
+async def _wait(news: asyncio.Event, timeout_s: float | None) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await news.wait()
+    except TimeoutError:
+        pass
 
 
 async def ended(future: asyncio.Future[Any]) -> None:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray import ObjectRef
-from ray.exceptions import RayActorError, RayTaskError, TaskCancelledError
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError, TaskCancelledError
 from ray.serve.handle import DeploymentHandle
 
 from deployments import metrics
 from deployments.events import emit
 from deployments.lease import Lease
-from deployments.leg import Finished, Progress, Started
+from deployments.leg import Ending, Finished, Progress, Started
 from deployments.ticket import Committed, Ticket
 from deployments.turns import WaitingRoom
 from jobs.lifecycle import Leg
@@ -65,6 +65,8 @@ class Relay:
         self.replica: str | None = None
         self._response: Any = None  # of a leg that can be handed over
         self._started = False
+        self._left_denoiser = False
+        self._spared = False
         self._handing_over = False
 
     async def run(self) -> None:
@@ -96,9 +98,10 @@ class Relay:
     def hand_over(self) -> None:
         """The replica that works on this job is about to stop: let another go on, from the next step or with the files.
 
-        The other legs are over before a replica has to be gone.
+        The other legs are over before a replica has to be gone, and so is the last second of a denoise.
         """
-        if self._response is not None and not self._handing_over:
+        ending = self.leg is Leg.DENOISE and self._left_denoiser
+        if self._response is not None and not self._handing_over and not ending:
             self._handing_over = True
             self._response.cancel()
 
@@ -116,6 +119,7 @@ class Relay:
         if job.has_image and route.image is not None:
             image = await self._leg(Leg.ENCODE, "image", route.image, input_key(job), self.parameters)
         while True:
+            self._left_denoiser = False
             await self.lease.advance(Leg.DENOISE)
             self.waiting_room.freed()  # where it has just been handed over
             self.replica = await self.waiting_room.denoiser(job.model, self.lease.token)
@@ -131,10 +135,16 @@ class Relay:
                 self.seconds["denoise"] = round(self.seconds["denoise"] + checkpoint["seconds"], 4)
             return latents
 
-    async def _decode(self, latents: Any) -> ObjectRef[Any]:
-        output = Output.model_validate(self.job.output)
+    async def _leave_denoiser(self) -> None:
+        """Its denoiser is another job's from now on."""
+        self._left_denoiser = True
         await self.lease.advance(Leg.DECODE)
         self.waiting_room.freed()
+
+    async def _decode(self, latents: Any) -> ObjectRef[Any]:
+        output = Output.model_validate(self.job.output)
+        if not self._left_denoiser:
+            await self._leave_denoiser()
         try:
             return await self._leg(Leg.DECODE, "decode", self.route.decode, latents, self.parameters, output)
         except RayTaskError as error:
@@ -157,8 +167,6 @@ class Relay:
             async for reference in references:
                 match await reference:
                     case Started(replica):
-                        if leg is Leg.DENOISE and replica != self.replica:  # its own has died, or would not be free
-                            await self.lease.advance(leg, replica)
                         self.replica, self._started = replica, True
                         self._response = response if leg in HANDED_OVER else None
                         await self.lease.report(leg, replica)
@@ -166,6 +174,8 @@ class Relay:
                         assert self.replica is not None
                         at = step if leg is Leg.DENOISE else None
                         await self.lease.report(leg, self.replica, step / num_steps, at)
+                    case Ending():
+                        await self._leave_denoiser()
                     case Finished() as finished:
                         # Not `anext`: it would fetch and read the value here to know that it is there.
                         value = await asyncio.to_thread(next, references)
@@ -179,13 +189,23 @@ class Relay:
             response.cancel()
             if references is not None:
                 await _drain(references)
-            if self._handing_over and isinstance(error, RayTaskError | RayActorError | TaskCancelledError):
+            if leg is Leg.DENOISE and isinstance(error, RayActorError):
+                self.waiting_room.lost(self.replica)
+            if (self._handing_over and _was_taken_back(error)) or self._died_with_another(error):
                 emit("job.handed_over", job_id=self.job.id, model=self.job.model, leg=leg, replica=self.replica)
                 raise HandedOver from error
             raise
         finally:
             self._response, self._handing_over = None, False
         raise AssertionError(f"the stream of {name} ended without a value")
+
+    def _died_with_another(self, error: BaseException) -> bool:
+        """Whether the denoiser died before it came to this job, which is no fault of the job's. So it is held, once."""
+        spared = (
+            self.leg is Leg.DENOISE and not self._started and not self._spared and isinstance(error, ActorDiedError)
+        )
+        self._spared = self._spared or spared
+        return spared
 
     def _finished(self, name: str, finished: Finished) -> None:
         labels = {"model": self.job.model, "leg": name}
@@ -202,6 +222,14 @@ class Relay:
             seconds=self.seconds[name],
             nbytes=finished.nbytes,
         )
+
+
+def _was_taken_back(error: BaseException) -> bool:
+    """Whether a call ended as one does that was canceled: here, before it had a replica, or there."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and not task.cancelling()  # it is not this job that was canceled
+    return isinstance(error, RayTaskError | RayActorError | TaskCancelledError)
 
 
 async def _drain(references: Any) -> None:

@@ -3,14 +3,9 @@ for one it seldom finds that one before it waits for up to half a second."""
 
 from __future__ import annotations
 
-import time
-
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from deployments.ticket import Ticket
-
-PATIENCE_S = 1.0
-"""A denoiser that still has a job then, one that was deleted in a long step, is not waited for if another is free."""
 
 
 class ToItsDenoiser(RequestRouter):
@@ -19,11 +14,9 @@ class ToItsDenoiser(RequestRouter):
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """The one replica, and after a while all of them."""
+        """The one replica. Where it is gone, the job's relay takes the call back."""
         tickets = [] if pending_request is None else [each for each in pending_request.args if isinstance(each, Ticket)]
         if pending_request is None or not tickets:
             return [candidate_replicas]
         pending_request.routing_context.should_backoff = True
-        own = [each for each in candidate_replicas if each.replica_id.unique_id == tickets[0].denoiser]
-        late = time.time() - pending_request.created_at > PATIENCE_S
-        return [own, candidate_replicas] if late else [own]
+        return [[each for each in candidate_replicas if each.replica_id.unique_id == tickets[0].denoiser]]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 
 from deployments.replicas import Replicas
 from jobs.turns import Turns
+
+LOST_S = 60.0
+"""How long a denoiser that was seen dead gets no job, if the controller still takes it for alive."""
 
 POLL_S = 0.25
 """How soon a job learns of a denoiser that another conductor's job has left."""
@@ -22,6 +26,7 @@ class WaitingRoom:
         self._on_freed = on_freed
         self._waiting: dict[str, dict[str, asyncio.Future[str]]] = {model: {} for model in deployments}
         self._news = asyncio.Event()
+        self._lost: dict[str, float] = {}  # until when
 
     async def denoiser(self, model: str, token: str) -> str:
         """The replica that runs the job under this lease from now on, until it is in another leg."""
@@ -40,7 +45,16 @@ class WaitingRoom:
 
     def denoisers(self, model: str) -> frozenset[str]:
         """Those that take calls."""
-        return self.replicas.running.get(self._deployments[model], frozenset())
+        running = self.replicas.running.get(self._deployments[model], frozenset())
+        now = time.monotonic()
+        return running - {each for each, until in self._lost.items() if until > now}
+
+    def lost(self, replica: str | None) -> None:
+        """A call found this denoiser dead, which the controller may learn much later."""
+        now = time.monotonic()
+        self._lost = {each: until for each, until in self._lost.items() if until > now}
+        if replica is not None:
+            self._lost[replica] = now + LOST_S
 
     async def assign(self) -> None:
         """Wait for news, then give out what is free; for a loop."""

@@ -24,6 +24,11 @@ class Placement:
     dtype: torch.dtype
     attention: str  # "xformers" or "native" (PyTorch's scaled_dot_product_attention)
 
+    def synchronize(self) -> None:
+        """Wait until what was launched is done: a GPU's step returns when its kernels are in the queue."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def facts(self) -> dict[str, str]:
         """The same in words, for a job's record."""
         dtype = str(self.dtype).removeprefix("torch.")

@@ -9,5 +9,8 @@ from dataclasses import dataclass
 class Nowhere:
     """The counterpart of `pipelines.devices.Placement`."""
 
+    def synchronize(self) -> None:
+        """Nothing is ever under way."""
+
     def facts(self) -> dict[str, str]:
         return {"device": "simulated", "dtype": "float32", "attention": "none"}

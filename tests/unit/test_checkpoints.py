@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import torch
 
 from deployments import metrics
-from deployments.checkpoints import Commits, read_committed
+from deployments.checkpoints import Commits, Writer, read_committed
 from deployments.leg import Stopped
 from deployments.service import free_port
 from deployments.ticket import Committed, Ticket
@@ -22,6 +23,8 @@ from storage.keys import checkpoint_prefix
 from storage.settings import BucketSettings
 from storage.store import ArtifactStore, open_checkpoints
 from tests.unit.conftest import Jobs
+
+WRITER = Writer()
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +50,12 @@ def ticket(job: Job, token: str, checkpoint: dict[str, Any] | None = None) -> Ti
 
 
 def commits(jobs: Jobs, artifacts: ArtifactStore, of: Ticket, every_s: float = 5) -> Commits:
-    return Commits(jobs.leases, artifacts, of, every_s)
+    return Commits(jobs.leases, artifacts, of, every_s, WRITER)
+
+
+def write(held: Commits, value: DenoiseState | FinalLatents, step: int, **values: Any) -> None:
+    held.save(value, step, **values)
+    WRITER.wait()
 
 
 def test_another_replica_goes_on_from_the_last_commit(jobs: Jobs, artifacts: FolderStore) -> None:
@@ -55,8 +63,8 @@ def test_another_replica_goes_on_from_the_last_commit(jobs: Jobs, artifacts: Fol
     job, token = jobs.take()
     first = commits(jobs, artifacts, ticket(job, token))
     assert first.resume(DenoiseState) is None
-    first.save(state(3), 3)
-    first.save(state(7), 7)
+    write(first, state(3), 3)
+    write(first, state(7), 7)
     assert len(list(artifacts.list(checkpoint_prefix(job.id)))) == 1, "only the last one is kept"
     jobs.leases.release(token)
     job, token = jobs.take(owner="c2")
@@ -65,7 +73,7 @@ def test_another_replica_goes_on_from_the_last_commit(jobs: Jobs, artifacts: Fol
     resumed = second.resume(DenoiseState)
     assert resumed is not None
     assert (resumed.step, float(resumed.latents[0, 0, 0])) == (7, 7.0)
-    second.save(state(9), 9)
+    write(second, state(9), 9)
     after = jobs.leases.checkpoint(token)
     assert after is not None
     assert after["seconds"] >= job.checkpoint["seconds"], "the work of both replicas counts"
@@ -76,8 +84,8 @@ def test_without_the_lease_nothing_is_recorded_and_nothing_is_left(jobs: Jobs, a
     job, old = jobs.take(lease_s=-1)
     _, new = jobs.take(owner="c2")
     successor = commits(jobs, artifacts, ticket(job, new))
-    successor.save(state(5), 5)
-    commits(jobs, artifacts, ticket(job, old)).save(state(5), 5)
+    write(successor, state(5), 5)
+    write(commits(jobs, artifacts, ticket(job, old)), state(5), 5)
     recorded = jobs.leases.checkpoint(new)
     assert recorded is not None
     assert list(artifacts.list(checkpoint_prefix(job.id))) == [recorded["key"]]
@@ -124,18 +132,43 @@ def test_an_outage_costs_a_checkpoint_and_not_the_render(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(artifacts, "put", full)
-    held.save(state(3), 3)
+    write(held, state(3), 3)
     assert jobs.leases.checkpoint(token) is None
     monkeypatch.undo()
-    held.save(state(4), 4)
+    write(held, state(4), 4)
     assert jobs.leases.checkpoint(token) is not None
+
+
+def test_a_slow_store_does_not_hold_up_the_render(
+    jobs: Jobs, artifacts: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.accept()
+    job, token = jobs.take()
+    held = commits(jobs, artifacts, ticket(job, token), every_s=0)
+    put, answers = artifacts.put, Event()
+
+    def slow(*values: Any) -> None:
+        assert answers.wait(10)
+        put(*values)
+
+    monkeypatch.setattr(artifacts, "put", slow)
+    held.save(state(3), 3)
+    assert not held.due(), "one is being written"
+    assert jobs.leases.checkpoint(token) is None
+    answers.set()
+    write(held, state(9), 9, final=True)  # which waits for the one before
+    checkpoint = jobs.leases.checkpoint(token)
+    assert checkpoint is not None
+    assert (checkpoint["step"], checkpoint["final"]) == (9, True)
+    assert [checkpoint["key"]] == list(artifacts.list(checkpoint_prefix(job.id)))
+    assert held.due()
 
 
 @pytest.mark.parametrize("damage", ["gone", "of another version", "cut off"])
 def test_what_cannot_be_read_is_made_again(jobs: Jobs, artifacts: FolderStore, damage: str) -> None:
     jobs.accept()
     job, token = jobs.take()
-    commits(jobs, artifacts, ticket(job, token)).save(state(3), 3)
+    write(commits(jobs, artifacts, ticket(job, token)), state(3), 3)
     checkpoint = jobs.leases.checkpoint(token)
     assert checkpoint is not None
     key = checkpoint["key"]
@@ -152,7 +185,7 @@ def test_final_latents_are_read_back_as_they_were(jobs: Jobs, artifacts: FolderS
     jobs.accept()
     job, token = jobs.take()
     final = FinalLatents(torch.randn(1, 2, 3, 4, 5), torch.Generator("cpu").get_state())
-    commits(jobs, artifacts, ticket(job, token)).save(final, 9, final=True, facts={"device": "cpu"})
+    write(commits(jobs, artifacts, ticket(job, token)), final, 9, final=True, facts={"device": "cpu"})
     checkpoint = jobs.leases.checkpoint(token)
     assert checkpoint is not None
     assert (checkpoint["final"], checkpoint["step"], checkpoint["facts"]) == (True, 9, {"device": "cpu"})
@@ -169,7 +202,7 @@ def test_a_render_goes_on_from_its_nodes_spool_while_the_bucket_is_away(
     here, elsewhere = (open_checkpoints(nobody, tmp_path / node) for node in ("here", "elsewhere"))
     jobs.accept()
     job, token = jobs.take()
-    commits(jobs, here, ticket(job, token)).save(state(7), 7)
+    write(commits(jobs, here, ticket(job, token)), state(7), 7)
     jobs.leases.release(token)
     job, token = jobs.take(owner="c2")
     resumed = commits(jobs, here, ticket(job, token, job.checkpoint)).resume(DenoiseState)

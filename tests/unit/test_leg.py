@@ -1,0 +1,119 @@
+"""One worker thread and its stream of events, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from deployments import leg
+from deployments.leg import Control, Ending, Finished, Progress, Started, Stopped, Worker
+
+PATIENCE_S = 10
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leg, "this_replica", lambda: "r1")
+
+
+async def listen(worker: Worker, work: Callable[[Control], Any], seen: list[Any]) -> None:
+    async with aclosing(worker.stream(work)) as items:
+        async for item in items:
+            seen.append(item)  # noqa: PERF401 others look meanwhile
+
+
+def test_everything_comes_in_order_and_the_last_progress_always() -> None:
+    def work(control: Control) -> str:
+        for step in range(50):
+            control.step(step, 50)
+        control.ending()
+        return "video"
+
+    seen: list[Any] = []
+    asyncio.run(listen(Worker(60), work, seen))
+    assert seen[0] == Started("r1")
+    assert isinstance(seen[-2], Finished)
+    assert seen[-1] == "video"
+    assert seen.count(Ending()) == 1
+    progress = [each for each in seen if isinstance(each, Progress)]
+    assert progress[-1] == Progress(49, 50)
+    assert len(progress) <= 2, "one a second, and the last"
+
+
+def test_what_is_ending_is_told_at_once() -> None:
+    told = threading.Event()
+
+    def work(control: Control) -> None:
+        control.step(1, 3)
+        control.step(2, 3)  # which is kept back for a second
+        control.ending()
+        assert told.wait(0.5), "it waited for the progress"
+
+    async def run() -> None:
+        async with aclosing(Worker(60).stream(work)) as items:
+            async for item in items:
+                if item == Ending():
+                    told.set()
+
+    asyncio.run(run())
+
+
+def test_the_next_call_starts_when_the_first_is_done_and_may_leave_before() -> None:
+    worker, begun, goes_on = Worker(60), threading.Event(), threading.Event()
+
+    def first(_: Control) -> str:
+        begun.set()
+        assert goes_on.wait(PATIENCE_S)
+        return "first"
+
+    async def run() -> tuple[list[Any], list[Any], list[Any]]:
+        seen: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+        calls = [asyncio.create_task(listen(worker, first, seen[0]))]
+        assert await asyncio.to_thread(begun.wait, PATIENCE_S)
+        calls += [asyncio.create_task(listen(worker, lambda _: "next", each)) for each in seen[1:]]
+        await asyncio.sleep(0.05)
+        assert seen[1:] == ([], []), "they wait"
+        calls[1].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(calls[1], PATIENCE_S)  # not after the first
+        assert not calls[0].done()
+        goes_on.set()
+        await asyncio.gather(calls[0], calls[2])
+        return seen
+
+    seen = asyncio.run(run())
+    assert seen[0][-1] == "first"
+    assert seen[1] == []
+    assert (seen[2][0], seen[2][-1]) == (Started("r1"), "next")
+
+
+def test_a_canceled_call_ends_when_its_thread_has() -> None:
+    worker, begun = Worker(60), threading.Event()
+    steps: list[int] = []
+
+    def work(control: Control) -> None:
+        try:
+            while True:
+                control.step(len(steps), 1000)
+                steps.append(len(steps))
+                begun.set()
+                threading.Event().wait(0.01)
+        except Stopped:
+            steps.append(-1)
+            raise
+
+    async def run() -> None:
+        seen: list[Any] = []
+        call = asyncio.create_task(listen(worker, work, seen))
+        assert await asyncio.to_thread(begun.wait, PATIENCE_S)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert steps[-1] == -1
+
+    asyncio.run(run())
