@@ -189,7 +189,7 @@ class Relay:
             response.cancel()
             if references is not None:
                 await _drain(references)
-            if leg is Leg.DENOISE and isinstance(error, RayActorError):
+            if leg is Leg.DENOISE and isinstance(error, ActorDiedError):
                 self.waiting_room.lost(self.replica)
             if (self._handing_over and _was_taken_back(error)) or self._died_with_another(error):
                 emit("job.handed_over", job_id=self.job.id, model=self.job.model, leg=leg, replica=self.replica)
