@@ -61,7 +61,7 @@ class Subject:
     def difference(self, case: Case) -> float:
         """The largest difference of any pixel between the legs and diffusers; 0.0 means equal bits."""
         parameters, image = case.parameters(self.staged.card), picture() if case.from_image else None
-        return _largest(self.staged.generate(PROMPT, parameters, image), self.stock(parameters, image))
+        return largest(self.staged.generate(PROMPT, parameters, image), self.stock(parameters, image))
 
     def difference_when_resumed(self, case: Case) -> float:
         """The same, between a denoise that was stopped after every step and one that ran through."""
@@ -74,7 +74,7 @@ class Subject:
             state = from_bytes(state_type, to_bytes(run.state))
             run = self.staged.denoiser.begin(parameters, *conditioning, state)
         resumed = self.staged.decode(run.result(), parameters)
-        return _largest(resumed, self.staged.generate(PROMPT, parameters, image))
+        return largest(resumed, self.staged.generate(PROMPT, parameters, image))
 
 
 LTX_FIELDS: list[dict[str, Any]] = [
@@ -165,16 +165,18 @@ def main() -> None:
             for case in subject.cases:
                 differences = subject.difference(case), subject.difference_when_resumed(case)
                 wrong += any(differences)
-                print(f"| {subject.name} | {case} | {' | '.join(map(_verdict, differences))} |", flush=True)
+                print(f"| {subject.name} | {case} | {' | '.join(map(verdict, differences))} |", flush=True)
     if wrong:
         raise SystemExit(f"{wrong} videos differ")
 
 
-def _verdict(difference: float) -> str:
+def verdict(difference: float) -> str:
+    """A largest difference in words."""
     return f"differs by {difference:.1e}" if difference else "equal bits"
 
 
-def _largest(ours: Tensor, theirs: Tensor) -> float:
+def largest(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference of two videos; 0.0 means equal bits."""
     assert ours.shape == theirs.shape, f"{tuple(ours.shape)} and {tuple(theirs.shape)}"
     return 0.0 if torch.equal(ours, theirs) else float((ours - theirs).abs().max()) or float("nan")
 

@@ -23,12 +23,12 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.fidelity import PROMPT, picture
+from benchmarks.fidelity import PROMPT, Case, largest, picture, verdict
 from benchmarks.full_size import ARCHITECTURES, checkpoint
 from pipelines.families import load_leg, place
 from pipelines.ltx.card import LTXCard
 from pipelines.ltx.reference import reference_video as ltx_reference
-from pipelines.requests import GenerationRequest, Parameters, resolve
+from pipelines.requests import Parameters
 from pipelines.svd.card import SVDCard
 from pipelines.svd.reference import reference_video as svd_reference
 
@@ -76,6 +76,7 @@ class Bench:
             run = leg.begin(parameters, text, pixels)
             while run.step_index < run.num_steps:
                 run.step()
+                leg.placement.synchronize()  # as a replica does
             return run.result()
 
         final = self._time("denoise", denoise)
@@ -98,8 +99,7 @@ class Bench:
 
     def parameters(self) -> Parameters:
         """The model's defaults."""
-        prompt = PROMPT if self.card.TAKES_PROMPT else None
-        return resolve(GenerationRequest(prompt=prompt, seed=123), self.card, has_image=self.card.NEEDS_IMAGE)
+        return Case({}, from_image=self.card.NEEDS_IMAGE).parameters(self.card)
 
     def _time(self, leg: Any, work: Callable[[Any], Any]) -> Any:
         def load() -> Any:
@@ -153,15 +153,14 @@ def main(models: list[str], out: Path | None = None, device: torch.device = GPU)
                 print(f"| {model} | {leg} | {cost} |", flush=True)
             stock, theirs = bench.stock()
         total = sum(cost.seconds for cost in bench.costs.values())
-        same = "equal bits" if torch.equal(ours, theirs) else f"differs by {float((ours - theirs).abs().max()):.1e}"
+        same = verdict(largest(ours, theirs))
         print(f"| {model} | diffusers, all at once | {stock} |")
         print(f"| {model} | ours, leg after leg | | {total:.3f} s, ratio {total / stock.seconds:.3f}, {same} | | |")
         measured[model] = timings(bench)
     if out is not None:
-        head = (
-            f"# {software}. Written by `make bench-gpu`; random weights of the real size, each model's default video.\n"
-        )
-        out.write_text(head + yaml.safe_dump({"gpu": name, "models": measured}, sort_keys=False))
+        how = "random weights of the real size, each model's default video."
+        body = yaml.safe_dump({"gpu": name, "models": measured}, sort_keys=False, default_flow_style=None)
+        out.write_text(f"# {software}. Written by `make bench-gpu`:\n# {how}\n{body}")
 
 
 def _reference(pipeline: Any, parameters: Any, image: Image.Image) -> Tensor:

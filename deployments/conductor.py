@@ -124,16 +124,16 @@ class Conductor:
             pass  # nobody called: look for retries and abandoned jobs
 
     async def _renew_all(self) -> None:
-        tokens, leases = set(self.held), self.leases
+        tokens = set(self.held)
         in_thread = partial(asyncio.get_running_loop().run_in_executor, self.renewing)
         if tokens:
-            valid = await in_thread(leases.renew, tokens, self.settings.lease_s)
+            valid = await in_thread(self.leases.renew, tokens, self.settings.lease_s)
             for token in tokens - valid:
                 self._let_go(token)
         # After its own are renewed: whatever held this conductor up, they are not abandoned.
         attempts = self.settings.max_attempts
         message = f"the video could not be rendered in {attempts} attempts; the last one took its conductor with it"
-        for job in await in_thread(leases.fail_spent, attempts, message):
+        for job in await in_thread(self.leases.fail_spent, attempts, message):
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": "failed"})
             emit("job.failed", job_id=job.id, model=job.model, attempt=job.attempts)
         await asyncio.sleep(self.settings.lease_s / 3)

@@ -45,16 +45,14 @@ class WaitingRoom:
 
     def denoisers(self, model: str) -> frozenset[str]:
         """Those that take calls."""
-        running = self.replicas.running.get(self._deployments[model], frozenset())
         now = time.monotonic()
-        return running - {each for each, until in self._lost.items() if until > now}
+        self._lost = {each: until for each, until in self._lost.items() if until > now}
+        return self.replicas.running.get(self._deployments[model], frozenset()) - self._lost.keys()
 
     def lost(self, replica: str | None) -> None:
         """A call found this denoiser dead, which the controller may learn much later."""
-        now = time.monotonic()
-        self._lost = {each: until for each, until in self._lost.items() if until > now}
         if replica is not None:
-            self._lost[replica] = now + LOST_S
+            self._lost[replica] = time.monotonic() + LOST_S
 
     async def assign(self) -> None:
         """Wait for news, then give out what is free; for a loop."""

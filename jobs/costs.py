@@ -7,7 +7,7 @@ Each finished job adds a point; old points fade, so that a change of hardware is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, select, update
@@ -66,10 +66,12 @@ class Estimate:
         return sum(spent for leg, spent in self.seconds.items() if leg is not Leg.PUBLISH)
 
 
-def read_lines(connection: Connection, model: str) -> dict[Leg, Line]:
+def read_lines(connection: Connection, model: str, *, to_change: bool = False) -> dict[Leg, Line]:
     """What is known of a model's legs."""
-    rows = connection.execute(select(leg_costs).where(leg_costs.c.model == model))
-    return {Leg(row.leg): Line(row.n, row.x, row.y, row.xx, row.xy) for row in rows}
+    query = select(leg_costs).where(leg_costs.c.model == model)
+    if to_change:
+        query = query.order_by(leg_costs.c.leg).with_for_update()
+    return {Leg(row.leg): Line(row.n, row.x, row.y, row.xx, row.xy) for row in connection.execute(query)}
 
 
 def mean_seconds(lines: Mapping[Leg, Line]) -> dict[Leg, float]:
@@ -86,19 +88,15 @@ def estimate(lines: Mapping[Leg, Line], work: Mapping[str, float]) -> Estimate:
 def learn(connection: Connection, model: str, work: Mapping[str, float], seconds: Mapping[Leg, float]) -> None:
     """Add a finished job's legs, within the transaction that finishes it."""
     spent = {leg: each for leg, each in sorted(seconds.items()) if leg in work}
-    of_model = select(leg_costs).where(leg_costs.c.model == model).order_by(leg_costs.c.leg).with_for_update()
-    rows = {row.leg: row for row in connection.execute(of_model)}
-    if missing := [leg for leg in spent if leg not in rows]:
+    lines = read_lines(connection, model, to_change=True)
+    if missing := [leg for leg in spent if leg not in lines]:
         for leg in missing:
             insert_if_absent(connection, leg_costs, model=model, leg=leg, n=0, x=0, y=0, xx=0, xy=0)
-        rows = {row.leg: row for row in connection.execute(of_model)}
+        lines = read_lines(connection, model, to_change=True)
     # All jobs of a model that end at once wait here for each other, so it is one round trip for all legs.
-    names = ("n", "x", "y", "xx", "xy")
-    values = []
-    for leg, each in spent.items():
-        line = Line(*(getattr(rows[leg], name) for name in names)).with_point(work[leg], each)
-        values.append({"this": leg, **{f"new_{name}": getattr(line, name) for name in names}})
+    points = {leg: asdict(lines[leg].with_point(work[leg], each)) for leg, each in spent.items()}
+    values = [{"this": leg, **{f"new_{name}": sum_ for name, sum_ in sums.items()}} for leg, sums in points.items()]
     if values:
         this = (leg_costs.c.model == model) & (leg_costs.c.leg == bindparam("this"))
-        new: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+        new: dict[str, Any] = {each.name: bindparam(f"new_{each.name}") for each in fields(Line)}
         connection.execute(update(leg_costs).where(this).values(new), values)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from sqlalchemy import Connection, delete, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
+from jobs.database import insert_into
 from jobs.schema import usage
 
 DAY_MINUTES = 24 * 60
@@ -14,11 +14,10 @@ DAY_MINUTES = 24 * 60
 
 def charge(connection: Connection, api_key: str, *, requests: int = 0, gpu_seconds: float = 0.0) -> None:
     """Add to the present minute."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     more = {"requests": usage.c.requests + requests, "gpu_seconds": usage.c.gpu_seconds + gpu_seconds}
     row = {"api_key": api_key, "minute": int(time.time() // 60), "requests": requests, "gpu_seconds": gpu_seconds}
     key = list(usage.primary_key)
-    connection.execute(dialect.insert(usage).values(row).on_conflict_do_update(index_elements=key, set_=more))
+    connection.execute(insert_into(connection, usage).values(row).on_conflict_do_update(index_elements=key, set_=more))
 
 
 def requests_per_minute(connection: Connection, api_key: str) -> float:
