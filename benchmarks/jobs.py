@@ -18,7 +18,7 @@ from sqlalchemy import insert
 from benchmarks.databases import create_database, run_postgres
 from jobs.admission import Limits, accept
 from jobs.database import Database, open_database, sqlite_url
-from jobs.leases import Leases
+from jobs.leases import Leases, Rendered
 from jobs.lifecycle import Status
 from jobs.record import Job, new_job_id
 from jobs.schema import jobs
@@ -69,7 +69,7 @@ def _measure(url: str) -> dict[str, float]:
         def claim() -> None:
             claimed = leases.claim(MODEL, owner="bench", lease_s=60, max_attempts=3, capacity=CAPACITY)
             assert claimed is not None
-            leases.complete(claimed.lease_token or "", {}, {})
+            leases.complete({claimed.lease_token or "": Rendered({}, {})})
 
         return {
             "insert": _median(lambda: accept(database, _job(), LIMITS)),

@@ -23,13 +23,14 @@ from deployments.graph import deployment_names
 from deployments.lease import Lease, LeaseLost
 from deployments.leg import this_replica
 from deployments.loops import forever, until_written
+from deployments.pauses import until_set
 from deployments.relay import Relay, Route
 from deployments.replicas import look
-from deployments.reports import Reports
 from deployments.settings import Settings, database_url
+from deployments.together import Together
 from deployments.turns import WaitingRoom
 from jobs.database import open_database
-from jobs.leases import Leases
+from jobs.leases import Leases, Rendered
 from jobs.lifecycle import CANCELED, Status
 from jobs.priority import Priority
 from jobs.record import Job
@@ -44,6 +45,10 @@ T = TypeVar("T")
 
 STORAGE_DELAY_S = 10.0
 LOOK_EVERY_S = 0.5
+GATHER_S = 0.5
+"""Denoisers report once a second; the first report is written at once."""
+PAUSE_S = 0.05
+"""After a look for jobs to claim: a denoiser that is left and a job that ends are often news at once."""
 LOOK_AHEAD = 0.5
 """Jobs that are made ready beyond those that have a denoiser, for each denoiser: many may end at once."""
 
@@ -85,10 +90,10 @@ class Conductor:
         loop = asyncio.get_running_loop()
         self.renewing = ThreadPoolExecutor(1, thread_name_prefix="renew")  # others may wait long for one of the shared
         self.claiming = loop.create_task(forever(self._claim_all, lambda: self.stopping))
-        self.reports = Reports(self.leases, on_lost=self._let_go)
-        loops = (
-            self._renew_all, self._watch_replicas, self._make_way, self.waiting_room.assign, self.reports.write,
-        )  # fmt: skip
+        stopped = partial(getattr, self, "stopping")
+        self.positions = Together(self.leases.move, stopped=stopped, on_lost=self._let_go, pause_s=GATHER_S)
+        self.completions = Together(self.leases.complete, stopped=stopped)
+        loops = (self._renew_all, self._watch_replicas, self._make_way, self.waiting_room.assign)
         self.others = [loop.create_task(forever(work)) for work in loops]
 
     async def nudge(self) -> None:
@@ -118,10 +123,9 @@ class Conductor:
                 self._start(job)
         if self.stopping:
             return
-        try:
-            await asyncio.wait_for(self.wake.wait(), self.settings.poll_interval_s)
-        except TimeoutError:
-            pass  # nobody called: look for retries and abandoned jobs
+        await asyncio.sleep(PAUSE_S)
+        # When nobody calls: for retries and abandoned jobs.
+        await until_set(self.wake, self.settings.poll_interval_s)
 
     async def _renew_all(self) -> None:
         tokens = set(self.held)
@@ -175,7 +179,7 @@ class Conductor:
         )
 
     def _start(self, job: Job) -> None:
-        lease = Lease(self.leases, self.reports, job)
+        lease = Lease(self.leases, self.positions, job)
         if job.attempts == 1:
             metrics.queue_wait_seconds().observe(time.time() - job.created_at, {"model": job.model})
         emit("job.claimed", job_id=job.id, model=job.model, attempt=job.attempts)
@@ -210,7 +214,8 @@ class Conductor:
             log.exception("how %s ended could not be stored; its lease will run out", job.id)
         finally:
             del self.held[token]
-            self.wake.set()
+            if not relay.left_denoiser:
+                self.wake.set()
 
     async def _settle(self, job: Job, token: str, relay: Relay, running: asyncio.Task[None]) -> str | None:
         """Write down how a relay ended; None when the lease was lost and nothing could be written."""
@@ -218,7 +223,7 @@ class Conductor:
             return "released" if await self._durably(self.leases.release, token) else None
         error = running.exception()
         if error is None:
-            kept = await self._durably(self.leases.complete, token, relay.seconds, relay.facts)
+            kept = await self.completions.written(token, Rendered(relay.seconds, relay.facts))
             return "completed" if kept else None
         if isinstance(error, LeaseLost):
             return None

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from deployments.loops import until_written
-from deployments.reports import Reports
+from deployments.together import Together
 from jobs.changes import Position
 from jobs.database import UNREACHABLE
 from jobs.leases import Leases
@@ -21,34 +21,33 @@ class LeaseLost(Exception):
 class Lease:
     """Held by the conductor that claimed the job; every write is in its name."""
 
-    def __init__(self, leases: Leases, reports: Reports, job: Job) -> None:
+    def __init__(self, leases: Leases, positions: Together[Position], job: Job) -> None:
         assert job.lease_token is not None
         self.token = job.lease_token
         self._leases = leases
-        self._reports = reports
+        self._positions = positions
         self._job = job
         self._seconds: dict[Leg, float] | None = None
 
-    async def advance(self, leg: Leg, replica: str | None = None) -> None:
-        """Record that a leg begins, on a replica if that is known; waits for the store, by which denoisers are given.
+    async def advance(self, leg: Leg) -> None:
+        """Record that a leg begins; waits for the store, by which denoisers are given.
 
         Raises:
             LeaseLost
         """
-
-        def write() -> bool:
-            return self._leases.advance(self.token, leg, self._percent(leg, 0.0), replica=replica)
-
-        if not await until_written(write):
+        if self._seconds is None:
+            await until_written(self._estimate)
+        if not await self._positions.written(self.token, Position(leg, self._percent(leg, 0.0), begins=True)):
             raise LeaseLost
 
     async def report(self, leg: Leg, replica: str, done: float = 0.0, step: int | None = None) -> None:
         """Let it be recorded soon that `done` (0 to 1) of a leg is finished. It is advice: nobody waits for it."""
         try:
-            percent = await asyncio.to_thread(self._percent, leg, done)
+            if self._seconds is None:
+                await asyncio.to_thread(self._estimate)
         except UNREACHABLE:
             return
-        self._reports.put(self.token, Position(leg, percent, step, replica))
+        self._positions.put(self.token, Position(leg, self._percent(leg, done), step, replica))
 
     async def checkpoint(self) -> dict[str, Any] | None:
         """What the denoiser committed last; while the store cannot be reached, what is known from the claim."""
@@ -57,10 +56,12 @@ class Lease:
         except UNREACHABLE:
             return self._job.checkpoint
 
+    def _estimate(self) -> None:
+        """Ask the store what each leg will take. Blocks."""
+        self._seconds = self._leases.estimate(self._job).seconds
+
     def _percent(self, leg: Leg, done: float) -> int:
-        """Asks the store once. Blocks."""
-        if self._seconds is None:
-            self._seconds = self._leases.estimate(self._job).seconds
+        assert self._seconds is not None
         return progress_at(leg, done, self._seconds)
 
     async def forget_checkpoint(self) -> None:

@@ -21,6 +21,7 @@ from ray import serve
 
 from deployments import metrics
 from deployments.events import emit
+from deployments.pauses import until_set
 from deployments.settings import Settings
 from pipelines.catalogue import ModelCard
 
@@ -143,7 +144,7 @@ class Worker:
                 elif done:
                     break
                 else:
-                    await _wait(news, quiet_until - loop.time() if latest else None)
+                    await until_set(news, quiet_until - loop.time() if latest else None)
             value, seconds = future.result()
             yield Finished(seconds, payload_bytes(value), control.facts)
             yield value
@@ -178,14 +179,6 @@ class Worker:
             return work(control), time.perf_counter() - started
         finally:
             self._current = None
-
-
-async def _wait(news: asyncio.Event, timeout_s: float | None) -> None:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await news.wait()
-    except TimeoutError:
-        pass
 
 
 async def ended(future: asyncio.Future[Any]) -> None:

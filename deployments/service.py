@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -27,6 +28,7 @@ from pipelines.families import CLASSES
 
 START_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 15
+FREE_PORTS = range(20_000, 32_768)
 
 
 class StartFailed(KinorayError):
@@ -36,11 +38,18 @@ class StartFailed(KinorayError):
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A port of the loopback interface that nothing listens on now.
+
+    Not one of those that the kernel or Ray hand out by themselves: another could get it before it is used.
+    """
+    while True:
+        port = random.choice(FREE_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 def default_config() -> Path:

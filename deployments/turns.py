@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
+from deployments.pauses import until_set
 from deployments.replicas import Replicas
 from jobs.turns import Turns
 
@@ -56,11 +57,7 @@ class WaitingRoom:
 
     async def assign(self) -> None:
         """Wait for news, then give out what is free; for a loop."""
-        waits = any(self._waiting.values())
-        try:
-            await asyncio.wait_for(self._news.wait(), POLL_S if waits else None)
-        except TimeoutError:
-            pass
+        await until_set(self._news, POLL_S if any(self._waiting.values()) else None)
         self._news.clear()
         for model, waiting in self._waiting.items():
             if waiting and (denoisers := self.denoisers(model)):

@@ -71,7 +71,7 @@ def accept(database: Database, job: Job, limits: Limits, repeatable: Repeatable 
         start = fair_start(_clock(connection, job.model), _own_end(connection, job))
         job = dataclasses.replace(job, fair_start=start, queue_rank=start + job.priority.handicap_s, version=1)
         connection.execute(insert(jobs).values(**dataclasses.asdict(job)))
-        tell(connection, job)
+        tell(connection, [job])
         charge(connection, job.api_key, requests=1)
         return job
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, TextClause, bindparam, case, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, TextClause, case, delete, insert, select, update
 
+from jobs.database import update_each
 from jobs.lifecycle import Leg, Status, before, event_of
 from jobs.priority import HAD_ITS_TURN
 from jobs.record import Job, read_job
@@ -20,21 +21,25 @@ from jobs.webhooks import enqueue
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a job is within a leg."""
+    """Where a job is: at the beginning of a leg, or within one.
+
+    One from within that comes late, for a leg or a denoiser that the job has left, is of no job.
+    """
 
     leg: Leg
-    progress: int  # percent of the whole job
-    step: int | None
-    replica: str
+    progress: int  # percent of the whole job; what is recorded never falls, also not over a retry
+    step: int | None = None
+    replica: str | None = None
+    begins: bool = False
 
     def is_of(self, job: Job) -> bool:
-        """Whether the job is still there. A denoiser is a job's own before it reports."""
-        return job.leg is self.leg and (self.leg is not Leg.DENOISE or job.replica == self.replica)
+        """Whether the job may go there. A denoiser is a job's own before it reports."""
+        return self.begins or (job.leg is self.leg and (self.leg is not Leg.DENOISE or job.replica == self.replica))
 
-    def applied_to(self, job: Job) -> Job:
-        """Progress never falls, also not over a retry."""
-        progress, version = max(job.progress, self.progress), job.version + 1
-        return dataclasses.replace(job, progress=progress, step=self.step, replica=self.replica, version=version)
+    def values(self, job: Job) -> dict[str, Any]:
+        """What it changes of the job."""
+        progress = max(job.progress, self.progress)
+        return {"leg": self.leg, "progress": progress, "step": self.step, "replica": self.replica}
 
 
 NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_expires_at": None, "replica": None}
@@ -60,29 +65,29 @@ def change(
         where = (*where, jobs.c.status.in_(before(values["status"]) if from_states is None else from_states))
     statement = update(jobs).where(*where).values(version=jobs.c.version + 1, **values).returning(jobs)
     changed = [read_job(row) for row in connection.execute(statement).all()]
-    for job in changed:
-        if job.ended and "status" in values:
-            _settle(connection, job)
-        tell(connection, job)
+    if "status" in values:
+        _settle(connection, [job for job in changed if job.ended])
+    tell(connection, changed)
     return changed
 
 
-def report(connection: Connection, positions: Mapping[str, Position]) -> set[str]:
-    """Record how far the jobs under some leases are, all together; returns the leases that are still valid.
+def hold_each(connection: Connection, tokens: Collection[str]) -> dict[str, Job]:
+    """The jobs under these leases, by lease, locked for `change_each`."""
+    query = select(jobs).where(jobs.c.lease_token.in_(tokens)).order_by(jobs.c.id).with_for_update()
+    return {row.lease_token: read_job(row) for row in connection.execute(query)}
 
-    A report that comes late, for a leg or a denoiser that its job has left, changes nothing.
+
+def change_each(connection: Connection, changes: Sequence[tuple[Job, dict[str, Any]]]) -> list[Job]:
+    """Change jobs that `hold_each` has locked, each to values of its own, which name the same columns for all.
+
+    Returns them as they are now.
     """
-    query = select(jobs).where(jobs.c.lease_token.in_(positions)).order_by(jobs.c.id).with_for_update()
-    held = {row.lease_token: read_job(row) for row in connection.execute(query)}
-    moved = [job for token, job in held.items() if positions[token].is_of(job)]
-    if moved:
-        moved = [positions[job.lease_token or ""].applied_to(job) for job in moved]
-        columns = ("progress", "step", "replica", "version")
-        given = [{"this": job.id, **{f"new_{name}": getattr(job, name) for name in columns}} for job in moved]
-        values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in columns}
-        connection.execute(update(jobs).where(jobs.c.id == bindparam("this")).values(**values), given)
-        connection.execute(insert(job_events), [_event(job) for job in moved])
-    return set(held)
+    changes = [(job, {**values, "version": job.version + 1}) for job, values in changes]
+    update_each(connection, jobs, [{"id": job.id, **values} for job, values in changes])
+    changed = [dataclasses.replace(job, **values) for job, values in changes]
+    _settle(connection, [job for job in changed if job.ended])
+    tell(connection, changed)
+    return changed
 
 
 def ended_values(status: Status, code: str | None = None, message: str | None = None) -> dict[str, Any]:
@@ -93,9 +98,10 @@ def ended_values(status: Status, code: str | None = None, message: str | None = 
     }  # fmt: skip
 
 
-def tell(connection: Connection, job: Job) -> None:
-    """Append the event of a job's present version."""
-    connection.execute(insert(job_events).values(**_event(job)))
+def tell(connection: Connection, changed: Sequence[Job]) -> None:
+    """Append the event of each job's present version."""
+    if changed:
+        connection.execute(insert(job_events), [_event(job) for job in changed])
 
 
 def _event(job: Job) -> dict[str, Any]:
@@ -108,13 +114,17 @@ def _event(job: Job) -> dict[str, Any]:
     return {"job_id": job.id, "version": job.version, "kind": kind, "at": time.time(), "data": data}
 
 
-def _settle(connection: Connection, job: Job) -> None:
+def _settle(connection: Connection, ended: Sequence[Job]) -> None:
+    if not ended:
+        return
     # Once a job has ended nobody needs to be told how it got there: a history of progress would only grow.
-    progress = event_of(Status.IN_PROGRESS, None)
-    connection.execute(delete(job_events).where(job_events.c.job_id == job.id, job_events.c.kind == progress))
-    charge(connection, job.api_key, gpu_seconds=_computed(job))
-    if job.webhook_url is not None:
-        enqueue(connection, job)
+    of, progress = job_events.c.job_id.in_([job.id for job in ended]), event_of(Status.IN_PROGRESS, None)
+    connection.execute(delete(job_events).where(of, job_events.c.kind == progress))
+    for job in ended:
+        if job.webhook_url is not None:
+            enqueue(connection, job)
+    for api_key in sorted({job.api_key for job in ended}):  # in one order, as others wait for the same rows
+        charge(connection, api_key, gpu_seconds=sum(_computed(job) for job in ended if job.api_key == api_key))
 
 
 def _computed(job: Job) -> float:

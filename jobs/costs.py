@@ -6,13 +6,13 @@ Each finished job adds a point; old points fade, so that a change of hardware is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, select, update
+from sqlalchemy import ColumnElement, Connection, select
 
-from jobs.database import insert_if_absent
+from jobs.database import insert_if_absent, update_each
 from jobs.lifecycle import Leg
 from jobs.schema import jobs, leg_costs
 
@@ -85,18 +85,21 @@ def estimate(lines: Mapping[Leg, Line], work: Mapping[str, float]) -> Estimate:
     return Estimate(seconds, Leg.DENOISE in lines)
 
 
-def learn(connection: Connection, model: str, work: Mapping[str, float], seconds: Mapping[Leg, float]) -> None:
-    """Add a finished job's legs, within the transaction that finishes it."""
-    spent = {leg: each for leg, each in sorted(seconds.items()) if leg in work}
+def learn(
+    connection: Connection, model: str, finished: Sequence[tuple[Mapping[str, float], Mapping[Leg, float]]]
+) -> None:
+    """Add the legs of finished jobs, within the transaction that finishes them.
+
+    Args:
+        finished: the work and the seconds of each job.
+    """
+    legs = sorted({leg for work, seconds in finished for leg in seconds if leg in work})
     lines = read_lines(connection, model, to_change=True)
-    if missing := [leg for leg in spent if leg not in lines]:
+    if missing := [leg for leg in legs if leg not in lines]:
         for leg in missing:
             insert_if_absent(connection, leg_costs, model=model, leg=leg, n=0, x=0, y=0, xx=0, xy=0)
         lines = read_lines(connection, model, to_change=True)
+    for work, seconds in finished:
+        lines |= {leg: lines[leg].with_point(work[leg], each) for leg, each in seconds.items() if leg in work}
     # All jobs of a model that end at once wait here for each other, so it is one round trip for all legs.
-    points = {leg: asdict(lines[leg].with_point(work[leg], each)) for leg, each in spent.items()}
-    values = [{"this": leg, **{f"new_{name}": sum_ for name, sum_ in sums.items()}} for leg, sums in points.items()]
-    if values:
-        this = (leg_costs.c.model == model) & (leg_costs.c.leg == bindparam("this"))
-        new: dict[str, Any] = {each.name: bindparam(f"new_{each.name}") for each in fields(Line)}
-        connection.execute(update(leg_costs).where(this).values(new), values)
+    update_each(connection, leg_costs, [{"model": model, "leg": leg, **asdict(lines[leg])} for leg in legs])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Connection, Table, create_engine, event, inspect, make_url, text
+from sqlalchemy import Connection, Table, and_, bindparam, create_engine, event, inspect, make_url, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
@@ -49,6 +49,20 @@ def open_database(url: str) -> Database:
 def insert_into(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
     """An INSERT of the database at hand, which may say what happens `on_conflict`."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def update_each(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Change rows that are there, all of them in one round trip, each to values of its own.
+
+    Args:
+        rows: what each is to be, its primary key included; all name the same columns.
+    """
+    if rows:
+        keys = table.primary_key.columns.keys()
+        which = and_(*(table.c[name] == bindparam(f"its_{name}") for name in keys))
+        values: dict[str, Any] = {name: bindparam(f"its_{name}") for name in rows[0] if name not in keys}
+        given = [{f"its_{name}": value for name, value in row.items()} for row in rows]
+        connection.execute(update(table).where(which).values(values), given)
 
 
 def insert_if_absent(connection: Connection, table: Table, **values: Any) -> bool:

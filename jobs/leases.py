@@ -10,11 +10,12 @@ import random
 import time
 import uuid
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, UnaryExpression, case, func, or_, select, update
 
-from jobs.changes import BEFORE_OTHERS, NO_LEASE, OLD_TURN, Position, change, ended_values, report
+from jobs.changes import BEFORE_OTHERS, NO_LEASE, OLD_TURN, Position, change, change_each, ended_values, hold_each
 from jobs.costs import Estimate, estimate, learn, read_lines
 from jobs.database import Database
 from jobs.lifecycle import AHEAD_OF_DENOISE, SERVER_ERROR, Leg, Status
@@ -23,6 +24,25 @@ from jobs.schema import jobs
 from jobs.turns import HAS_DENOISER
 
 RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 1.0, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What is known of a job once its video is stored."""
+
+    leg_seconds: dict[str, float]
+    facts: dict[str, Any]
+
+    def values(self, job: Job) -> dict[str, Any]:
+        """What its completion changes. The time for which it is kept begins when there is something to keep."""
+        values = {
+            **ended_values(Status.COMPLETED),
+            "progress": 100,
+            "leg_seconds": self.leg_seconds,
+            "facts": self.facts,
+        }
+        expires_at = None if job.expires_in_s is None else values["completed_at"] + job.expires_in_s
+        return {**values, "expires_at": expires_at}
 
 
 class Leases:
@@ -99,18 +119,13 @@ class Leases:
             expires_at: float | None = connection.execute(query).scalar_one_or_none()
         return expires_at
 
-    def advance(
-        self, token: str, leg: Leg, progress: int, *, step: int | None = None, replica: str | None = None
-    ) -> bool:
-        """Record where a job is, and which replica works on it. Progress never falls, also not over a retry."""
+    def move(self, positions: Mapping[str, Position]) -> set[str]:
+        """Record where jobs are, by lease; returns the leases that are still valid."""
         with self._database.write() as connection:
-            values: dict[str, Any] = {"leg": leg, "progress": _at_least(progress), "step": step, "replica": replica}
-            return bool(change(connection, jobs.c.lease_token == token, **values))
-
-    def report(self, positions: Mapping[str, Position]) -> set[str]:
-        """Record where jobs are within their legs; returns the leases that are still valid."""
-        with self._database.write() as connection:
-            return report(connection, positions)
+            held = hold_each(connection, positions)
+            moved = {token: job for token, job in held.items() if positions[token].is_of(job)}
+            change_each(connection, [(job, positions[token].values(job)) for token, job in moved.items()])
+        return set(held)
 
     def commit(self, token: str, checkpoint: Mapping[str, Any] | None) -> bool:
         """Record the denoiser's last checkpoint: where a retry or a hand-over goes on. None forgets a lost one."""
@@ -125,16 +140,17 @@ class Leases:
             checkpoint: dict[str, Any] | None = connection.execute(query).scalar_one_or_none()
         return checkpoint
 
-    def complete(self, token: str, leg_seconds: Mapping[str, float], facts: Mapping[str, Any]) -> bool:
-        """End a job well, and learn from it what its model costs."""
-        values = {**ended_values(Status.COMPLETED), "progress": 100, "leg_seconds": leg_seconds, "facts": facts}
-        # The time that was asked for begins now, when there is something to keep.
-        expires = {"expires_at": jobs.c.expires_in_s + values["completed_at"]}
+    def complete(self, rendered: Mapping[str, Rendered]) -> set[str]:
+        """End jobs well, by lease, and learn from them what their models cost; returns the leases that were valid."""
         with self._database.write() as connection:
-            completed = change(connection, jobs.c.lease_token == token, **values, **expires)
-            for job in completed:
-                learn(connection, job.model, job.work, by_leg(leg_seconds))
-            return bool(completed)
+            held = hold_each(connection, rendered)
+            changes = [(job, rendered[token].values(job)) for token, job in held.items()]
+            completed = change_each(connection, changes)
+            for model in sorted({job.model for job in completed}):
+                learn(
+                    connection, model, [(job.work, by_leg(job.leg_seconds)) for job in completed if job.model == model]
+                )
+        return set(held)
 
     def fail(self, token: str, code: str, message: str) -> bool:
         """End a job that cannot succeed."""

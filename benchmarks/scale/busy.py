@@ -10,6 +10,8 @@ import psutil
 from benchmarks.processes import until
 from benchmarks.scale.row import Row
 from benchmarks.scale.world import Model, World, fixed, run_world, warm
+from jobs.lifecycle import Leg
+from jobs.turns import hold
 
 STEP_S = 0.5
 LONG, SHORT = 40, 10
@@ -27,9 +29,7 @@ def utilisation() -> Iterator[Row]:
             for steps, each, least in CASES:
                 request = {"model": model.name, "num_inference_steps": steps}
                 warm(world, model, [request])
-                blockers = _block(world, model)
-                waiting = world.submit([request] * each * denoisers)
-                world.cancel(blockers)
+                waiting = _queue(world, model, [request] * each * denoisers)
                 psutil.cpu_percent()
                 took = _makespan(world.completed(waiting))
                 cores, ideal = psutil.cpu_percent(), each * steps * STEP_S
@@ -41,11 +41,17 @@ def utilisation() -> Iterator[Row]:
                 )
 
 
-def _block(world: World, model: Model) -> list[str]:
-    """Keep every denoiser at work while the queue fills: how fast a client can ask is not what is measured."""
-    blockers = world.submit([{"model": model.name, "num_inference_steps": 1000}] * model.denoisers)
-    until(lambda: all(row.step for row in world.rows(blockers)), "every denoiser is at work", 120, 0.5)
-    return blockers
+def _queue(world: World, model: Model, requests: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Fill the queue before any of it gets a denoiser: how fast a client can ask is not what is measured."""
+
+    def encoded() -> bool:
+        return sum(row.leg == Leg.DENOISE for row in world.rows(ids)) >= model.denoisers
+
+    with world.database.write() as connection:
+        hold(connection, model.name)
+        ids = world.submit(requests)
+        until(encoded, "a job waits for every denoiser", 120, 0.5)
+    return ids
 
 
 def _makespan(rows: Sequence[Any]) -> float:

@@ -78,12 +78,6 @@ class World:
 
             return list(pool.map(ask, requests))
 
-    def cancel(self, ids: Sequence[str]) -> None:
-        """Take back some requests, all at once."""
-        with httpx2.Client(base_url=self.url, timeout=120, trust_env=False) as http, ThreadPoolExecutor(16) as pool:
-            for answer in pool.map(lambda job: http.post(f"/v1/videos/{job}/cancel"), ids):
-                answer.raise_for_status()
-
     def rows(self, ids: Sequence[str]) -> list[Any]:
         """The rows of some jobs, as they are now."""
         with self.database.read() as connection:

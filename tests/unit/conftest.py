@@ -14,8 +14,10 @@ import pytest
 
 from benchmarks.databases import create_database
 from jobs.admission import Limits, accept
+from jobs.changes import Position
 from jobs.database import Database, open_database, sqlite_url
-from jobs.leases import Leases
+from jobs.leases import Leases, Rendered
+from jobs.lifecycle import Leg
 from jobs.record import Job, new_job_id
 from jobs.store import JobStore
 from jobs.turns import Turns
@@ -43,6 +45,14 @@ class Jobs:
         assert claimed is not None
         assert claimed.lease_token is not None
         return claimed, claimed.lease_token
+
+    def advance(self, token: str, leg: Leg, progress: int, step: int | None = None, replica: str | None = None) -> bool:
+        return token in self.leases.move({token: Position(leg, progress, step, replica, begins=True)})
+
+    def complete(
+        self, token: str, seconds: dict[str, float] | None = None, facts: dict[str, Any] | None = None
+    ) -> bool:
+        return token in self.leases.complete({token: Rendered(seconds or {}, facts or {})})
 
     def get(self, job: Job) -> Job:
         found = self.store.get(job.id)

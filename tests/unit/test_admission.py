@@ -21,7 +21,7 @@ NO_LINE = Line(0, 0, 0, 0, 0)
 
 def finish(jobs: Jobs, denoise_s: float, work: float) -> None:
     jobs.accept(work={**WORK, "denoise": work})
-    jobs.leases.complete(jobs.take()[1], {"text": 0.5, "denoise": denoise_s, "decode": 1.0}, {})
+    jobs.complete(jobs.take()[1], {"text": 0.5, "denoise": denoise_s, "decode": 1.0})
 
 
 def test_costs_are_learned_from_finished_jobs(jobs: Jobs) -> None:
@@ -78,7 +78,7 @@ def test_past_a_limit_nothing_is_stored(jobs: Jobs, limits: Limits, name: str) -
 
 def test_gpu_seconds_of_finished_jobs_count_for_the_day(jobs: Jobs) -> None:
     jobs.accept(api_key="k")
-    jobs.leases.complete(jobs.take()[1], {"denoise": 100.0, "publish": 50.0}, {})
+    jobs.complete(jobs.take()[1], {"denoise": 100.0, "publish": 50.0})
     with pytest.raises(Refused):
         accept(jobs.database, new_job(api_key="k"), Limits(gpu_seconds_per_day=110))
     accept(jobs.database, new_job(api_key="k"), Limits(gpu_seconds_per_day=113))

@@ -80,7 +80,7 @@ def test_a_place_in_the_queue_is_its_order_and_a_time_once_costs_are_known(jobs:
     first = jobs.accept(work=work)
     view = QueueView(jobs.store)
     assert view.place(first) == Place(1, None), "no time before anything was measured"
-    jobs.leases.complete(jobs.take()[1], {"text": 1.0, "denoise": 7.0, "decode": 2.0, "publish": 0.2}, {})
+    jobs.complete(jobs.take()[1], {"text": 1.0, "denoise": 7.0, "decode": 2.0, "publish": 0.2})
     low, high = jobs.accept(work=work, priority=Priority.LOW), jobs.accept(work=work, priority=Priority.HIGH)
     view = QueueView(jobs.store)
     assert [view.place(each).position for each in (high, low)] == [1, 2]

@@ -37,7 +37,7 @@ def test_pages_in_both_directions(jobs: Jobs) -> None:
 def test_every_change_is_an_event_that_can_be_asked_for_again(jobs: Jobs) -> None:
     job = jobs.accept()
     _, token = jobs.take()
-    jobs.leases.advance(token, Leg.DENOISE, 30, step=2)
+    jobs.advance(token, Leg.DENOISE, 30, step=2)
     live = jobs.store.events(job.id, 0)
     assert [(each.version, each.kind) for each in live] == [(1, "queued"), (2, "progress"), (3, "progress")]
     assert live[-1].data == {
@@ -45,7 +45,7 @@ def test_every_change_is_an_event_that_can_be_asked_for_again(jobs: Jobs) -> Non
     }  # fmt: skip
     assert jobs.store.events(job.id, 2) == live[2:]
     assert jobs.store.versions([job.id, "video_none"]) == {job.id: 3}
-    jobs.leases.complete(token, {}, {})
+    jobs.complete(token)
     assert [(each.version, each.kind) for each in jobs.store.events(job.id, 0)] == [(1, "queued"), (4, "completed")]
 
 
@@ -72,9 +72,9 @@ def test_figures_for_the_metrics(jobs: Jobs) -> None:
     jobs.accept(model="n")
     taken, token = jobs.take()
     assert jobs.store.counts() == {("m", Status.IN_PROGRESS): 1, ("n", Status.QUEUED): 1}
-    jobs.leases.advance(token, Leg.DENOISE, 50)
+    jobs.advance(token, Leg.DENOISE, 50)
     assert jobs.store.backlog_s()["m"] == dataclasses.replace(taken).cost_s / 2
-    jobs.leases.complete(token, {}, {})
+    jobs.complete(token)
     assert set(jobs.store.backlog_s()) == {"n"}
 
 

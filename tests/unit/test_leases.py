@@ -7,11 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import select
 
+from jobs.changes import Position
+from jobs.costs import mean_seconds, read_lines
 from jobs.database import Database
-from jobs.leases import LONGEST_RETRY_DELAY_S, retry_delay_s
+from jobs.leases import LONGEST_RETRY_DELAY_S, Rendered, retry_delay_s
 from jobs.lifecycle import ENDED, Leg, Status, before, progress_at
 from jobs.priority import Priority
 from jobs.schema import jobs as table
+from jobs.usage import gpu_seconds_per_day
+from jobs.webhooks import Outbox
 from tests.unit.conftest import Jobs
 
 SECONDS = {Leg.ENCODE: 1.0, Leg.DENOISE: 8.0, Leg.DECODE: 1.0, Leg.PUBLISH: 0.0}
@@ -56,18 +60,52 @@ def test_an_expired_lease_is_claimed_by_another_and_the_first_can_write_no_more(
     taken, old = jobs.take(lease_s=-1)
     again, new = jobs.take(owner="c2")
     assert (again.id, again.attempts) == (taken.id, 2)
-    assert not jobs.leases.advance(old, Leg.DECODE, 50)
+    assert not jobs.advance(old, Leg.DECODE, 50)
     assert not jobs.leases.commit(old, {"step": 1})
-    assert not jobs.leases.complete(old, {}, {})
+    assert not jobs.complete(old)
     assert not jobs.leases.fail(old, "x", "y")
     assert jobs.leases.retry(old, 1, "y", 3) is None
     assert not jobs.leases.release(old)
     assert jobs.leases.expiry(old) is None
     assert jobs.leases.renew({old, new}, 60) == {new}
-    assert jobs.leases.complete(new, {"denoise": 1.0}, {"bytes": 5})
+    assert jobs.complete(new, {"denoise": 1.0}, {"bytes": 5})
     ended = jobs.get(taken)
     assert (ended.status, ended.progress, ended.leg_seconds) == (Status.COMPLETED, 100, {"denoise": 1.0})
-    assert not jobs.leases.advance(new, Leg.ENCODE, 1)
+    assert not jobs.advance(new, Leg.ENCODE, 1)
+
+
+def test_jobs_that_end_together_end_as_they_would_alone(jobs: Jobs) -> None:
+    stored = [jobs.accept(api_key=key, work={"denoise": 1.0}, webhook_url="https://x.test") for key in ("a", "a", "b")]
+    tokens = {taken.id: token for taken, token in (jobs.take() for _ in stored)}
+    assert jobs.store.cancel(stored[0].id)
+    seconds = {stored[place].id: {"denoise": float(place)} for place in range(3)}
+    ended = {token: Rendered(seconds[job], {"of": job}) for job, token in tokens.items()}
+    assert jobs.leases.complete({**ended, "none": Rendered({}, {})}) == {tokens[each.id] for each in stored[1:]}
+    for each in stored[1:]:
+        done = jobs.get(each)
+        assert (done.status, done.leg_seconds, done.facts) == (Status.COMPLETED, seconds[each.id], {"of": each.id})
+        assert [event.kind for event in jobs.store.events(each.id, 0)] == ["queued", "completed"]
+    with jobs.database.read() as connection:
+        assert [gpu_seconds_per_day(connection, key) for key in ("a", "b")] == [1.0, 2.0]
+        assert mean_seconds(read_lines(connection, "m"))[Leg.DENOISE] == pytest.approx(1.5, abs=0.01)
+    assert Outbox(jobs.database).pending() == 3, "the canceled one's too"
+
+
+def test_a_place_that_comes_late_moves_no_job(jobs: Jobs) -> None:
+    here, gone = (jobs.accept() for _ in range(2))
+    tokens = [jobs.take()[1] for _ in range(2)]
+    for token in tokens:
+        assert jobs.advance(token, Leg.DENOISE, 10, replica="d1")
+    assert jobs.advance(tokens[1], Leg.DECODE, 90)
+    late = Position(Leg.DENOISE, 50, 5, "d1")
+    assert jobs.leases.move(dict.fromkeys(tokens, late)) == set(tokens)
+    assert [(jobs.get(each).leg, jobs.get(each).step) for each in (here, gone)] == [
+        (Leg.DENOISE, 5),
+        (Leg.DECODE, None),
+    ]
+    elsewhere = Position(Leg.DENOISE, 60, 6, "d2")
+    assert jobs.leases.move({tokens[0]: elsewhere}) == {tokens[0]}
+    assert jobs.get(here).step == 5, "it was taken from that denoiser"
 
 
 def test_a_renewal_waits_for_no_job_that_is_being_written(jobs: Jobs) -> None:
@@ -91,7 +129,7 @@ def test_no_more_jobs_are_claimed_than_the_denoisers_can_take(jobs: Jobs) -> Non
     jobs.take(capacity=2)
     assert jobs.claim(capacity=2) is None
     assert jobs.claim(model="n", capacity=1) is not None, "each model has denoisers of its own"
-    jobs.leases.advance(token, Leg.DECODE, 80)
+    jobs.advance(token, Leg.DECODE, 80)
     assert jobs.claim(capacity=2) is not None, "one has left its denoiser"
     assert jobs.claim(capacity=2) is None
 
@@ -128,7 +166,7 @@ def test_an_abandoned_job_is_taken_whatever_the_capacity(jobs: Jobs) -> None:
 def test_progress_never_falls_over_a_retry(jobs: Jobs) -> None:
     jobs.accept()
     taken, token = jobs.take()
-    jobs.leases.advance(token, Leg.DENOISE, 45, step=3, replica="r1")
+    jobs.advance(token, Leg.DENOISE, 45, step=3, replica="r1")
     assert (jobs.get(taken).step, jobs.get(taken).replica) == (3, "r1")
     assert jobs.leases.retry(token, 1, "m", 3) is Status.QUEUED
     assert jobs.claim() is None, "a retry waits a moment"
@@ -145,7 +183,7 @@ def test_a_checkpoint_outlives_an_attempt_and_not_the_job(jobs: Jobs) -> None:
     jobs.leases.release(token)
     assert jobs.get(taken).checkpoint == checkpoint
     _, token = jobs.take()
-    assert jobs.leases.complete(token, {}, {})
+    assert jobs.complete(token)
     assert jobs.get(taken).checkpoint is None
 
 
@@ -176,7 +214,7 @@ def test_a_dead_job_is_listed_and_can_be_driven_again(jobs: Jobs) -> None:
     assert not jobs.store.redrive(dead.id)
     taken, token = jobs.take()
     assert (taken.id, taken.attempts, taken.error_code, taken.completed_at) == (dead.id, 1, None, None)
-    assert jobs.leases.complete(token, {}, {})
+    assert jobs.complete(token)
     assert [each.id for each in jobs.store.dead(10)] == [later.id]
 
 
@@ -204,7 +242,7 @@ def test_a_deleted_job_loses_its_lease(jobs: Jobs) -> None:
     _, token = jobs.take()
     assert jobs.store.delete(stored.id)
     assert not jobs.store.delete(stored.id)
-    assert not jobs.leases.advance(token, Leg.DENOISE, 5)
+    assert not jobs.advance(token, Leg.DENOISE, 5)
     assert jobs.store.events(stored.id, 0) == []
 
 
@@ -216,7 +254,7 @@ def test_a_canceled_job_has_ended_and_loses_its_lease(jobs: Jobs) -> None:
         canceled = jobs.store.cancel(each.id)
         assert canceled is not None
         assert (canceled.status, canceled.error_code, canceled.ended) == (Status.FAILED, "canceled", True)
-    assert not jobs.leases.complete(token, {}, {})
+    assert not jobs.complete(token)
     assert jobs.claim() is None
     assert jobs.store.cancel("video_none") is None
 
@@ -224,7 +262,7 @@ def test_a_canceled_job_has_ended_and_loses_its_lease(jobs: Jobs) -> None:
 def test_canceling_a_completed_job_changes_nothing(jobs: Jobs) -> None:
     jobs.accept()
     taken, token = jobs.take()
-    jobs.leases.complete(token, {}, {})
+    jobs.complete(token)
     before_ = jobs.get(taken)
     assert before_.status is Status.COMPLETED
     assert jobs.store.cancel(taken.id) == before_
@@ -234,7 +272,7 @@ def test_the_time_to_keep_a_video_begins_when_it_is_there(jobs: Jobs) -> None:
     jobs.accept(expires_in_s=60.0)
     taken, token = jobs.take()
     assert taken.expires_at is None
-    jobs.leases.complete(token, {}, {})
+    jobs.complete(token)
     done = jobs.get(taken)
     assert done.completed_at is not None
     assert done.expires_at == done.completed_at + 60
@@ -248,7 +286,7 @@ def test_a_job_that_is_given_back_goes_before_those_that_have_not_begun(jobs: Jo
         assert jobs.leases.release(token)
         taken, token = jobs.take(capacity=1)
         assert taken.id == begun.id
-    assert jobs.leases.advance(token, Leg.DENOISE, 5, replica="d1")
+    assert jobs.advance(token, Leg.DENOISE, 5, replica="d1")
     assert jobs.claim(capacity=1) is None
     assert jobs.leases.retry(token, 3, "why", 1) is Status.FAILED
     assert jobs.store.redrive(begun.id)

@@ -85,7 +85,7 @@ def test_the_command_goes_by_what_the_job_store_has_measured(store: Database) ->
     jobs = Jobs(store)
     jobs.accept(model="ltx-video-0.9.5", work=dict.fromkeys(Leg, 1.0))
     _, token = jobs.take(model="ltx-video-0.9.5")
-    assert jobs.leases.complete(token, {"text": 0.1, "denoise": 30.0, "decode": 1.0, "publish": 0.1}, {})
+    assert jobs.complete(token, {"text": 0.1, "denoise": 30.0, "decode": 1.0, "publish": 0.1})
     assert "│ denoise │ 30.00   │ 19 " in run(seconds=[])
     assert "│ denoise │ 4.00    │ 3 " in run(seconds=["denoise=4"])
 

@@ -14,7 +14,7 @@ WORK_S = 12.5  # what a job costs before anything was measured
 
 def claim_and_finish(jobs: Jobs) -> str:
     job, token = jobs.take()
-    jobs.leases.complete(token, {}, {})
+    jobs.complete(token)
     return job.id
 
 
@@ -63,6 +63,6 @@ def test_no_flow_one_class_higher_goes_first_for_longer_than_the_bound(jobs: Job
             break
         if job.api_key == "flood":
             ahead_s += job.cost_s
-        jobs.leases.complete(token, {}, {})
+        jobs.complete(token)
         assert ahead_s <= AGEING_S + WORK_S
     assert ahead_s > AGEING_S / 2, "the flood did go first"

@@ -25,7 +25,7 @@ def artifacts(tmp_path: Path) -> FolderStore:
 def complete(jobs: Jobs, artifacts: FolderStore, **fields: Any) -> Job:
     job = jobs.accept(**fields)
     artifacts.put(video_key(job), b"mp4")
-    jobs.leases.complete(jobs.take()[1], {}, {})
+    jobs.complete(jobs.take()[1])
     return job
 
 

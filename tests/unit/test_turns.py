@@ -20,7 +20,7 @@ def encoded(jobs: Jobs, *, replica: str | None = None, **fields: Any) -> tuple[J
     job = jobs.accept(**fields)
     taken, token = jobs.take(model=job.model)
     assert taken.id == job.id
-    assert jobs.leases.advance(token, Leg.DENOISE, 1, replica=replica)
+    assert jobs.advance(token, Leg.DENOISE, 1, replica=replica)
     return job, token
 
 
@@ -33,7 +33,7 @@ def test_free_denoisers_go_to_those_whose_turn_is_first(jobs: Jobs) -> None:
     assert jobs.turns.assign("m", ["d1", "d2"], {first, second, high}) == {high: "d2"}
     assert jobs.get(urgent).replica == "d2"
     assert jobs.turns.assign("m", ["d1", "d2", "d3", "d4", "d5"], {first, second}) == {first: "d3", second: "d4"}
-    assert jobs.leases.advance(high, Leg.DECODE, 90)
+    assert jobs.advance(high, Leg.DECODE, 90)
     _, last = encoded(jobs)
     assert jobs.turns.assign("m", ["d1", "d2", "d3", "d4"], {last}) == {last: "d2"}, "one has left its denoiser"
 
@@ -68,7 +68,7 @@ def test_a_job_that_was_given_back_keeps_its_turn_and_not_more(jobs: Jobs) -> No
     _, token = encoded(jobs)
     assert jobs.leases.release(token)
     _, again = jobs.take()
-    assert jobs.leases.advance(again, Leg.DENOISE, 1)
+    assert jobs.advance(again, Leg.DENOISE, 1)
     _, high = encoded(jobs, priority=Priority.HIGH)
     _, later = encoded(jobs)
     assert jobs.turns.assign("m", ["d1"], {again, high, later}) == {high: "d1"}
@@ -94,7 +94,7 @@ def test_the_lowest_class_makes_way(jobs: Jobs) -> None:
     assert jobs.turns.yielding("m", 3, AFTER_S) == set(), "nobody waits"
     urgent(jobs)
     assert jobs.turns.yielding("m", 3, AFTER_S) == {low}
-    assert jobs.leases.advance(low, Leg.DENOISE, 40, replica="d2")
+    assert jobs.advance(low, Leg.DENOISE, 40, replica="d2")
     assert jobs.turns.yielding("m", 3, AFTER_S) == {low}, "the same until it has made way"
     urgent(jobs)
     urgent(jobs)
@@ -128,13 +128,13 @@ def test_nobody_makes_way_for_one_that_could_not_begin(jobs: Jobs) -> None:
     assert jobs.turns.yielding("m", 2, AFTER_S) == set(), "it is in the queue"
     _, token = jobs.take()
     assert jobs.turns.yielding("m", 2, AFTER_S) == set(), "it is being encoded"
-    assert jobs.leases.advance(token, Leg.DENOISE, 1)
+    assert jobs.advance(token, Leg.DENOISE, 1)
     assert jobs.turns.yielding("m", 2, AFTER_S) == {low}
-    assert jobs.leases.advance(low, Leg.DENOISE, 1), "it has made way"
+    assert jobs.advance(low, Leg.DENOISE, 1), "it has made way"
     assert jobs.turns.yielding("m", 2, AFTER_S) == set(), "one is free"
     assert jobs.turns.assign("m", ["d1", "d2"], {low, token}) == {token: "d1"}
     assert jobs.turns.yielding("m", 2, AFTER_S) == set()
-    assert jobs.leases.advance(high, Leg.DECODE, 90)
+    assert jobs.advance(high, Leg.DECODE, 90)
     assert jobs.turns.assign("m", ["d1", "d2"], {low}) == {low: "d2"}
 
 

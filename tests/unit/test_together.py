@@ -1,0 +1,142 @@
+"""What a conductor writes of its many jobs: when it is written, and what goes together."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from deployments.together import Together
+
+PATIENCE_S = 10
+
+
+class Store:
+    """Takes one write at a time, when it is let; knows the leases that begin with `ok`."""
+
+    def __init__(self) -> None:
+        self.writes: list[dict[str, int]] = []
+        self.begun = threading.Semaphore(0)
+        self.let = threading.Semaphore(0)
+
+    def write(self, values: Mapping[str, int]) -> set[str]:
+        self.writes.append(dict(values))
+        self.begun.release()
+        assert self.let.acquire(timeout=PATIENCE_S)
+        if -1 in values.values():
+            raise ValueError("this value cannot be written")
+        return {token for token in values if token.startswith("ok")}
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+def never() -> bool:
+    return False
+
+
+async def begun(store: Store) -> None:
+    assert await asyncio.to_thread(store.begun.acquire, timeout=PATIENCE_S)
+
+
+def test_what_comes_during_a_write_goes_together_in_the_next(store: Store) -> None:
+    async def run() -> None:
+        together = Together(store.write, stopped=never)
+        first = asyncio.create_task(together.written("ok1", 1))
+        await begun(store)
+        others = [asyncio.create_task(together.written(f"ok{place}", place)) for place in (2, 3)]
+        lost = asyncio.create_task(together.written("gone", 4))
+        await asyncio.sleep(0)
+        store.let.release(2)
+        assert await asyncio.gather(first, *others, lost) == [True, True, True, False]
+
+    asyncio.run(run())
+    assert store.writes == [{"ok1": 1}, {"ok2": 2, "ok3": 3, "gone": 4}]
+
+
+def test_what_nobody_waits_for_gathers_and_the_latest_counts(store: Store) -> None:
+    told: list[str] = []
+
+    async def run() -> None:
+        together = Together(store.write, stopped=never, on_lost=told.append, pause_s=60)
+        store.let.release(3)
+        together.put("ok1", 1)
+        await begun(store)
+        together.put("ok1", 2)
+        together.put("ok1", 3)
+        together.put("gone", 1)
+        assert await asyncio.wait_for(together.written("ok2", 9), PATIENCE_S), "and who waits does not wait for it"
+
+    asyncio.run(run())
+    assert store.writes == [{"ok1": 1}, {"ok1": 3, "gone": 1, "ok2": 9}]
+    assert told == ["gone"]
+
+
+def test_an_answer_that_is_awaited_is_not_replaced_by_advice(store: Store) -> None:
+    async def run() -> None:
+        together = Together(store.write, stopped=never)
+        first = asyncio.create_task(together.written("ok1", 1))
+        await begun(store)
+        second = asyncio.create_task(together.written("ok2", 2))
+        await asyncio.sleep(0)
+        together.put("ok2", 3)
+        store.let.release(2)
+        await asyncio.gather(first, second)
+
+    asyncio.run(run())
+    assert store.writes[1:] == [{"ok2": 2}]
+
+
+def test_what_is_wrong_with_one_is_no_matter_of_the_others(store: Store) -> None:
+    async def run() -> None:
+        together = Together(store.write, stopped=never)
+        first = asyncio.create_task(together.written("ok1", 1))
+        await begun(store)
+        good, bad = (asyncio.create_task(together.written(token, value)) for token, value in (("ok2", 2), ("ok3", -1)))
+        await asyncio.sleep(0)
+        store.let.release(4)
+        assert await first
+        assert await good
+        with pytest.raises(ValueError, match="cannot be written"):
+            await bad
+
+    asyncio.run(run())
+
+
+def test_a_store_that_cannot_be_reached_is_asked_again_until_the_conductor_stops() -> None:
+    tries: list[int] = []
+
+    def write(values: Mapping[str, int]) -> set[str]:
+        tries.append(len(tries))
+        if len(tries) < 3:
+            raise OperationalError("", {}, OSError())
+        return set(values)
+
+    async def run(stopped: bool) -> bool:
+        return await Together(write, stopped=lambda: stopped).written("ok1", 1)
+
+    assert asyncio.run(run(False))
+    assert len(tries) == 3
+    tries.clear()
+    with pytest.raises(OperationalError):
+        asyncio.run(run(True))
+    assert len(tries) == 1
+
+
+def test_one_who_has_gone_keeps_nobody_waiting(store: Store) -> None:
+    async def run() -> None:
+        together = Together(store.write, stopped=never)
+        gone = asyncio.create_task(together.written("ok1", 1))
+        await begun(store)
+        gone.cancel()
+        other = asyncio.create_task(together.written("ok2", 2))
+        await asyncio.sleep(0)
+        store.let.release(2)
+        assert await other
+
+    asyncio.run(run())
