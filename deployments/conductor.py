@@ -44,13 +44,13 @@ log = logging.getLogger("ray.serve")
 T = TypeVar("T")
 
 STORAGE_DELAY_S = 10.0
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S, MAKE_WAY_EVERY_S = 0.5, 1.0
 GATHER_S = 0.5
 """Denoisers report once a second; the first report is written at once."""
 PAUSE_S = 0.05
 """After a look for jobs to claim: a denoiser that is left and a job that ends are often news at once."""
-LOOK_AHEAD = 0.5
-"""Jobs that are made ready beyond those that have a denoiser, for each denoiser: many may end at once."""
+LOOK_AHEAD = 1.0
+"""Jobs that are made ready beyond those that have a denoiser, for each denoiser: all may end at once."""
 
 
 def storage_delay_s() -> float:
@@ -91,7 +91,8 @@ class Conductor:
         self.renewing = ThreadPoolExecutor(1, thread_name_prefix="renew")  # others may wait long for one of the shared
         self.claiming = loop.create_task(forever(self._claim_all, lambda: self.stopping))
         stopped = partial(getattr, self, "stopping")
-        self.positions = Together(self.leases.move, stopped=stopped, on_lost=self._let_go, pause_s=GATHER_S)
+        move = partial(self.leases.move, lease_s=settings.lease_s)
+        self.positions = Together(move, stopped=stopped, on_lost=self._let_go, pause_s=GATHER_S)
         self.completions = Together(self.leases.complete, stopped=stopped)
         loops = (self._renew_all, self._watch_replicas, self._make_way, self.waiting_room.assign)
         self.others = [loop.create_task(forever(work)) for work in loops]
@@ -157,7 +158,7 @@ class Conductor:
 
     async def _make_way(self) -> None:
         """Hand over the jobs whose denoisers go to jobs of a higher class."""
-        await asyncio.sleep(LOOK_EVERY_S)
+        await asyncio.sleep(MAKE_WAY_EVERY_S)
         if (after_s := self.settings.preempt_after_s) is None:
             return
         lower = {each.relay.job.model for each in self.held.values() if each.relay.job.priority is not Priority.HIGH}

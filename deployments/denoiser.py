@@ -27,7 +27,7 @@ ROUTER = RequestRouterConfig(
 )
 
 
-ENDING_S = 1.0
+ENDING_S = 1.5
 """A video that is done within so long lets the next be sent, which takes a few hundredths of a second or, on a machine
 without an idle core, far longer."""
 

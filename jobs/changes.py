@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, TextClause, case, delete, insert, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from jobs.database import update_each
 from jobs.lifecycle import Leg, Status, before, event_of
@@ -53,20 +54,34 @@ OLD_TURN = case((_RANK < 0, _RANK + HAD_ITS_TURN), else_=_RANK)
 def change(
     connection: Connection,
     *where: ColumnElement[bool] | TextClause,
+    status: Status,
     from_states: Collection[Status] | None = None,
     **values: Any,
 ) -> list[Job]:
-    """Change the jobs that `where` finds; returns them as they are now.
+    """Bring the jobs that `where` finds to a state, with other values; returns them as they are now.
 
-    A new state is only reached from one that `lifecycle.NEXT` allows, or from those that the caller names: a job whose
-    lease expired is claimed while it is in progress, and a dead one is driven again.
+    It is only reached from one that `lifecycle.NEXT` allows, or from those that the caller names: a job whose lease
+    expired is claimed while it is in progress, and a dead one is driven again.
     """
-    if "status" in values:
-        where = (*where, jobs.c.status.in_(before(values["status"]) if from_states is None else from_states))
-    statement = update(jobs).where(*where).values(version=jobs.c.version + 1, **values).returning(jobs)
-    changed = [read_job(row) for row in connection.execute(statement).all()]
-    if "status" in values:
-        _settle(connection, [job for job in changed if job.ended])
+    return carry_out(connection, changing(*where, status=status, from_states=from_states, **values))
+
+
+def changing(
+    *where: ColumnElement[bool] | TextClause,
+    status: Status,
+    from_states: Collection[Status] | None = None,
+    **values: Any,
+) -> ReturningUpdate[Any]:
+    """The same for `carry_out`: a statement can be made once, with parameters, and carried out often."""
+    reachable = jobs.c.status.in_(before(status) if from_states is None else from_states)
+    values = {"status": status, "version": jobs.c.version + 1, **values}
+    return update(jobs).where(*where, reachable).values(values).returning(jobs)
+
+
+def carry_out(connection: Connection, statement: ReturningUpdate[Any], **parameters: Any) -> list[Job]:
+    """Change jobs as `changing` says; returns them as they are now."""
+    changed = [read_job(row) for row in connection.execute(statement, parameters).all()]
+    _settle(connection, [job for job in changed if job.ended])
     tell(connection, changed)
     return changed
 

@@ -5,10 +5,23 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Connection, Table, and_, bindparam, create_engine, event, inspect, make_url, text, update
+from sqlalchemy import (
+    Connection,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    text,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
@@ -58,11 +71,16 @@ def update_each(connection: Connection, table: Table, rows: Sequence[Mapping[str
         rows: what each is to be, its primary key included; all name the same columns.
     """
     if rows:
-        keys = table.primary_key.columns.keys()
-        which = and_(*(table.c[name] == bindparam(f"its_{name}") for name in keys))
-        values: dict[str, Any] = {name: bindparam(f"its_{name}") for name in rows[0] if name not in keys}
         given = [{f"its_{name}": value for name, value in row.items()} for row in rows]
-        connection.execute(update(table).where(which).values(values), given)
+        connection.execute(_update_each(table, tuple(rows[0])), given)
+
+
+@cache
+def _update_each(table: Table, names: tuple[str, ...]) -> Update:
+    keys = table.primary_key.columns.keys()
+    which = and_(*(table.c[name] == bindparam(f"its_{name}") for name in keys))
+    values: dict[str, Any] = {name: bindparam(f"its_{name}") for name in names if name not in keys}
+    return update(table).where(which).values(values)
 
 
 def insert_if_absent(connection: Connection, table: Table, **values: Any) -> bool:

@@ -13,15 +13,24 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, UnaryExpression, case, func, or_, select, update
+from sqlalchemy import select, update
 
-from jobs.changes import BEFORE_OTHERS, NO_LEASE, OLD_TURN, Position, change, change_each, ended_values, hold_each
+from jobs.changes import (
+    BEFORE_OTHERS,
+    NO_LEASE,
+    Position,
+    carry_out,
+    change,
+    change_each,
+    ended_values,
+    hold_each,
+)
+from jobs.claims import abandoned, claim_statement
 from jobs.costs import Estimate, estimate, learn, read_lines
 from jobs.database import Database
-from jobs.lifecycle import AHEAD_OF_DENOISE, SERVER_ERROR, Leg, Status
+from jobs.lifecycle import SERVER_ERROR, Leg, Status
 from jobs.record import Job
 from jobs.schema import jobs
-from jobs.turns import HAS_DENOISER
 
 RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 1.0, 60.0
 
@@ -57,42 +66,12 @@ class Leases:
         One from the queue only while fewer than `capacity` jobs of the model have a denoiser or will want one before
         it, or if it was denoised before it was given back. One whose attempts are spent is left for `fail_spent`.
         """
-        now = time.time()
-        of = jobs.c.model == model
-        due = (of, jobs.c.status == Status.QUEUED, jobs.c.not_before <= now)
-        # An expression and not the column: SQLite would else read a model's whole history instead of the few leases.
-        held_of = jobs.c.model.concat("") == model
-        abandoned = _first([jobs.c.lease_expires_at], held_of, *_abandoned(now), jobs.c.attempts < max_attempts)
-        turn: list[ColumnElement[Any] | UnaryExpression[Any]] = [jobs.c.queue_rank, jobs.c.id]
-        denoised = _first(turn, *due, jobs.c.queue_rank < 0, jobs.c.checkpoint["final"].as_boolean())
-        live = (jobs.c.status == Status.IN_PROGRESS, jobs.c.lease_expires_at >= now)
-        ahead = (of, *live, jobs.c.leg.in_(AHEAD_OF_DENOISE))
-
-        def if_there_is_room(first: Select[Any]) -> Select[Any]:
-            head = first.add_columns(OLD_TURN.label("turn")).subquery()
-            before = select(func.count()).where(*ahead, or_(HAS_DENOISER, head.c.turn >= OLD_TURN)).correlate(head)
-            return select(head.c.id).where(before.scalar_subquery() < capacity)
-
-        # One that was given back goes first, but where it has no room it holds up no other with an earlier turn.
-        begun = if_there_is_room(_first(turn, *due, jobs.c.queue_rank < 0))
-        new = if_there_is_room(_first(turn, *due, jobs.c.queue_rank >= 0))
-        choice = func.coalesce(*(each.scalar_subquery() for each in (abandoned, denoised, begun, new)))
+        parameters = {
+            "of": model, "owner": owner, "token": uuid.uuid4().hex, "now": time.time(), "lease_s": lease_s,
+            "max_attempts": max_attempts, "capacity": capacity,
+        }  # fmt: skip
         with self._database.write() as connection:
-            claimed = change(
-                connection,
-                jobs.c.id == choice,
-                status=Status.IN_PROGRESS,
-                leg=Leg.ENCODE,
-                step=None,
-                replica=None,
-                progress=_at_least(1),
-                attempts=jobs.c.attempts + 1,
-                started_at=func.coalesce(jobs.c.started_at, now),
-                lease_owner=owner,
-                lease_token=uuid.uuid4().hex,
-                lease_expires_at=now + lease_s,
-                from_states=(Status.QUEUED, Status.IN_PROGRESS),
-            )
+            claimed = carry_out(connection, claim_statement(), **parameters)
         return claimed[0] if claimed else None
 
     def estimate(self, job: Job) -> Estimate:
@@ -119,12 +98,16 @@ class Leases:
             expires_at: float | None = connection.execute(query).scalar_one_or_none()
         return expires_at
 
-    def move(self, positions: Mapping[str, Position]) -> set[str]:
-        """Record where jobs are, by lease; returns the leases that are still valid."""
+    def move(self, positions: Mapping[str, Position], lease_s: float) -> set[str]:
+        """Record where jobs are, by lease; returns the leases that are still valid.
+
+        It renews them too: a conductor that is kept busy by writing these is what `renew` passes over.
+        """
         with self._database.write() as connection:
             held = hold_each(connection, positions)
+            renewed = {"lease_expires_at": time.time() + lease_s}
             moved = {token: job for token, job in held.items() if positions[token].is_of(job)}
-            change_each(connection, [(job, positions[token].values(job)) for token, job in moved.items()])
+            change_each(connection, [(job, positions[token].values(job) | renewed) for token, job in moved.items()])
         return set(held)
 
     def commit(self, token: str, checkpoint: Mapping[str, Any] | None) -> bool:
@@ -193,7 +176,7 @@ class Leases:
         """Fail the jobs whose last attempt ended with its conductor, without a word; returns them."""
         ended = ended_values(Status.FAILED, SERVER_ERROR, message)
         with self._database.write() as connection:
-            return change(connection, *_abandoned(time.time()), jobs.c.attempts >= max_attempts, **ended)
+            return change(connection, *abandoned(time.time()), jobs.c.attempts >= max_attempts, **ended)
 
 
 def retry_delay_s(attempt: int) -> float:
@@ -208,21 +191,3 @@ def by_leg(seconds: Mapping[str, float]) -> dict[Leg, float]:
         leg = Leg.ENCODE if part in ("text", "image") else Leg(part)
         spent[leg] = spent.get(leg, 0.0) + each
     return spent
-
-
-def _first(order: list[ColumnElement[Any] | UnaryExpression[Any]], *conditions: ColumnElement[bool]) -> Select[Any]:
-    """The id of the first such job. PostgreSQL passes over what another claim has in hand; SQLite has one writer.
-
-    Each order is that of an index that leads there past no finished job: a history costs nothing.
-    """
-    query = select(jobs.c.id).where(*conditions).order_by(*order).limit(1)
-    return query.with_for_update(skip_locked=True)
-
-
-def _abandoned(now: float) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """Held under a lease that nobody renews any more."""
-    return jobs.c.lease_token.is_not(None), jobs.c.lease_expires_at < now
-
-
-def _at_least(progress: int) -> ColumnElement[int]:
-    return case((jobs.c.progress < progress, progress), else_=jobs.c.progress)

@@ -88,7 +88,7 @@ class JobStore:
 
     def redrive(self, job_id: str) -> bool:
         """Queue a dead job as if it were new; whether there was one."""
-        anew = {
+        anew: dict[str, Any] = {
             "status": Status.QUEUED, "attempts": 0, "leg": None, "step": None, "not_before": 0.0, "completed_at": None,
             "error_code": None, "error_message": None,
             "queue_rank": OLD_TURN,

@@ -47,7 +47,7 @@ class Jobs:
         return claimed, claimed.lease_token
 
     def advance(self, token: str, leg: Leg, progress: int, step: int | None = None, replica: str | None = None) -> bool:
-        return token in self.leases.move({token: Position(leg, progress, step, replica, begins=True)})
+        return token in self.leases.move({token: Position(leg, progress, step, replica, begins=True)}, 60)
 
     def complete(
         self, token: str, seconds: dict[str, float] | None = None, facts: dict[str, Any] | None = None

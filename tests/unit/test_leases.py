@@ -86,7 +86,8 @@ def test_jobs_that_end_together_end_as_they_would_alone(jobs: Jobs) -> None:
         assert (done.status, done.leg_seconds, done.facts) == (Status.COMPLETED, seconds[each.id], {"of": each.id})
         assert [event.kind for event in jobs.store.events(each.id, 0)] == ["queued", "completed"]
     with jobs.database.read() as connection:
-        assert [gpu_seconds_per_day(connection, key) for key in ("a", "b")] == [1.0, 2.0]
+        spent = [gpu_seconds_per_day(connection, key) for key in ("a", "b")]
+        assert spent == pytest.approx([1.0, 2.0], abs=0.2), "and a little for the one that was canceled"
         assert mean_seconds(read_lines(connection, "m"))[Leg.DENOISE] == pytest.approx(1.5, abs=0.01)
     assert Outbox(jobs.database).pending() == 3, "the canceled one's too"
 
@@ -98,13 +99,13 @@ def test_a_place_that_comes_late_moves_no_job(jobs: Jobs) -> None:
         assert jobs.advance(token, Leg.DENOISE, 10, replica="d1")
     assert jobs.advance(tokens[1], Leg.DECODE, 90)
     late = Position(Leg.DENOISE, 50, 5, "d1")
-    assert jobs.leases.move(dict.fromkeys(tokens, late)) == set(tokens)
+    assert jobs.leases.move(dict.fromkeys(tokens, late), 60) == set(tokens)
     assert [(jobs.get(each).leg, jobs.get(each).step) for each in (here, gone)] == [
         (Leg.DENOISE, 5),
         (Leg.DECODE, None),
     ]
     elsewhere = Position(Leg.DENOISE, 60, 6, "d2")
-    assert jobs.leases.move({tokens[0]: elsewhere}) == {tokens[0]}
+    assert jobs.leases.move({tokens[0]: elsewhere}, 60) == {tokens[0]}
     assert jobs.get(here).step == 5, "it was taken from that denoiser"
 
 
