@@ -101,7 +101,7 @@ class Relay:
     def hand_over(self) -> None:
         """The replica that works on this job is about to stop: let another go on, from the next step or with the files.
 
-        The other legs are over before a replica has to be gone, and so is the last second of a denoise.
+        The other legs are over before a replica has to be gone, and so is the end of a denoise.
         """
         ending = self.leg is Leg.DENOISE and self.left_denoiser
         if self._response is not None and not self._handing_over and not ending:

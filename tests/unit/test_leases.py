@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -107,6 +108,15 @@ def test_a_place_that_comes_late_moves_no_job(jobs: Jobs) -> None:
     elsewhere = Position(Leg.DENOISE, 60, 6, "d2")
     assert jobs.leases.move({tokens[0]: elsewhere}, 60) == {tokens[0]}
     assert jobs.get(here).step == 5, "it was taken from that denoiser"
+
+
+def test_what_is_written_of_a_job_renews_its_lease(jobs: Jobs) -> None:
+    jobs.accept()
+    _, token = jobs.take(lease_s=1)
+    jobs.leases.move({token: Position(Leg.DENOISE, 10, begins=True)}, 60)
+    expires_at = jobs.leases.expiry(token)
+    assert expires_at is not None
+    assert expires_at > time.time() + 30
 
 
 def test_a_renewal_waits_for_no_job_that_is_being_written(jobs: Jobs) -> None:
