@@ -32,8 +32,9 @@ ENDING_S = 1.5
 without an idle core, far longer."""
 
 
+# The job store gives it one job, and the next when that is ending; the stream of one before may still be open.
 @serve.deployment(
-    name="Denoiser", max_ongoing_requests=2, graceful_shutdown_timeout_s=600, request_router_config=ROUTER
+    name="Denoiser", max_ongoing_requests=4, graceful_shutdown_timeout_s=600, request_router_config=ROUTER
 )
 class Denoiser:
     """One video at a time; the next may wait. Cancelled, it stops at the next step, commits, and is free again."""

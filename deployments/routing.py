@@ -19,4 +19,8 @@ class ToItsDenoiser(RequestRouter):
         if pending_request is None or not tickets:
             return [candidate_replicas]
         pending_request.routing_context.should_backoff = True
-        return [[each for each in candidate_replicas if each.replica_id.unique_id == tickets[0].denoiser]]
+        own = [each for each in candidate_replicas if each.replica_id.unique_id == tickets[0].denoiser]
+        for each in own:
+            # The store knows better how busy it is: asking it takes a round trip, and longer where no core is idle.
+            self.replica_queue_len_cache.update(each.replica_id, 0)
+        return [own]

@@ -13,7 +13,7 @@ from jobs.turns import Turns
 LOST_S = 60.0
 """How long a denoiser that was seen dead gets no job, if the controller still takes it for alive."""
 
-POLL_S = 0.25
+POLL_S = 0.5
 """How soon a job learns of a denoiser that another conductor's job has left."""
 
 

@@ -19,7 +19,8 @@ from pipelines.requests import Parameters
 from storage.store import open_checkpoints
 
 
-@serve.deployment(name="VideoDecoder", max_ongoing_requests=2, graceful_shutdown_timeout_s=300)
+# Serve asks a replica how long its queue is before each call that may find it full: at two it nearly always may.
+@serve.deployment(name="VideoDecoder", max_ongoing_requests=4, graceful_shutdown_timeout_s=300)
 class VideoDecoder:
     """Decodes and encodes one video at a time; the video encoder works while the next chunk is being decoded."""
 

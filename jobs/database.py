@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
 from sqlalchemy import (
     Connection,
+    Engine,
     Table,
     Update,
     and_,
@@ -23,13 +26,16 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, InterfaceError, InvalidatePoolError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 READ_ONLY = "kinoray_read_only"
 # Any number will do, as long as every process that migrates one database takes the same.
 MIGRATION_LOCK = 7_041_776
+USED_AT, IDLE_S = "used_at", 5.0
+"""A connection that has not been used for so long is tried first."""
 LOCKED_S = 4.0
 """How long a transaction on SQLite waits for those before it."""
 
@@ -64,20 +70,23 @@ def insert_into(connection: Connection, table: Table) -> postgresql.Insert | sql
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
-def update_each(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+def update_each(
+    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], keys: tuple[str, ...] = ()
+) -> None:
     """Change rows that are there, all of them in one round trip, each to values of its own.
 
     Args:
-        rows: what each is to be, its primary key included; all name the same columns.
+        rows: what each is to be, and `keys`; all name the same columns.
+        keys: the columns that say which row it is, the primary key by default.
     """
     if rows:
         given = [{f"its_{name}": value for name, value in row.items()} for row in rows]
-        connection.execute(_update_each(table, tuple(rows[0])), given)
+        keys = keys or tuple(table.primary_key.columns.keys())
+        connection.execute(_update_each(table, keys, tuple(rows[0])), given)
 
 
 @cache
-def _update_each(table: Table, names: tuple[str, ...]) -> Update:
-    keys = table.primary_key.columns.keys()
+def _update_each(table: Table, keys: tuple[str, ...], names: tuple[str, ...]) -> Update:
     which = and_(*(table.c[name] == bindparam(f"its_{name}") for name in keys))
     values: dict[str, Any] = {name: bindparam(f"its_{name}") for name in names if name not in keys}
     return update(table).where(which).values(values)
@@ -119,15 +128,17 @@ class Database:
         if backend not in ("sqlite", "postgresql", "postgres"):
             raise DatabaseUnusable(f"the job store may be sqlite:/// or postgresql://, but not {backend}://")
         self.is_sqlite = backend == "sqlite"
+        self._reading = {READ_ONLY: True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
         if self.is_sqlite:
             Path(parsed.database or "").parent.mkdir(parents=True, exist_ok=True)
             self.engine = create_engine(parsed, connect_args={"timeout": LOCKED_S}, hide_parameters=True)
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
-            # A connection that the server has closed in the meantime is replaced before it is used.
             parsed = parsed.set(drivername="postgresql+psycopg")
-            self.engine = create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+            self.engine = create_engine(parsed, hide_parameters=True)
+            event.listen(self.engine, "checkin", _note_use)
+            event.listen(self.engine, "checkout", partial(_replace_if_closed, self.engine))
 
     def __enter__(self) -> Self:
         return self
@@ -147,8 +158,12 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that only reads: it waits for no writer and makes none wait."""
-        with self.engine.connect().execution_options(**{READ_ONLY: True}) as connection:
+        """A transaction that only reads: it waits for no writer and makes none wait.
+
+        On PostgreSQL each statement is one of its own. As every statement sees what is committed by then anyway, that
+        changes nothing but two round trips.
+        """
+        with self.engine.connect().execution_options(**self._reading) as connection:
             yield connection
 
     def migrate(self) -> tuple[str | None, str]:
@@ -221,6 +236,19 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
         reraise=True,
     )(connection.execute, "PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+
+
+def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info[USED_AT] = time.monotonic()
+
+
+def _replace_if_closed(engine: Engine, connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+    """A connection that the server may have closed in the meantime is tried before it is used."""
+    if time.monotonic() - record.info.get(USED_AT, math.inf) > IDLE_S:
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError from error
 
 
 def _begin_sqlite(connection: Connection) -> None:

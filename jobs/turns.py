@@ -11,11 +11,11 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, select
 
 from jobs.changes import OLD_TURN
 from jobs.costs import LEFT_S
-from jobs.database import Database, take_turns
+from jobs.database import Database, take_turns, update_each
 from jobs.lifecycle import Leg, Status
 from jobs.priority import Priority
 from jobs.schema import jobs
@@ -63,12 +63,12 @@ class Turns:
             ]
             mine = {row.lease_token: row.replica for row in rows if row.lease_token in tokens and row not in left}
             free = sorted(set(denoisers) - {row.replica for row in rows})
-            for row, replica in sorted(zip(waiting, free, strict=False), key=lambda pair: pair[0].id):
-                given = update(jobs).where(jobs.c.id == row.id, jobs.c.lease_token == row.lease_token)
-                connection.execute(given.values(replica=replica))
-                if row.lease_token in tokens:
-                    mine[row.lease_token] = replica
-        return mine
+            given = [
+                {"id": row.id, "lease_token": row.lease_token, "replica": replica}
+                for row, replica in sorted(zip(waiting, free, strict=False), key=lambda pair: pair[0].id)
+            ]
+            update_each(connection, jobs, given, keys=("id", "lease_token"))
+        return mine | {each["lease_token"]: each["replica"] for each in given if each["lease_token"] in tokens}
 
     def yielding(self, model: str, denoisers: int, after_s: float) -> set[str]:
         """Leases of the jobs that are to give their denoiser to one of a higher class which has waited `after_s`.

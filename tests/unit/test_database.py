@@ -33,6 +33,20 @@ def test_migrations_lead_to_the_schema_in_the_code(database: str, connect: Conne
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
+def test_a_connection_that_the_server_has_closed_while_it_was_idle_is_replaced(
+    postgres: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.database.IDLE_S", 0.0)
+    database = connect(postgres)
+    backend = text("SELECT pg_backend_pid()")
+    with database.read() as connection:
+        first = connection.execute(backend).scalar_one()
+    with connect(postgres).read() as other:
+        assert other.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": first}).scalar_one()
+    with database.read() as connection:
+        assert connection.execute(backend).scalar_one() != first
+
+
 def test_migrating_twice_changes_nothing(empty_database: str, connect: Connect) -> None:
     before, after = connect(empty_database).migrate()
     assert before is None
