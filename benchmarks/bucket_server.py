@@ -11,14 +11,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from socket import socket
 from typing import Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+from deployments.service import free_port
 
 BUCKET, ACCESS_KEY, SECRET_KEY, REGION = "videos", "kinoray-key", "kinoray-secret", "us-east-1"
 READERS_KEY = "readers-key"
@@ -130,8 +131,7 @@ def run_bucket_server() -> Iterator[BucketServer]:
 
 
 def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return sorted(ports)

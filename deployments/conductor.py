@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 import time
 from collections.abc import Callable
@@ -45,12 +44,10 @@ T = TypeVar("T")
 
 STORAGE_DELAY_S = 10.0
 LOOK_EVERY_S, MAKE_WAY_EVERY_S = 0.5, 1.0
-GATHER_S = 0.5
+GATHER_S = 0.25
 """Denoisers report once a second; the first report is written at once."""
 PAUSE_S = 0.05
 """After a look for jobs to claim: a denoiser that is left and a job that ends are often news at once."""
-LOOK_AHEAD = 1.0
-"""Jobs that are made ready beyond those that have a denoiser, for each denoiser: all may end at once."""
 
 
 def storage_delay_s() -> float:
@@ -89,11 +86,10 @@ class Conductor:
         self.stopping = False
         loop = asyncio.get_running_loop()
         self.renewing = ThreadPoolExecutor(1, thread_name_prefix="renew")  # others may wait long for one of the shared
-        self.claiming = loop.create_task(forever(self._claim_all, lambda: self.stopping))
-        stopped = partial(getattr, self, "stopping")
+        self.claiming = loop.create_task(forever(self._claim_all, self._stops))
         move = partial(self.leases.move, lease_s=settings.lease_s)
-        self.positions = Together(move, stopped=stopped, on_lost=self._let_go, pause_s=GATHER_S)
-        self.completions = Together(self.leases.complete, stopped=stopped)
+        self.positions = Together(move, on_lost=self._let_go, pause_s=GATHER_S)
+        self.completions = Together(self.leases.complete, stopped=self._stops)
         loops = (self._renew_all, self._watch_replicas, self._make_way, self.waiting_room.assign)
         self.others = [loop.create_task(forever(work)) for work in loops]
 
@@ -116,6 +112,9 @@ class Conductor:
         for each in held:
             each.running.cancel()
         await asyncio.gather(*(each.conduct for each in held), return_exceptions=True)
+
+    def _stops(self) -> bool:
+        return self.stopping
 
     async def _claim_all(self) -> None:
         self.wake.clear()
@@ -170,7 +169,7 @@ class Conductor:
 
     def _claim(self, model: str) -> Job | None:
         denoisers = len(self.waiting_room.denoisers(model))
-        ahead = max(self.settings.look_ahead, math.ceil(denoisers * LOOK_AHEAD))
+        ahead = max(self.settings.look_ahead, denoisers)  # all may end at once
         return self.leases.claim(
             model,
             owner=self.owner,
@@ -192,13 +191,14 @@ class Conductor:
 
     async def _conduct(self, job: Job, token: str, relay: Relay, running: asyncio.Task[None]) -> None:
         """The job boundary: however the relay ends, it becomes a state of the job."""
+        outcome: str | None = None
         try:
             await asyncio.wait([running])
             outcome = await self._settle(job, token, relay, running)
             discard = None
             publisher = self.routes[job.model].publisher
             if outcome is None:
-                now = await asyncio.to_thread(self.store.get, job.id)
+                now = await self._durably(self.store.get, job.id)
                 outcome = "canceled" if now is not None and now.error_code == CANCELED else "lease_lost"
                 if now is None or now.status is Status.FAILED:
                     # Deleted or canceled, perhaps after the publisher had stored the video: leave nothing behind.
@@ -215,7 +215,7 @@ class Conductor:
             log.exception("how %s ended could not be stored; its lease will run out", job.id)
         finally:
             del self.held[token]
-            if not relay.left_denoiser:
+            if outcome != "completed":  # its denoiser was free long before
                 self.wake.set()
 
     async def _settle(self, job: Job, token: str, relay: Relay, running: asyncio.Task[None]) -> str | None:
@@ -246,8 +246,8 @@ class Conductor:
         return "failed" if status is Status.FAILED else "retried"
 
     async def _durably(self, write: Callable[..., T], *values: Any) -> T:
-        """Make a write that settles a job, whatever it takes: giving up would render it again.
+        """Do what settles a job, whatever it takes: giving up would render it again.
 
         The job's lease goes on being renewed meanwhile. A conductor that is told to stop tries once.
         """
-        return await until_written(write, *values, stopped=lambda: self.stopping)
+        return await until_written(write, *values, stopped=self._stops)

@@ -66,4 +66,4 @@ class Lease:
 
     async def forget_checkpoint(self) -> None:
         """What was committed cannot be read."""
-        await asyncio.to_thread(self._leases.commit, self.token, None)
+        await until_written(self._leases.commit, self.token, None)

@@ -27,8 +27,8 @@ class _View:
 
     taken_at: float
     lines: dict[Leg, Line]
-    running: int
-    running_left_s: float
+    denoisers: int  # at work
+    begun_left_s: float
     waiting_s: float
     ahead: dict[str, tuple[int, float]]  # position, and seconds of work before it
 
@@ -51,7 +51,7 @@ class QueueView:
             return Place(None, round(left, 1) if expected.measured else None)
         # A job that came after the view was taken is behind all of it.
         position, ahead_s = view.ahead.get(job.id, (len(view.ahead) + 1, view.waiting_s))
-        wait = (view.running_left_s + ahead_s) / max(view.running, 1)
+        wait = (view.begun_left_s + ahead_s) / max(view.denoisers, 1)
         return Place(position, round(wait + left, 1) if expected.measured else None)
 
     def _view(self, model: str) -> _View:
@@ -61,9 +61,10 @@ class QueueView:
         return view
 
     def _look(self, model: str) -> _View:
-        running, left_s = self._store.running(model)
+        begun_left_s = sum(left_s for _, left_s in self._store.working(model).values())
         ahead, before_s = {}, 0.0
         for position, waiting in enumerate(self._store.queue(model), 1):
             ahead[waiting.id] = (position, before_s)
             before_s += waiting.cost_s
-        return _View(time.monotonic(), self._store.lines(model), running, left_s, before_s, ahead)
+        denoisers = self._store.denoising(model)
+        return _View(time.monotonic(), self._store.lines(model), denoisers, begun_left_s, before_s, ahead)

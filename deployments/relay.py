@@ -51,10 +51,7 @@ class HandedOver(Exception):
 
 
 class Relay:
-    """Runs one job. `seconds` and `facts` fill up as legs finish; `replica` is the one that works now.
-
-    `left_denoiser` once the denoiser that it had, if any, was said to be free.
-    """
+    """Runs one job. `seconds` and `facts` fill up as legs finish; `replica` is the one that works now."""
 
     def __init__(self, job: Job, route: Route, lease: Lease, waiting_room: WaitingRoom) -> None:
         self.job = job
@@ -68,7 +65,7 @@ class Relay:
         self.replica: str | None = None
         self._response: Any = None  # of a leg that can be handed over
         self._started = False
-        self.left_denoiser = False
+        self._left_denoiser = False
         self._spared = False
         self._handing_over = False
 
@@ -103,7 +100,7 @@ class Relay:
 
         The other legs are over before a replica has to be gone, and so is the end of a denoise.
         """
-        ending = self.leg is Leg.DENOISE and self.left_denoiser
+        ending = self.leg is Leg.DENOISE and self._left_denoiser
         if self._response is not None and not self._handing_over and not ending:
             self._handing_over = True
             self._response.cancel()
@@ -122,7 +119,7 @@ class Relay:
         if job.has_image and route.image is not None:
             image = await self._leg(Leg.ENCODE, "image", route.image, input_key(job), self.parameters)
         while True:
-            self.left_denoiser = False
+            self._left_denoiser = False
             await self.lease.advance(Leg.DENOISE)
             self.replica = await self.waiting_room.denoiser(job.model, self.lease.token)
             ticket = Ticket(job.id, job.model, self.lease.token, self.replica, checkpoint)
@@ -139,13 +136,13 @@ class Relay:
 
     async def _leave_denoiser(self) -> None:
         """Its denoiser is another job's from now on."""
-        self.left_denoiser = True
+        self._left_denoiser = True
         await self.lease.advance(Leg.DECODE)
         self.waiting_room.freed()
 
     async def _decode(self, latents: Any) -> ObjectRef[Any]:
         output = Output.model_validate(self.job.output)
-        if not self.left_denoiser:
+        if not self._left_denoiser:
             await self._leave_denoiser()
         try:
             return await self._leg(Leg.DECODE, "decode", self.route.decode, latents, self.parameters, output)

@@ -18,9 +18,10 @@ class ToItsDenoiser(RequestRouter):
         tickets = [] if pending_request is None else [each for each in pending_request.args if isinstance(each, Ticket)]
         if pending_request is None or not tickets:
             return [candidate_replicas]
-        pending_request.routing_context.should_backoff = True
         own = [each for each in candidate_replicas if each.replica_id.unique_id == tickets[0].denoiser]
-        for each in own:
-            # The store knows better how busy it is: asking it takes a round trip, and longer where no core is idle.
-            self.replica_queue_len_cache.update(each.replica_id, 0)
+        if not pending_request.routing_context.should_backoff:
+            # At first the store knows better how busy it is: to ask it takes a round trip, long where no core is idle.
+            for each in own:
+                self.replica_queue_len_cache.update(each.replica_id, 0)
+        pending_request.routing_context.should_backoff = True
         return [own]

@@ -40,7 +40,7 @@ class StartFailed(KinorayError):
 def free_port() -> int:
     """A port of the loopback interface that nothing listens on now.
 
-    Not one of those that the kernel or Ray hand out by themselves: another could get it before it is used.
+    Not one of those that Ray and, by default, Linux hand out by themselves: another could get it before it is used.
     """
     while True:
         port = random.choice(FREE_PORTS)

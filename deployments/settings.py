@@ -38,8 +38,8 @@ class Settings(StrictModel):
     """Ids from configs/models/. The first is used when a request names none."""
     threads: Threads = Threads()
     look_ahead: int = Field(default=1, ge=1)
-    """Jobs of a model that are made ready beyond what its denoisers work on, so that none waits for an encoder; where
-    there are many denoisers, one for every two of them."""
+    """Jobs of a model that are made ready beyond what its denoisers work on, so that none waits for an encoder; at
+    least as many as it has denoisers, since all may end at once."""
     preempt_after_s: float | None = Field(default=5, gt=0)
     """A job of a higher class that has waited so long gets the denoiser of one of a lower class, which goes on later
     from the step it had reached. None: it waits until one is free."""

@@ -20,13 +20,14 @@ class Together(Generic[V]):
     """One write at a time; what comes meanwhile goes together in the next. So nothing waits while there is little.
 
     Every value is of the job under one lease, whose token it goes by; a later one replaces one that is not on its way.
+    Who waits for the answer to one writes nothing else of that job meanwhile.
     """
 
     def __init__(
         self,
         write: Callable[[Mapping[str, V]], Collection[str]],
         *,
-        stopped: Callable[[], bool],
+        stopped: Callable[[], bool] = lambda: False,
         on_lost: Callable[[str], None] = lambda _: None,
         pause_s: float = 0.0,
     ) -> None:
@@ -48,20 +49,16 @@ class Together(Generic[V]):
 
     def put(self, token: str, value: V) -> None:
         """Let it be written soon. Losing it loses nothing."""
-        if token not in self._answers:
-            self._add(token, value)
+        self._values[token] = value
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.get_running_loop().create_task(self._write_all())
 
     async def written(self, token: str, value: V) -> bool:
         """Have it written; whether the lease was valid."""
         answer = self._answers[token] = asyncio.get_running_loop().create_future()
         self._hurry.set()
-        self._add(token, value)
+        self.put(token, value)
         return await answer
-
-    def _add(self, token: str, value: V) -> None:
-        self._values[token] = value
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.get_running_loop().create_task(self._write_all())
 
     async def _write_all(self) -> None:
         while self._values:
@@ -83,7 +80,7 @@ class Together(Generic[V]):
                 if not answer.done():
                     answer.set_exception(error)
             if not answers:
-                log.exception("where jobs are could not be written")
+                log.exception("what was to be written of %d jobs is lost", len(values))
             return
         for token in values:
             if token not in answers:

@@ -34,8 +34,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 READ_ONLY = "kinoray_read_only"
 # Any number will do, as long as every process that migrates one database takes the same.
 MIGRATION_LOCK = 7_041_776
-USED_AT, IDLE_S = "used_at", 5.0
+IDLE_S = 5.0
 """A connection that has not been used for so long is tried first."""
+_USED_AT = "used_at"
 LOCKED_S = 4.0
 """How long a transaction on SQLite waits for those before it."""
 
@@ -239,12 +240,12 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
 
 
 def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:
-    record.info[USED_AT] = time.monotonic()
+    record.info[_USED_AT] = time.monotonic()
 
 
 def _replace_if_closed(engine: Engine, connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
     """A connection that the server may have closed in the meantime is tried before it is used."""
-    if time.monotonic() - record.info.get(USED_AT, math.inf) > IDLE_S:
+    if time.monotonic() - record.info.get(_USED_AT, math.inf) > IDLE_S:
         try:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:

@@ -1,7 +1,7 @@
 """What a conductor does to jobs: claim one by lease, and write only while the lease is its own.
 
 Every write after a claim names the lease's token, so a conductor that was presumed dead cannot overwrite its successor;
-such a write changes no row and returns False or None. Methods block for a disk write; call them from a thread.
+such a write changes no row, and says so. Methods block for a disk write; call them from a thread.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Leases:
     def move(self, positions: Mapping[str, Position], lease_s: float) -> set[str]:
         """Record where jobs are, by lease; returns the leases that are still valid.
 
-        It renews them too: a conductor that is kept busy by writing these is what `renew` passes over.
+        Those that move are renewed too: what a conductor has in hand here, its `renew` passes over.
         """
         with self._database.write() as connection:
             held = hold_each(connection, positions)

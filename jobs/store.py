@@ -124,13 +124,8 @@ class JobStore:
             row = connection.execute(query).one()
         return row[0], float(row[1])
 
-    def running(self, model: str) -> tuple[int, float]:
-        """How many jobs of a model are in progress, and the estimated seconds of computing that they still need."""
-        legs = self.working(model).values()
-        return sum(count for count, _ in legs), sum(left_s for _, left_s in legs)
-
     def working(self, model: str) -> dict[Leg, tuple[int, float]]:
-        """The same of the jobs in each leg."""
+        """How many jobs of a model are in each leg, and the estimated seconds of computing that they still need."""
         query = select(jobs.c.leg, func.count(), func.sum(LEFT_S)).where(
             jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS
         )

@@ -28,7 +28,7 @@ UNBELIEVABLE, SOON_S = 3, 1.0
 """An estimate counts until the one that asks is so many times `after_s` old; then only that little is left does."""
 
 
-def hold(connection: Connection, model: str) -> None:
+def hold_denoisers(connection: Connection, model: str) -> None:
     """Until this transaction ends, on PostgreSQL nobody else gives out the model's denoisers."""
     take_turns(connection, f"denoisers of {model}")
 
@@ -54,7 +54,7 @@ class Turns:
             .order_by(OLD_TURN, jobs.c.id)
         )
         with self._database.write() as connection:
-            hold(connection, model)
+            hold_denoisers(connection, model)
             rows = connection.execute(query).all()
             # One that was given a replica which is gone before its conductor came for it still waits.
             left = [row for row in rows if row.lease_token in tokens and row.replica not in denoisers]

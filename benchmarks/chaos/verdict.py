@@ -27,8 +27,8 @@ from storage.keys import CHECKPOINTS, VIDEOS
 from storage.store import open_store
 
 ENDED_S = 400.0
-REPORT_EVERY_S = 0.4
-"""Reports that are closer together say little of a denoiser's speed."""
+REPORT_EVERY_S = 0.7
+"""Events that are closer together say little of a denoiser's speed: one may have waited a quarter of a second."""
 FILES = {"metadata.json", "video.mp4", "thumbnail.webp", "spritesheet.webp"}
 
 
@@ -133,7 +133,7 @@ def repeated(timeline: Timeline, each: Held, killed_at: float, resumed_at: int) 
     """How many steps that a killed denoiser had reported were done again, and how many may be; None of one that had
     only just begun.
 
-    A report is at most a second old; `killed_at` is in seconds since the epoch.
+    A report is little more than a second old; `killed_at` is in seconds since the epoch.
     """
     steps = timeline.steps_of(each.job_id)
     seen = [(event.step or 0, event.at) for event in steps if event.attempts == each.attempts and event.at <= killed_at]

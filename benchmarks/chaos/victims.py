@@ -19,7 +19,7 @@ from jobs.schema import LIVE, jobs
 T = TypeVar("T")
 
 HUNT_S = 240.0
-SETTLE_S = 0.5
+SETTLE_S = 1.0
 """What a process had sent before it was stopped is in the database by then."""
 
 

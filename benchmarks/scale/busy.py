@@ -11,7 +11,7 @@ from benchmarks.processes import until
 from benchmarks.scale.row import Row
 from benchmarks.scale.world import Model, World, fixed, run_world, warm
 from jobs.lifecycle import Leg
-from jobs.turns import hold
+from jobs.turns import hold_denoisers
 
 STEP_S = 0.5
 LONG, SHORT = 40, 10
@@ -48,7 +48,7 @@ def _queue(world: World, model: Model, requests: Sequence[Mapping[str, Any]]) ->
         return sum(row.leg == Leg.DENOISE for row in world.rows(ids)) >= model.denoisers
 
     with world.database.write() as connection:
-        hold(connection, model.name)
+        hold_denoisers(connection, model.name)
         ids = world.submit(requests)
         until(encoded, "a job waits for every denoiser", 120, 0.5)
     return ids

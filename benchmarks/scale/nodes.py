@@ -97,7 +97,7 @@ def alive_nodes() -> set[str]:
 
 
 def repeated(timeline: Timeline, job_id: str) -> int:
-    """Steps that a job's later attempts did again, as its denoisers reported them: at most a second old."""
+    """Steps that a job's later attempts did again, as its denoisers reported them, about once a second."""
     again, attempt, last = 0, 1, 0
     for event in timeline.steps_of(job_id):
         step = event.step or 0

@@ -36,17 +36,13 @@ def store() -> Store:
     return Store()
 
 
-def never() -> bool:
-    return False
-
-
 async def begun(store: Store) -> None:
     assert await asyncio.to_thread(store.begun.acquire, timeout=PATIENCE_S)
 
 
 def test_what_comes_during_a_write_goes_together_in_the_next(store: Store) -> None:
     async def run() -> None:
-        together = Together(store.write, stopped=never)
+        together = Together(store.write)
         first = asyncio.create_task(together.written("ok1", 1))
         await begun(store)
         others = [asyncio.create_task(together.written(f"ok{place}", place)) for place in (2, 3)]
@@ -63,7 +59,7 @@ def test_what_nobody_waits_for_gathers_and_the_latest_counts(store: Store) -> No
     told: list[str] = []
 
     async def run() -> None:
-        together = Together(store.write, stopped=never, on_lost=told.append, pause_s=60)
+        together = Together(store.write, on_lost=told.append, pause_s=60)
         store.let.release(3)
         together.put("ok1", 1)
         await begun(store)
@@ -77,24 +73,9 @@ def test_what_nobody_waits_for_gathers_and_the_latest_counts(store: Store) -> No
     assert told == ["gone"]
 
 
-def test_an_answer_that_is_awaited_is_not_replaced_by_advice(store: Store) -> None:
-    async def run() -> None:
-        together = Together(store.write, stopped=never)
-        first = asyncio.create_task(together.written("ok1", 1))
-        await begun(store)
-        second = asyncio.create_task(together.written("ok2", 2))
-        await asyncio.sleep(0)
-        together.put("ok2", 3)
-        store.let.release(2)
-        await asyncio.gather(first, second)
-
-    asyncio.run(run())
-    assert store.writes[1:] == [{"ok2": 2}]
-
-
 def test_what_is_wrong_with_one_is_no_matter_of_the_others(store: Store) -> None:
     async def run() -> None:
-        together = Together(store.write, stopped=never)
+        together = Together(store.write)
         first = asyncio.create_task(together.written("ok1", 1))
         await begun(store)
         good, bad = (asyncio.create_task(together.written(token, value)) for token, value in (("ok2", 2), ("ok3", -1)))
@@ -130,7 +111,7 @@ def test_a_store_that_cannot_be_reached_is_asked_again_until_the_conductor_stops
 
 def test_one_who_has_gone_keeps_nobody_waiting(store: Store) -> None:
     async def run() -> None:
-        together = Together(store.write, stopped=never)
+        together = Together(store.write)
         gone = asyncio.create_task(together.written("ok1", 1))
         await begun(store)
         gone.cancel()
