@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, or_, select
 
 from benchmarks.chaos.world import CHECKPOINT_EVERY_S, Replica
 from benchmarks.processes import stopped
 from jobs.database import Database
 from jobs.lifecycle import Leg, Status
 from jobs.schema import LIVE, jobs
+from jobs.turns import HAS_DENOISER
 
 T = TypeVar("T")
 
@@ -48,8 +49,13 @@ def in_flight(database: Database) -> int:
 
 
 def held(database: Database, *conditions: ColumnElement[bool]) -> list[Held]:
-    """The jobs in progress for which some conditions hold; without any, all of them."""
-    query = select(jobs).where(jobs.c.status == Status.IN_PROGRESS, jobs.c.lease_token.is_not(None), *conditions)
+    """The jobs in progress for which some conditions hold; without any, all of them.
+
+    Not those that wait for a denoiser: when they go on is up to the jobs before them.
+    """
+    at_work = or_(jobs.c.leg != Leg.DENOISE, HAS_DENOISER)
+    leased = (jobs.c.status == Status.IN_PROGRESS, jobs.c.lease_token.is_not(None))
+    query = select(jobs).where(*leased, at_work, *conditions)
     with database.read() as connection:
         rows = connection.execute(query.order_by(jobs.c.id)).all()
     return [
