@@ -151,7 +151,7 @@ def redeploy(scene: Scene) -> Blow:
 def _told_to_stop(scene: Scene, config: dict[str, Any]) -> Blow:
     """Deploy a config under long jobs, and see denoisers hand on what they hold when Serve tells them to stop."""
     scene.client.accept(LONG_ONES, kind=0, priority=Priority.HIGH)  # Serve takes its time to begin
-    scene.busy_denoiser()
+    scene.all_denoisers_busy()
     blow = Blow(time.time(), [], "", scene.loaded(), again=False, told_to_stop=True)
     scene.world.deploy(config)
     until(lambda: bool(_handed_on(scene, blow.at)), "a job that is handed over", HAND_OVER_S, every_s=0.3)

@@ -106,6 +106,14 @@ class Scene:
 
         return hunt(found, self.keep_loaded, "a denoiser mid-step")
 
+    def all_denoisers_busy(self) -> None:
+        """Wait until each is in the middle of a long job: nobody knows which one Serve will tell to stop."""
+        replicas = self.world.running(DENOISER)
+        hunt(
+            lambda: all(mid_step(self.world.database, [each]) for each in replicas) or None,
+            self.keep_loaded, "every denoiser mid-step",
+        )  # fmt: skip
+
     def num_steps(self, job_id: str) -> int:
         """How many denoising steps a job has."""
         (kind,) = [each.kind for each in self.client.submitted if each.job_id == job_id]
