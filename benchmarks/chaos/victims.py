@@ -78,15 +78,15 @@ def ids(*replicas: Replica) -> frozenset[str]:
     return frozenset(each.replica_id for each in replicas)
 
 
-def mid_step(database: Database, replicas: Sequence[Replica]) -> tuple[Replica, Held] | None:
-    """A denoiser in the middle of a long job, and the job."""
+def mid_step(database: Database, replicas: Sequence[Replica], at_most: float = 0.6) -> tuple[Replica, Held] | None:
+    """A denoiser in the middle of a long job, of which no more than `at_most` (0 to 1) is done, and the job."""
     for replica in replicas:
         for each in held_by(database, replica):
             if (
                 each.leg is Leg.DENOISE
                 and each.step
                 and each.num_steps >= 60
-                and 0.1 < each.step / each.num_steps < 0.6
+                and 0.1 < each.step / each.num_steps < at_most
             ):
                 return replica, each
     return None
