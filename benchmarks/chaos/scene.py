@@ -107,7 +107,7 @@ class Scene:
         return hunt(found, self.keep_loaded, "a denoiser mid-step")
 
     def all_denoisers_busy(self) -> None:
-        """Wait until each has most of a long job before it: nobody knows which one Serve will tell to stop, and when."""
+        """Wait until each has most of a long job before it: Serve chooses which to stop, and when."""
         replicas = self.world.running(DENOISER)
         hunt(
             lambda: all(mid_step(self.world.database, [each], at_most=0.35) for each in replicas) or None,
