@@ -39,7 +39,7 @@ class Started:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Progress:
-    """Steps done so far. One a second is sent, and none of a call that is over within one."""
+    """Steps done so far. At most one a second is sent; the last one always is."""
 
     step: int
     num_steps: int
@@ -113,7 +113,7 @@ class Worker:
         latest: list[Progress] = []
         at_once: list[Started | Ending] = []
         news = asyncio.Event()
-        quiet_until = loop.time() + 1 / EVENTS_PER_SECOND
+        quiet_until = 0.0
 
         def receive(event: Started | Progress | Ending) -> None:
             if not isinstance(event, Progress):
@@ -137,11 +137,12 @@ class Worker:
                 news.clear()
                 while at_once:
                     yield at_once.pop(0)
-                if future.done():
-                    break
-                if latest and loop.time() >= quiet_until:
+                done = future.done()
+                if latest and (done or loop.time() >= quiet_until):
                     yield latest.pop()
                     quiet_until = loop.time() + 1 / EVENTS_PER_SECOND
+                elif done:
+                    break
                 else:
                     await until_set(news, quiet_until - loop.time() if latest else None)
             value, seconds = future.result()
