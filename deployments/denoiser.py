@@ -27,9 +27,9 @@ ROUTER = RequestRouterConfig(
 )
 
 
-ENDING_S = 1.5
+ENDING_S, ENDING_SHARE = 1.5, 0.2
 """A video that is done within so long lets the next be sent, which takes a few hundredths of a second or, on a machine
-without an idle core, far longer."""
+without an idle core, far longer. The last step or fifth at most: its client sees no steps from then on."""
 
 
 # The job store gives it one job, and the next when that is ending; the stream of one before may still be open.
@@ -89,7 +89,8 @@ class Denoiser:
                 self.denoiser.placement.synchronize()
                 step_s = time.perf_counter() - started
                 metrics.step_seconds().observe(step_s, {"model": self.card.id})
-                if not ending and (run.num_steps - run.step_index) * step_s < ENDING_S:
+                left = run.num_steps - run.step_index
+                if not ending and left * step_s < ENDING_S and left <= max(1, run.num_steps * ENDING_SHARE):
                     ending = True
                     control.ending()
                 if commits.due() and run.step_index < run.num_steps:

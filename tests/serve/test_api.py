@@ -129,7 +129,7 @@ def test_too_large_a_body_is_413(service: ServiceClient) -> None:
 
 
 def test_progress_rises_and_content_comes_only_when_completed(service: ServiceClient) -> None:
-    created = service.create(num_inference_steps=80)
+    created = service.create(num_inference_steps=100, width=128, height=128)  # some seconds anywhere
     early = service.http.get(f"/v1/videos/{created['id']}/content")
     assert (early.status_code, early.json()["error"]["code"]) == (400, "video_not_ready")
     seen = service.until(created["id"], lambda v: v["status"] == "completed")

@@ -35,7 +35,7 @@ def follow(service: ServiceClient, video_id: str, last: int | None = None) -> li
 
 
 def test_events_begin_with_a_snapshot_and_close_after_the_end(service: ServiceClient) -> None:
-    job = service.create(num_inference_steps=60)
+    job = service.create(num_inference_steps=100, width=128, height=128)  # some seconds, also on a fast machine
     seen = follow(service, job["id"])
     ids, names, data = zip(*seen, strict=True)
     assert list(ids) == sorted(set(ids))
