@@ -74,7 +74,7 @@ class Together(Generic[V]):
         except Exception as error:
             if len(values) > 1 and not isinstance(error, UNREACHABLE):
                 for token, value in values.items():  # what is wrong with one is no matter of the others
-                    await self._write_these({token: value}, {key: answers[key] for key in answers if key == token})
+                    await self._write_these({token: value}, {token: answers[token]} if token in answers else {})
                 return
             for answer in answers.values():
                 if not answer.done():

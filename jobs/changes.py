@@ -81,8 +81,7 @@ def changing(
 def carry_out(connection: Connection, statement: ReturningUpdate[Any], **parameters: Any) -> list[Job]:
     """Change jobs as `changing` says; returns them as they are now."""
     changed = [read_job(row) for row in connection.execute(statement, parameters).all()]
-    _settle(connection, [job for job in changed if job.ended])
-    tell(connection, changed)
+    _follow_up(connection, changed)
     return changed
 
 
@@ -100,8 +99,7 @@ def change_each(connection: Connection, changes: Sequence[tuple[Job, dict[str, A
     changes = [(job, {**values, "version": job.version + 1}) for job, values in changes]
     update_each(connection, jobs, [{"id": job.id, **values} for job, values in changes])
     changed = [dataclasses.replace(job, **values) for job, values in changes]
-    _settle(connection, [job for job in changed if job.ended])
-    tell(connection, changed)
+    _follow_up(connection, changed)
     return changed
 
 
@@ -127,6 +125,12 @@ def _event(job: Job) -> dict[str, Any]:
     }  # fmt: skip
     kind = event_of(job.status, job.error_code)
     return {"job_id": job.id, "version": job.version, "kind": kind, "at": time.time(), "data": data}
+
+
+def _follow_up(connection: Connection, changed: Sequence[Job]) -> None:
+    """What every change brings along."""
+    _settle(connection, [job for job in changed if job.ended])
+    tell(connection, changed)
 
 
 def _settle(connection: Connection, ended: Sequence[Job]) -> None:
