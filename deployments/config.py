@@ -18,12 +18,14 @@ from ray.serve.schema import (
 
 from deployments.graph import ALWAYS, deployment_names
 from deployments.keys import refuse_open_door
-from deployments.scaling import DENOISER, Balance
+from deployments.scaling import DENOISER, Backlog, Balance
 from deployments.settings import load_settings
 from pipelines.errors import ConfigError
 
 LOCAL = "configs/local.yaml"
-BALANCE, BACKLOG = "deployments.scaling:Balance", "deployments.scaling:Backlog"
+SCALING = "deployments.scaling"
+BALANCE, BACKLOG = f"{SCALING}:Balance", f"{SCALING}:Backlog"
+POLICIES: dict[str, type[Balance] | type[Backlog]] = {BALANCE: Balance, BACKLOG: Backlog}
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -56,9 +58,10 @@ def check_config(config: dict[str, Any]) -> list[str]:
         for deployment in _mappings(application.get("deployments")):
             where = f"deployment {deployment.get('name')}"
             problems += _unknown(deployment, DeploymentSchema, where)
-            problems += _unknown(
-                deployment.get("autoscaling_config"), AutoscalingConfig, f"{where}, autoscaling_config"
-            )
+            scaling = deployment.get("autoscaling_config")
+            problems += _unknown(scaling, AutoscalingConfig, f"{where}, autoscaling_config")
+            if isinstance(scaling, dict):
+                problems += _policy(scaling.get("policy"), BACKLOG, f"{where}, policy")
             problems += _unknown(
                 deployment.get("ray_actor_options"), RayActorOptionsSchema, f"{where}, ray_actor_options"
             )
@@ -70,6 +73,8 @@ def check_config(config: dict[str, Any]) -> list[str]:
         ServeDeploySchema.model_validate(config)
     except ValidationError as error:
         problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    except (ImportError, AttributeError) as error:  # reading a deployment's policy, Ray imports it
+        problems.append(f"a policy_function cannot be imported: {error}")
     return problems
 
 
@@ -108,19 +113,31 @@ def _scaling(application: dict[str, Any]) -> list[str]:
             and isinstance(scaling := deployment.get("autoscaling_config"), dict)
             and "policy" not in scaling
         ]
-    problems = _unknown(policy, AutoscalingPolicy, "autoscaling_policy")
+    problems = _policy(policy, BALANCE, "autoscaling_policy")
     if policy.get("policy_function") != BALANCE:
         return problems
-    try:
-        Balance(**policy.get("policy_kwargs") or {})
-    except (TypeError, ValueError) as error:
-        problems.append(f"autoscaling_policy: {error}")
     given = _mappings(application.get("deployments"))
     scaled = {deployment.get("name") for deployment in given if "autoscaling_config" in deployment}
     return problems + [
         f"deployment {name} needs an autoscaling_config, as every leg that {BALANCE} scales"
         for name in sorted(_names(application) - scaled)
     ]
+
+
+def _policy(policy: Any, ours: str, where: str) -> list[str]:
+    """What is wrong with a policy, in a place for one of ours; one that is somebody's own is not looked into."""
+    if not isinstance(policy, dict):
+        return []
+    problems = _unknown(policy, AutoscalingPolicy, where)
+    function = policy.get("policy_function")
+    if function == ours:
+        try:
+            POLICIES[ours](**policy.get("policy_kwargs") or {})
+        except (TypeError, ValueError) as error:
+            problems.append(f"{where}: {error}")
+    elif str(function).startswith(SCALING):
+        problems.append(f"{where}: {function!r} is no policy for this place; {ours} is")
+    return problems
 
 
 def _mappings(value: Any) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
+from ray._private.utils import check_version_info, compute_version_info
 from ray.autoscaler._private.util import prepare_config, validate_config
 from sqlalchemy import make_url, text
 
@@ -95,10 +96,15 @@ def test_secrets_are_not_in_git_and_reach_every_node(cluster: dict[str, Any]) ->
     assert not any(pattern.startswith("cluster") for pattern in cluster["rsync_exclude"])
     commands = cluster["head_start_ray_commands"] + cluster["worker_start_ray_commands"]
     assert all(command.startswith(". ~/kinoray/scripts/node-env; ") for command in commands)
+    # What git does not take, nodes do not get either.
+    local = {line for line in (ROOT / ".gitignore").read_text().splitlines() if not line.startswith("#")}
+    assert local - {"cluster.env"} <= {*cluster["rsync_exclude"]}
 
 
 @pytest.mark.parametrize("head", [None, "10.0.0.7"])
-def test_a_node_knows_its_job_store_and_what_ray_needs(tmp_path: Path, head: str | None) -> None:
+def test_a_node_knows_its_job_store_and_what_ray_needs(
+    tmp_path: Path, head: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "home/kinoray").mkdir(parents=True)
     (tmp_path / "home/kinoray/cluster.env").write_text("KINORAY_DATABASE_PASSWORD=secret\nRAY_AUTH_TOKEN=token\n")
     given = {"HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin", **({"RAY_HEAD_IP": head} if head else {})}
@@ -108,6 +114,14 @@ def test_a_node_knows_its_job_store_and_what_ray_needs(tmp_path: Path, head: str
     assert found["KINORAY_DATABASE_URL"] == f"postgresql://kinoray:secret@{head or 'localhost'}/kinoray"
     assert (found["RAY_AUTH_MODE"], found["RAY_AUTH_TOKEN"]) == ("token", "token")
     assert environment(tmp_path).keys() <= found.keys(), "what one machine needs, a cluster needs"
+    # A node whose Python differs from the head's in the last number is let in.
+    ray, python = compute_version_info()
+    other = {"ray_version": ray, "python_version": f"{python.rpartition('.')[0]}.99"}
+    with pytest.raises(RuntimeError, match="Version mismatch"):
+        check_version_info(other, "here")
+    variable = "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL"
+    monkeypatch.setenv(variable, found[variable])
+    check_version_info(other, "here")
 
 
 @pytest.mark.parametrize("script", ["node-env", "head-services", "lock"])

@@ -16,16 +16,25 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 from ray._private import ray_constants
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import CloudResourceMonitor
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated.common_pb2 import LabelSelectorOperator
+from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEvent
 
 from deployments.conductor import Conductor
 from deployments.config import load_config
 from deployments.graph import ALWAYS, deployment_names
+from deployments.scaling import DENOISER
 from deployments.settings import Settings, load_settings
 from pipelines.card import ROOT
+from storage.settings import BucketSettings
 from tests.configs import most_replicas
 
 K8S = ROOT / "k8s"
-SERVE = {"dev": K8S / "overlays/dev/serve.yaml", "production": K8S / "base/serve.yaml"}
+SERVE = {name: K8S / f"overlays/{name}/serve.yaml" for name in ("dev", "production")}
 LOCKED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
@@ -62,7 +71,7 @@ class Built:
         """Every kind of pod that would run: the labels that it gets, from KubeRay or its template, and its spec."""
         found = {
             name: (each["spec"]["template"].get("metadata", {}).get("labels", {}), each["spec"]["template"]["spec"])
-            for name, each in (self.all("StatefulSet") | self.all("Job")).items()
+            for name, each in self.all("StatefulSet").items()
         }
         node = {"ray.io/is-ray-node": "yes"}
         head = self.ray["rayClusterConfig"]["headGroupSpec"]
@@ -190,8 +199,45 @@ def test_gpu_pods_come_with_the_jobs_and_spot_would_come_first(production: Built
     fewest = {name: each["minReplicas"] for name, each in groups.items() if holds(each)["GPU"]}
     assert fewest == {"denoise-spot": 0, "denoise": 0, "encode-decode": 0}
     assert groups["denoise-spot"]["priority"] > groups["denoise"].get("priority", 0)
-    spot, other = (groups[name]["template"]["spec"]["nodeSelector"] for name in ("denoise-spot", "denoise"))
-    assert spot == {**other, "karpenter.sh/capacity-type": "spot"}
+    selectors = {name: each["template"]["spec"].get("nodeSelector", {}) for name, each in groups.items()}
+    market = {name: selector.get("karpenter.sh/capacity-type") for name, selector in selectors.items()}
+    assert market == {"front": None, "denoise-spot": "spot", "denoise": "on-demand", "encode-decode": "on-demand"}
+    # Of a GPU that there is no node with yet Karpenter knows this alone.
+    gpus = {name: selectors[name].keys() - {"karpenter.sh/capacity-type"} for name in fewest}
+    assert all(keys == {"karpenter.k8s.aws/instance-gpu-name"} for keys in gpus.values())
+
+
+def test_ray_asks_for_other_nodes_when_no_spot_instance_has_come(
+    production: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = {"metadata": {"name": "kinoray", "namespace": "kinoray"}, "spec": production.ray["rayClusterConfig"]}
+    config = AutoscalingConfig(_derive_autoscaling_config_from_ray_cr(cluster), skip_content_hash=True)
+    monitor = CloudResourceMonitor()
+    assert denoisers_asked_for(config, monitor) == {"denoise-spot": 8}
+    given_up = InstanceUpdateEvent(instance_type="denoise-spot", new_instance_status=Instance.ALLOCATION_TIMEOUT)
+    monitor.notify([given_up])
+    assert denoisers_asked_for(config, monitor) == {"denoise": 8}
+    (own,) = production.ray["rayClusterConfig"]["autoscalerOptions"]["env"]
+    code = "from ray.autoscaler.v2.instance_manager.config import InstanceReconcileConfig as Config\n"
+    code += "print(Config().allocate_status_timeout_s)"
+    monkeypatch.setenv(own["name"], own["value"])
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert shown.strip() == own["value"]
+
+
+def denoisers_asked_for(config: AutoscalingConfig, monitor: CloudResourceMonitor) -> dict[str, int]:
+    """How many pods of which group Ray would start for eight denoisers."""
+    legs = ("kinoray/legs", LabelSelectorOperator.LABEL_OPERATOR_IN, ["denoise"])
+    denoiser = ResourceRequestUtil.make({"CPU": 2, "GPU": 1}, label_selectors=[[legs]])
+    request = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs=config.get_node_type_configs(),
+        max_num_nodes=config.get_max_num_nodes(),
+        resource_requests=ResourceRequestUtil.group_by_count([denoiser] * 8),
+        recoverable_resource_availabilities=monitor.get_recoverable_resource_availabilities(),
+    )
+    asked = ResourceDemandScheduler().schedule(request).to_launch
+    return {each.instance_type: each.count for each in asked if each.instance_type.startswith("denoise")}
 
 
 def test_pods_have_the_large_image_where_legs_compute_and_only_there(built: Built) -> None:
@@ -200,6 +246,30 @@ def test_pods_have_the_large_image_where_legs_compute_and_only_there(built: Buil
         computes = any(each["name"] not in ALWAYS for each in built.runs(group))
         (container,) = group["template"]["spec"]["containers"]
         assert container["image"].endswith("api") != computes, name
+
+
+def test_the_job_store_is_migrated_before_there_is_a_pod_for_what_needs_it(built: Built, tmp_path: Path) -> None:
+    homes = [name for name, group in built.groups.items() if any(each["name"] in ALWAYS for each in built.runs(group))]
+    assert homes == ["front"]
+    spec = built.pods["front"][1]
+    (first,) = spec["initContainers"]
+    assert first["envFrom"] == spec["containers"][0]["envFrom"]
+    # A pod whose init container fails is not restarted: it tries until it succeeds.
+    tries = tmp_path / "tries"
+    (tmp_path / "python").write_text(f'#!/bin/sh\necho "$*" >>{tries}\ntest "$(wc -l <{tries})" -eq 3\n')
+    (tmp_path / "sleep").write_text("#!/bin/sh\n")
+    for name in ("python", "sleep"):
+        (tmp_path / name).chmod(0o755)
+    subprocess.run(first["command"], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True, timeout=10)
+    assert tries.read_text().splitlines() == ["-m cli migrate"] * 3
+
+
+def test_a_denoiser_has_the_disk_for_what_its_bucket_does_not_take(production: Built) -> None:
+    for name, group in production.groups.items():
+        if any(each["name"].startswith(DENOISER) for each in production.runs(group)):
+            (container,) = group["template"]["spec"]["containers"]
+            wanted = container["resources"]["requests"]["ephemeral-storage"]
+            assert int(wanted.removesuffix("Gi")) * 1024 > BucketSettings.model_fields["spool_mib"].default, name
 
 
 def test_ray_is_the_one_of_the_lock(production: Built) -> None:
@@ -258,7 +328,8 @@ def test_every_pod_keeps_to_what_its_namespace_enforces(built: Built) -> None:
         assert spec["securityContext"]["runAsNonRoot"] is True, name
         assert spec["securityContext"]["runAsUser"] > 0, name
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
-        assert all(each["securityContext"] == LOCKED for each in spec["containers"]), name
+        containers = spec["containers"] + spec.get("initContainers", [])
+        assert all(each["securityContext"] == LOCKED for each in containers), name
         assert all(each.keys() == {"name", "persistentVolumeClaim"} for each in spec.get("volumes", [])), name
     assert built.ray["rayClusterConfig"]["autoscalerOptions"]["securityContext"] == LOCKED
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.config import BALANCE, check_config, load_config
+from deployments.config import BACKLOG, BALANCE, check_config, load_config
 from deployments.service import for_model
 from pipelines.card import ROOT
 from pipelines.catalogue import get_card, load_catalogue, read_card
@@ -57,6 +57,13 @@ def balance(**options: Any) -> dict[str, Any]:
     return {"policy_function": BALANCE, "policy_kwargs": options}
 
 
+def scale(config: dict[str, Any], function: str, **more: Any) -> None:
+    """Give the denoiser a policy of its own."""
+    entry = denoiser(config)
+    del entry["num_replicas"]
+    entry["autoscaling_config"] = {"max_replicas": 2, "policy": {"policy_function": function, **more}}
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -81,12 +88,31 @@ def balance(**options: Any) -> dict[str, Any]:
         (lambda c: c["applications"][0].update(autoscaling_policy=balance(drain_s=0)), "drain_s must be positive"),
         (lambda c: c["applications"][0].update(autoscaling_policy=balance(drain=1)), "'drain'"),
         (lambda c: c["applications"][0].update(autoscaling_policy={"policy": "x"}), "no option 'policy'"),
+        (
+            lambda c: c["applications"][0].update(autoscaling_policy={"policy_function": f"{BALANCE}d"}),
+            f"autoscaling_policy: '{BALANCE}d' is no policy for this place; {BALANCE} is",
+        ),
+        (lambda c: c["applications"][0].update(autoscaling_policy={"policy_function": BACKLOG}), "is no policy for"),
+        (
+            lambda c: scale(c, f"{BACKLOG}s"),
+            f"Denoiser-ltx-tiny, policy: '{BACKLOG}s' is no policy for this place; {BACKLOG} is",
+        ),
+        (lambda c: scale(c, BALANCE), "is no policy for this place"),
+        (lambda c: scale(c, BACKLOG, policy_kwarg={}), "Denoiser-ltx-tiny, policy has no option 'policy_kwarg'"),
+        (lambda c: scale(c, BACKLOG, policy_kwargs={"drain_s": -1}), "Denoiser-ltx-tiny, policy: drain_s must be pos"),
+        (lambda c: scale(c, "no.such:policy"), "cannot be imported: No module"),
     ],
 )
 def test_a_typo_dies_with_a_sentence(change: Any, says: str) -> None:
     config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
     change(config)
     assert any(says in problem for problem in check_config(config))
+
+
+def test_a_denoiser_may_scale_by_its_own_backlog() -> None:
+    config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
+    scale(config, BACKLOG, policy_kwargs={"drain_s": 30})
+    assert check_config(config) == []
 
 
 @pytest.mark.parametrize("model", load_catalogue())
