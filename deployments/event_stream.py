@@ -27,7 +27,7 @@ class EventStream:
 
     async def of(self, job: Job, seen: int | None, snapshot: Callable[[Job], Any]) -> AsyncIterator[bytes]:
         """A snapshot, then every change until the job ends; what came after the event `seen` for one who has some."""
-        if seen is None:
+        if seen is None or seen > job.version:  # the id of an event that was never sent tells nothing
             kind = event_of(job.status, job.error_code)
             yield _event(kind, job.version, await asyncio.to_thread(snapshot, job))
             seen, ended = job.version, job.ended

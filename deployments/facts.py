@@ -13,13 +13,13 @@ from jobs.store import JobStore
 
 
 class JobFacts(Collector):
-    """How many jobs are in each state, and how long the oldest has waited."""
+    """How many live jobs are in each state, and how long the oldest has waited."""
 
     def __init__(self, jobs: JobStore) -> None:
         self.jobs = jobs
 
     def collect(self) -> Iterator[Metric]:
-        counts = GaugeMetricFamily("kinoray_jobs", "Jobs in the store by state.", labels=("model", "status"))
+        counts = GaugeMetricFamily("kinoray_jobs", "Live jobs in the store by state.", labels=("model", "status"))
         for (model, status), count in sorted(self.jobs.counts().items()):
             counts.add_metric((model, status.value), count)
         yield counts

@@ -18,7 +18,8 @@ from deployments.outbound import Outbound, Refused
 from jobs.webhooks import Delivery, Outbox
 from pipelines.errors import ConfigError
 
-AT_ONCE = 32
+AT_ONCE, PER_RECEIVER = 32, 8
+"""How many deliveries are on their way, and how many of them to one receiver: a slow one leaves the others theirs."""
 SECRET_PREFIX = "whsec_"
 MIN_SECRET_BYTES = 24
 
@@ -37,19 +38,37 @@ class WebhookSender:
         self._outbox = outbox
         self._outbound = outbound
         self._signer = _signer(secret)
+        self.sending: dict[asyncio.Task[None], Delivery] = {}
 
-    async def run_once(self) -> int:
-        """Send what is due, all of it at once; returns how many were tried.
+    async def begin(self) -> None:
+        """Begin to send what is due, as much as there is room for.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: the database cannot be used.
+        """
+        while room := AT_ONCE - len(self.sending):
+            urls = [delivery.url for delivery in self.sending.values()]
+            # One call may meet only deliveries of a receiver that has its share; the next one passes over them.
+            taken = await asyncio.to_thread(self._outbox.take, room, PER_RECEIVER, urls)
+            if not taken:
+                return
+            self.sending.update({asyncio.create_task(self._send(delivery)): delivery for delivery in taken})
+
+    async def one_ended(self, within_s: float) -> None:
+        """Wait until a delivery has ended, so that there is room, but no longer than `within_s`.
 
         Raises:
             sqlalchemy.exc.DBAPIError: the database cannot be used; what was not settled becomes due again.
         """
-        due = await asyncio.to_thread(self._outbox.take, AT_ONCE)
-        results = await asyncio.gather(*map(self._send, due), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return len(due)
+        if not self.sending:
+            await asyncio.sleep(within_s)
+            return
+        ended, _ = await asyncio.wait(self.sending, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            del self.sending[task]
+        errors = [error for task in ended if (error := task.exception()) is not None]
+        if errors:
+            raise errors[0]
 
     async def _send(self, delivery: Delivery) -> None:
         now = datetime.now(UTC)  # of this try: receivers refuse old ones

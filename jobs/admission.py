@@ -91,12 +91,17 @@ def _known(connection: Connection, job: Job, repeatable: Repeatable) -> Job | No
     # Its own, once it has had its day; the others are the sweeper's.
     connection.execute(delete(idempotency_keys).where(*this, keys.created_at < time.time() - IDEMPOTENCY_S))
     row = {"api_key": job.api_key, "key": repeatable.key, "fingerprint": repeatable.fingerprint, "job_id": job.id}
-    if insert_if_absent(connection, idempotency_keys, **row, created_at=time.time()):
-        return None
-    found = connection.execute(select(keys.job_id, keys.fingerprint).where(*this)).one()
-    if found.fingerprint != repeatable.fingerprint:
-        raise KeyReused
-    return read_job(connection.execute(select(jobs).where(jobs.c.id == found.job_id)).one())
+    while not insert_if_absent(connection, idempotency_keys, **row, created_at=time.time()):
+        found = connection.execute(select(keys.job_id, keys.fingerprint).where(*this)).one_or_none()
+        if found is None:
+            continue  # its job was deleted in between, and the key with it
+        if found.fingerprint != repeatable.fingerprint:
+            raise KeyReused
+        known = connection.execute(select(jobs).where(jobs.c.id == found.job_id)).one_or_none()
+        if known is not None:
+            return read_job(known)
+        connection.execute(delete(idempotency_keys).where(*this, keys.job_id == found.job_id))
+    return None
 
 
 def _check(connection: Connection, job: Job, limits: Limits) -> None:

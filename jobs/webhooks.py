@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import uuid_utils
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, not_, select, update
 
 from jobs.database import Database
 from jobs.lifecycle import event_of
@@ -23,6 +26,7 @@ SENDING_S = 60.0
 BACKOFF_S = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 12 * 3600.0)
 """Waits between tries; after the last one a delivery is given up, about a day after the first."""
 KEEP_S = 7 * 24 * 3600.0
+_RECEIVER = re.compile(r"[^/]*//[^/?#]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +63,39 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def take(self, limit: int = 10) -> list[Delivery]:
-        """Take deliveries that are due; nobody else takes them for the next minute."""
+    def take(self, limit: int, per_receiver: int, sending: Iterable[str]) -> list[Delivery]:
+        """Take deliveries that are due; nobody else takes them for the next minute.
+
+        Args:
+            limit: how many at most, 1 or more.
+            per_receiver: how many one receiver may have, with those of `sending`.
+            sending: the URLs of those that the caller has taken and not settled yet.
+        """
         now = time.time()
+        having = Counter(map(_receiver, sending))
+        full = [receiver for receiver, count in having.items() if count >= per_receiver]
         due = (
-            select(webhooks.c.id)
+            select(webhooks.c.id, webhooks.c.url)
             .where(webhooks.c.delivered_at.is_(None), webhooks.c.next_at <= now)
+            .where(*(not_(_is_to(receiver)) for receiver in full))
             .order_by(webhooks.c.next_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
-            .cte("due")  # PostgreSQL may run a plain subquery more than once, and then takes more than `limit`
-        )
-        taken = (
-            update(webhooks)
-            .where(webhooks.c.id.in_(select(due.c.id)))
-            .values(attempts=webhooks.c.attempts + 1, next_at=now + SENDING_S)
-            .returning(*(webhooks.c[field.name] for field in fields(Delivery)))
         )
         with self._database.write() as connection:
+            ids = []
+            for row in connection.execute(due):
+                having[_receiver(row.url)] += 1
+                if having[_receiver(row.url)] <= per_receiver:
+                    ids.append(row.id)
+            if not ids:
+                return []
+            taken = (
+                update(webhooks)
+                .where(webhooks.c.id.in_(ids))
+                .values(attempts=webhooks.c.attempts + 1, next_at=now + SENDING_S)
+                .returning(*(webhooks.c[field.name] for field in fields(Delivery)))
+            )
             return [Delivery(*row) for row in connection.execute(taken)]
 
     def delivered(self, delivery: Delivery) -> None:
@@ -96,12 +115,6 @@ class Outbox:
         """Never try it again."""
         self._update(_still_mine(delivery), delivered_at=time.time(), error=error)
 
-    def pending(self) -> int:
-        """How many are owed."""
-        with self._database.read() as connection:
-            owed = select(func.count()).select_from(webhooks).where(webhooks.c.delivered_at.is_(None))
-            return connection.execute(owed).scalar_one()
-
     def forget_old(self) -> None:
         """Drop what was settled a week ago."""
         with self._database.write() as connection:
@@ -111,6 +124,18 @@ class Outbox:
     def _update(self, which: ColumnElement[bool], **values: object) -> None:
         with self._database.write() as connection:
             connection.execute(update(webhooks).where(which).values(**values))
+
+
+def _receiver(url: str) -> str:
+    """Scheme, host and port of a URL, as they are written there."""
+    match = _RECEIVER.match(url)
+    return match[0] if match else url
+
+
+def _is_to(receiver: str) -> ColumnElement[bool]:
+    """The same as `_receiver(url) == receiver`, in SQL."""
+    begins = func.substr(webhooks.c.url, 1, len(receiver)) == receiver
+    return and_(begins, func.substr(webhooks.c.url, len(receiver) + 1, 1).in_(("", "/", "?", "#")))
 
 
 def _still_mine(delivery: Delivery) -> ColumnElement[bool]:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
+from sqlalchemy import delete, event
 
 from jobs.admission import KeyReused, Limits, Refused, Repeatable, accept
 from jobs.costs import FIRST_GUESS_S, Line
 from jobs.database import Database
 from jobs.lifecycle import Leg
 from jobs.record import Job
+from jobs.schema import jobs as job_table
+from jobs.store import JobStore
 from tests.unit.conftest import Jobs, new_job
 
 WORK = {"encode": 1.0, "denoise": 4.0, "decode": 2.0, "publish": 1.0}
@@ -94,6 +99,34 @@ def test_one_idempotency_key_is_one_job(jobs: Jobs) -> None:
     assert others.id != once.id
     jobs.store.delete(once.id)
     assert accept(jobs.database, new_job(), Limits(), Repeatable("key", "other")).id != once.id
+
+
+@pytest.mark.parametrize("after", ["INSERT INTO idempotency_keys", "SELECT idempotency_keys"])
+def test_a_job_that_is_deleted_while_its_key_is_looked_up_is_one_that_never_was(
+    database: str, jobs: Jobs, connect: Callable[[str], Database], after: str
+) -> None:
+    if jobs.database.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    once = accept(jobs.database, new_job(), Limits(), Repeatable("key", "same"))
+    other = JobStore(connect(database))
+    deleted: list[bool] = []
+
+    def delete_once(_connection: object, _cursor: object, statement: str, *_: Any) -> None:
+        if statement.startswith(after) and not deleted:
+            deleted.append(other.delete(once.id))
+
+    event.listen(jobs.database.engine, "after_cursor_execute", delete_once)
+    anew = accept(jobs.database, new_job(), Limits(), Repeatable("key", "same"))
+    assert deleted == [True]
+    assert anew.id != once.id
+    assert accept(jobs.database, new_job(), Limits(), Repeatable("key", "same")) == anew
+
+
+def test_a_key_whose_job_is_gone_stands_for_nothing(jobs: Jobs) -> None:
+    once = accept(jobs.database, new_job(), Limits(), Repeatable("key", "same"))
+    with jobs.database.write() as connection:  # as an operator may do by hand
+        connection.execute(delete(job_table).where(job_table.c.id == once.id))
+    assert accept(jobs.database, new_job(), Limits(), Repeatable("key", "same")).id != once.id
 
 
 def test_fifty_concurrent_duplicates_make_one_job(database: str, jobs: Jobs) -> None:

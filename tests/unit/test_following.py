@@ -8,7 +8,7 @@ from collections.abc import Collection
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from deployments.event_stream import last_seen
+from deployments.event_stream import EventStream, last_seen
 from deployments.queue_view import Place, QueueView
 from deployments.waiting import parse_prefer
 from deployments.watcher import Watcher
@@ -73,6 +73,22 @@ def test_last_event_id() -> None:
     for wrong in ("x", "-1", "1.5", "²", "1" * 11):
         with pytest.raises(InvalidRequest):
             last_seen(wrong)
+
+
+def test_one_who_has_seen_what_was_never_sent_begins_anew_and_sees_the_end(jobs: Jobs) -> None:
+    job = jobs.accept()
+
+    async def follow(seen: int) -> list[str]:
+        stream = EventStream(jobs.store, Watcher(jobs.store.versions))
+        names = []
+        async with asyncio.timeout(10):
+            async for event in stream.of(job, seen, lambda now: {"id": now.id}):
+                names.append(event.decode().partition("\n")[0])
+                await asyncio.to_thread(jobs.store.cancel, job.id)
+        return names
+
+    assert asyncio.run(follow(job.version + 1)) == ["event: video.queued", "event: video.canceled"]
+    assert asyncio.run(follow(job.version)) == ["event: video.canceled"]
 
 
 def test_a_place_in_the_queue_is_its_order_and_a_time_once_costs_are_known(jobs: Jobs) -> None:

@@ -76,6 +76,7 @@ def test_figures_for_the_metrics(jobs: Jobs) -> None:
     assert jobs.store.backlog_s()["m"] == dataclasses.replace(taken).cost_s / 2
     jobs.complete(token)
     assert set(jobs.store.backlog_s()) == {"n"}
+    assert jobs.store.counts() == {("n", Status.QUEUED): 1}, "those that have ended are not read at every scrape"
 
 
 def test_prompt_and_image_are_both_encoding() -> None:

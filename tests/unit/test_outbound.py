@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from deployments import outbound as outbound_module
 from deployments.outbound import MAX_URL_CHARS, Outbound, Refused, Unreachable, is_public
+from deployments.webhook_sender import AT_ONCE
 from pipelines.errors import ConfigError, InvalidRequest
 from tests.receiver import Receiver, receive
 
@@ -311,6 +313,33 @@ def test_a_dead_host_is_unreachable_and_the_url_is_not_told() -> None:
     assert "secret" not in str(raised.value)
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__
+
+
+def test_names_that_are_looked_up_for_ever_keep_no_other_waiting(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, resolve: Callable[..., list[str]]
+) -> None:
+    resolve(["127.0.0.1"])
+    look_up, over = socket.getaddrinfo, threading.Event()
+
+    def slowly(host: str, *args: Any, **options: Any) -> Any:
+        return over.wait(60) if host.startswith("slow") else look_up(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slowly)
+    authority = f"hooks.internal:{receiver.port}"
+    outbound = Outbound([authority])
+
+    async def call() -> int:
+        with monkeypatch.context() as impatient:
+            impatient.setattr(outbound_module, "TOTAL_S", 0.2)
+            slow = [outbound.post(f"https://slow{index}.example.com/", b"{}", {}) for index in range(AT_ONCE)]
+            for result in await asyncio.gather(*slow, return_exceptions=True):
+                assert isinstance(result, Unreachable)
+        return await outbound.post(f"http://{authority}/", b"{}", {})
+
+    try:
+        assert asyncio.run(call()) == 200
+    finally:
+        over.set()
 
 
 def test_an_unknown_name_is_unreachable(outbound: Outbound, monkeypatch: pytest.MonkeyPatch) -> None:
