@@ -13,7 +13,16 @@ from jobs.record import is_job_id, made_at
 from jobs.retention import Retention
 from jobs.webhooks import Outbox
 from storage.errors import StorageUnavailable
-from storage.keys import CHECKPOINTS, MAX_PARTS, UPLOADS, VIDEOS, checkpoint_prefix, job_prefix, upload_prefix
+from storage.keys import (
+    CHECKPOINTS,
+    JOB_STORE,
+    MAX_PARTS,
+    UPLOADS,
+    VIDEOS,
+    checkpoint_prefix,
+    job_prefix,
+    upload_prefix,
+)
 from storage.store import ArtifactStore, delete_or_leave
 
 ORPHANS_EVERY_S = 3600.0
@@ -39,12 +48,33 @@ class Sweeper:
         self._retention.forget_old()
         self._outbox.forget_old()
         self.delete_expired()
-        self.delete_checkpoints()
+        if ours := self.are_ours():
+            self.delete_checkpoints()
         if time.monotonic() >= self._orphans_at:
             self._orphans_at = time.monotonic() + ORPHANS_EVERY_S
-            self.delete_orphans()
+            if ours:
+                self.delete_orphans()
             self.delete_uploads()
             self.abandon_unfinished()
+
+    def are_ours(self) -> bool:
+        """Whether the artifacts are of the jobs of this job store; those of nobody are from now on.
+
+        A job store that is new, or another's by mistake, knows none of the jobs whose videos are there.
+        """
+        store_id = self._retention.store_id()
+        try:
+            owner = self._artifacts.get(JOB_STORE).decode()
+        except FileNotFoundError:
+            self._artifacts.put(JOB_STORE, store_id.encode())
+            return False  # until the next time: another may have written its own meanwhile
+        if owner != store_id:
+            log.warning(
+                "the artifacts belong to job store %s, this one is %s: files of no job are left; if that one is gone"
+                " for good and they may go too, delete %s",
+                owner, store_id, JOB_STORE,
+            )  # fmt: skip
+        return owner == store_id
 
     def delete_expired(self) -> None:
         """The files of completed jobs whose `expires_at` has passed; their records say so from then on."""

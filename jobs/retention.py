@@ -11,7 +11,7 @@ from jobs.admission import IDEMPOTENCY_S
 from jobs.database import Database
 from jobs.lifecycle import CANCELED
 from jobs.record import Job, read_job
-from jobs.schema import KEPT, LIVE, idempotency_keys, jobs
+from jobs.schema import KEPT, LIVE, idempotency_keys, job_store, jobs
 from jobs.usage import forget_old
 
 IDS_AT_ONCE = 500
@@ -22,6 +22,12 @@ class Retention:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def store_id(self) -> str:
+        """Which job store this is. Another, however it came to be asked, knows nothing of this one's jobs."""
+        with self._database.read() as connection:
+            store_id: str = connection.execute(select(job_store.c.id)).scalar_one()
+        return store_id
 
     def due(self, limit: int = IDS_AT_ONCE) -> list[Job]:
         """Completed jobs whose files have had their time, the longest due first."""

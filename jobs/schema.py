@@ -10,6 +10,7 @@ HELD = text("lease_token IS NOT NULL")
 LIVE = text("completed_at IS NULL")
 KEPT = text("expires_at IS NOT NULL AND NOT expired")
 WAITING = text("delivered_at IS NULL")
+SETTLED = text("delivered_at IS NOT NULL")
 
 jobs = Table(
     "jobs",
@@ -73,6 +74,12 @@ job_events = Table(
     Column("data", JSON, nullable=False),
 )
 
+job_store = Table(  # one row
+    "job_store",
+    metadata,
+    Column("id", String(32), primary_key=True),  # which one it is: artifacts belong to the jobs of one store
+)
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
@@ -117,4 +124,5 @@ webhooks = Table(
     Column("delivered_at", Float),  # or given up, when `error` still says why
     Column("error", Text),
     Index("webhooks_by_turn", "next_at", sqlite_where=WAITING, postgresql_where=WAITING),
+    Index("webhooks_by_settling", "delivered_at", sqlite_where=SETTLED, postgresql_where=SETTLED),
 )

@@ -20,7 +20,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from storage.checksum import PartChecksums, opened, sha256_of, sha256_of_parts, size_of
 from storage.client import ATTEMPTS, CONDITION, NO_KEY, connect, encryption, in_our_words, transfer_config
-from storage.errors import StorageUnavailable
+from storage.errors import ObjectDamaged, StorageUnavailable
 from storage.keys import KINDS, UPLOADS
 from storage.settings import BucketSettings
 from storage.store import About, Target, check_prefix
@@ -127,13 +127,17 @@ class BucketStore:
 
     def get(self, key: str) -> bytes:
         for attempt in Retrying(
-            retry=retry_if_exception_type(StorageUnavailable), stop=stop_after_attempt(self._attempts), reraise=True
+            retry=retry_if_exception_type((StorageUnavailable, ObjectDamaged)),
+            stop=stop_after_attempt(self._attempts),
+            reraise=True,
         ):  # boto3 begins nothing anew that breaks off while it is read
             with attempt, in_our_words():
                 answer = self._client.get_object(Bucket=self.settings.name, Key=self._path(key))
                 with answer["Body"] as body:
                     data: bytes = body.read()
                 if not _is_whole(data, answer, ours=not key.startswith(UPLOADS)):
+                    if answer["Metadata"].keys() & {SHA256, PART_BYTES}:
+                        raise ObjectDamaged("the bucket's object is not what was put there")
                     raise StorageUnavailable("the bucket answered with something else than the object")
         return data
 

@@ -7,6 +7,8 @@ from string import Formatter
 from typing import Protocol
 
 KINDS = VIDEOS, CHECKPOINTS, UPLOADS = "videos/", "checkpoints/", "uploads/"
+JOB_STORE = "job-store"
+"""Says whose jobs these files are of: see `Retention.store_id`."""
 DATE = {"date": "%Y-%m-%d", "year": "%Y", "month": "%m", "day": "%d"}
 """Fields of a template of folders, of when a job was accepted, in UTC."""
 MAX_PARTS = 8

@@ -15,7 +15,7 @@ from benchmarks.bucket_server import BUCKET, BucketServer
 from benchmarks.faulty_network import Fault, FaultyNetwork
 from benchmarks.storage_faults import LARGE_BOUND_MIB, extra_memory, killed, unfinished_uploads
 from storage.bucket import BucketStore
-from storage.errors import StorageUnavailable
+from storage.errors import ObjectDamaged, StorageUnavailable
 from storage.settings import MIB, BucketSettings
 from storage.spool import Spool
 from storage.store import About
@@ -177,3 +177,14 @@ def test_checkpoints_go_to_the_spool_while_the_bucket_is_away(
         spool.get("checkpoints/a/0")
     spool.delete_prefix("checkpoints/a/")
     assert list(spool.list("checkpoints/")) == []
+
+
+def test_an_object_that_is_not_what_was_put_is_damaged_and_not_out_of_reach(
+    bucket: BucketStore, settings: BucketSettings, bucket_server: BucketServer
+) -> None:
+    bucket.put(KEY, b"mp4")
+    place = {"Bucket": BUCKET, "Key": settings.prefix + KEY}
+    said = bucket_server.client.head_object(**place)["Metadata"]
+    bucket_server.client.put_object(**place, Body=b"mpX", Metadata=said)
+    with pytest.raises(ObjectDamaged):
+        bucket.get(KEY)

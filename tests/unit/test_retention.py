@@ -10,10 +10,11 @@ import pytest
 
 from deployments.sweeper import Sweeper
 from deployments.uploads import new_upload_id
+from jobs.database import open_database, sqlite_url
 from jobs.record import Job, new_job_id
 from jobs.retention import Retention
 from storage.folder import FolderStore
-from storage.keys import MAX_PARTS, checkpoint_key, input_key, job_folder, job_prefix, upload_key, video_key
+from storage.keys import JOB_STORE, MAX_PARTS, checkpoint_key, input_key, job_folder, job_prefix, upload_key, video_key
 from tests.unit.conftest import Jobs, new_job
 
 
@@ -35,7 +36,7 @@ def test_files_go_when_their_time_is_up_and_the_record_says_so(jobs: Jobs, artif
     sweeper = Sweeper(jobs.database, artifacts)
     sweeper.sweep()
     sweeper.sweep()
-    assert list(artifacts.list("")) == sorted([video_key(long), video_key(forever)])
+    assert list(artifacts.list("videos/")) == sorted([video_key(long), video_key(forever)])
     expired = {job.id: job.expired for job in jobs.store.page(after=None, limit=9, newest_first=True)[0]}
     assert expired == {short.id: True, long.id: False, forever.id: False}
     assert Retention(jobs.database).due() == []
@@ -54,6 +55,24 @@ def test_checkpoints_of_ended_and_unknown_jobs_go(jobs: Jobs, artifacts: FolderS
         artifacts.put(checkpoint_key(job.id, 5, "token"), b"x")
     Sweeper(jobs.database, artifacts).delete_checkpoints()
     assert list(artifacts.list("checkpoints/")) == [checkpoint_key(live.id, 5, "token")]
+
+
+def test_a_sweeper_of_another_job_store_takes_no_files_for_those_of_no_job(
+    jobs: Jobs, artifacts: FolderStore, tmp_path: Path
+) -> None:
+    live = jobs.accept()
+    artifacts.put(checkpoint_key(live.id, 5, "token"), b"x")
+    ours = Sweeper(jobs.database, artifacts)
+    assert [ours.are_ours(), ours.are_ours()] == [False, True], "what is nobody's is its own from the next time"
+    with open_database(sqlite_url(tmp_path / "another.db")) as empty:
+        other = Sweeper(empty, artifacts)
+        other.sweep()
+        assert not other.are_ours()
+    assert artifacts.size(checkpoint_key(live.id, 5, "token")) == 1
+    ours.delete_checkpoints()
+    jobs.store.cancel(live.id)
+    ours.sweep()
+    assert list(artifacts.list("")) == [JOB_STORE]
 
 
 @pytest.mark.parametrize("template", ["{id}", "{date}/{model}/{id}", "/".join(["{year}"] * (MAX_PARTS - 1) + ["{id}"])])
