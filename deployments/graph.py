@@ -9,7 +9,7 @@ from pipelines.families import CLASSES
 
 ALWAYS = ("Api", "Conductor", "Publisher")
 """The deployments of every application, whatever its models."""
-SHARED: tuple[Leg, ...] = ("text", "image")
+SHARED: tuple[Leg, ...] = ("text", "image", "decode")
 """Legs whose replicas several models may use, where they come from the same checkpoint."""
 
 

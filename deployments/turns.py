@@ -44,11 +44,12 @@ class WaitingRoom:
         self._news.set()
         self._on_freed()
 
-    def denoisers(self, model: str) -> frozenset[str]:
-        """Those that take calls."""
+    def denoisers(self, model: str) -> tuple[str, ...]:
+        """Those that take calls, first those that should have work: a scale-in takes them last."""
         now = time.monotonic()
         self._lost = {each: until for each, until in self._lost.items() if until > now}
-        return self.replicas.running.get(self._deployments[model], frozenset()) - self._lost.keys()
+        running = self.replicas.running.get(self._deployments[model], ())
+        return tuple(each for each in running if each not in self._lost)
 
     def lost(self, replica: str | None) -> None:
         """A call found this denoiser dead, which the controller may learn much later."""

@@ -1,4 +1,7 @@
-"""Leg 3: latents to a video's files. Raw frames never leave this process."""
+"""Leg 3: latents to a video's files. Raw frames never leave this process.
+
+Models that use the same checkpoint share a deployment.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,6 @@ class VideoDecoder:
         from deployments.checkpoints import read_committed
         from pipelines import frames
 
-        self.card = card
         self.frames = frames
         self.read_committed = read_committed
         self.video = video(card.family)
@@ -38,20 +40,23 @@ class VideoDecoder:
         self.worker = Worker(settings.step_timeout_s)
         self.decoder = self.worker.run(load, "decode", card, settings)
 
-    async def run(self, latents: Any, parameters: Parameters, output: Output) -> AsyncIterator[Any]:
-        async with aclosing(
-            self.worker.stream(lambda control: self._decode(control, latents, parameters, output))
-        ) as items:
+    async def run(self, model: str, latents: Any, parameters: Parameters, output: Output) -> AsyncIterator[Any]:
+        def work(control: Control) -> RenderedVideo:
+            return self._decode(control, model, latents, parameters, output)
+
+        async with aclosing(self.worker.stream(work)) as items:
             async for item in items:
                 yield item
 
     def check_health(self) -> None:
         self.worker.check()
 
-    def _decode(self, control: Control, latents: Any, parameters: Parameters, output: Output) -> RenderedVideo:
+    def _decode(
+        self, control: Control, model: str, latents: Any, parameters: Parameters, output: Output
+    ) -> RenderedVideo:
         if isinstance(latents, Committed):
             latents = self.read_committed(self.artifacts, latents, self.latents)
-        metadata = self.video.metadata_of(self.card.id, parameters)
+        metadata = self.video.metadata_of(model, parameters)
 
         def chunks() -> Any:
             for chunk in self.decoder.chunks(latents, parameters):
@@ -60,13 +65,14 @@ class VideoDecoder:
 
         def counted(frames: Any) -> Any:
             for index, frame in enumerate(frames):
-                control.step(index, parameters.num_frames)
+                if index:
+                    control.step(index, parameters.num_frames)
                 yield frame
 
         def render(frames: Any) -> RenderedVideo:
             return self.video.render(counted(frames), parameters, metadata, output, threads=self.mp4_threads)
 
         rendered = self.frames.consume_meanwhile(self.frames.to_frames(chunks()), render)
-        metrics.frames_total().inc(parameters.num_frames, {"model": self.card.id})
+        metrics.frames_total().inc(parameters.num_frames, {"model": model})
         control.facts.update(frames=parameters.num_frames, bytes=len(rendered.mp4))
         return rendered

@@ -39,13 +39,13 @@ class Turns:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def assign(self, model: str, denoisers: Collection[str], tokens: Collection[str]) -> dict[str, str]:
+    def assign(self, model: str, denoisers: Sequence[str], tokens: Collection[str]) -> dict[str, str]:
         """Give free denoisers to the jobs whose turn it is; returns those of the caller's jobs, by lease token.
 
         Another conductor finds what its own were given when it asks. So does one whose answer was lost.
 
         Args:
-            denoisers: ids of the model's replicas that take calls.
+            denoisers: ids of the model's replicas that take calls, in the order in which they are given out.
             tokens: leases of the caller's jobs that wait for one.
         """
         query = (
@@ -57,12 +57,17 @@ class Turns:
             hold_denoisers(connection, model)
             rows = connection.execute(query).all()
             # One that was given a replica which is gone before its conductor came for it still waits.
-            left = [row for row in rows if row.lease_token in tokens and row.replica not in denoisers]
+            mine = {
+                row.lease_token: row.replica for row in rows if row.lease_token in tokens and row.replica in denoisers
+            }
             waiting = [
-                row for row in rows if row in left or (row.replica is None and row.lease_expires_at >= time.time())
+                row
+                for row in rows
+                if (row.lease_token in tokens and row.lease_token not in mine)
+                or (row.replica is None and row.lease_expires_at >= time.time())
             ]
-            mine = {row.lease_token: row.replica for row in rows if row.lease_token in tokens and row not in left}
-            free = sorted(set(denoisers) - {row.replica for row in rows})
+            busy = {row.replica for row in rows}
+            free = [each for each in denoisers if each not in busy]
             given = [
                 {"id": row.id, "lease_token": row.lease_token, "replica": replica}
                 for row, replica in sorted(zip(waiting, free, strict=False), key=lambda pair: pair[0].id)

@@ -87,5 +87,5 @@ def test_a_changed_config_under_load_loses_no_job(service: ServiceClient) -> Non
     done = [service.finish(job) for job in jobs]
     assert {video["attempts"] for video in done} == {1}
     after = until(lambda now: bool(now.running["Conductor"]))[-1]
-    assert not before.running["Conductor"] & after.running["Conductor"], "every replica is a new one"
+    assert not {*before.running["Conductor"]} & {*after.running["Conductor"]}, "every replica is a new one"
     assert any("resumed_at_step" in video["facts"] for video in done), "what was at work was handed over"

@@ -18,6 +18,7 @@ from deployments.scaling import Backlog, Balance, Demand, replicas_needed
 from jobs.database import open_database, sqlite_url
 from jobs.lifecycle import Leg
 from jobs.store import JobStore
+from pipelines.card import Source
 from pipelines.catalogue import load_catalogue
 from tests.unit.conftest import Jobs
 
@@ -56,6 +57,8 @@ def test_the_other_legs_stay_in_the_ratio_of_their_costs() -> None:
     assert needed == {"TextEncoder-simulated": 1, "Denoiser-simulated": 1, "VideoDecoder-simulated": 1}, "all are warm"
     needed = replicas_needed({"simulated": demand(decode=3)}, names, drain_s=200)
     assert needed == {"TextEncoder-simulated": 0, "Denoiser-simulated": 0, "VideoDecoder-simulated": 1}, "the last ones"
+    needed = replicas_needed({"simulated": demand(decode=60)}, names, drain_s=100)
+    assert needed["VideoDecoder-simulated"] == 3, "what has gathered there is work too: 60 x 4 s in 100 s"
     assert set(replicas_needed({"simulated": demand()}, names, drain_s=200).values()) == {0}
 
 
@@ -66,6 +69,17 @@ def test_a_shared_encoder_serves_the_sum() -> None:
     needed = replicas_needed(dict.fromkeys(models, demand(waiting=2, work_s=900, leg_s=slow)), names, drain_s=60)
     assert needed["TextEncoder"] == 3  # 4 denoisers x 10 s / 20 s / 0.8
     assert needed["Denoiser-ltx-video-0.9.5"] == 2
+
+
+def test_models_with_one_autoencoder_share_what_decodes_with_it() -> None:
+    one = load_catalogue()["ltx-video-0.9.5"]
+    other = one.model_copy(update={"id": "own", "components": {"transformer": Source(repo="mine/finetuned")}})
+    names = deployment_names({one.id: one, other.id: other})
+    shared = {"text": "TextEncoder", "image": "ImageEncoder", "decode": "VideoDecoder"}
+    assert names["own"] == {**shared, "denoise": "Denoiser-own"}
+    assert names[one.id] == {**shared, "denoise": f"Denoiser-{one.id}"}
+    apart = one.model_copy(update={"id": "own", "components": {"vae": Source(repo="mine/vae")}})
+    assert deployment_names({one.id: one, "own": apart})["own"]["decode"] == "VideoDecoder-own"
 
 
 class Controller:
