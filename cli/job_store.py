@@ -59,5 +59,5 @@ def _one_sentence() -> Iterator[None]:
         raise ConfigError(str(error)) from None
     except UNREACHABLE as error:
         # The driver's message names host and port, and no password.
-        reason = str(error.orig).strip().splitlines()[0]
+        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
         raise ConfigError(f"the job store cannot be reached; see KINORAY_DATABASE_URL: {reason}") from None

@@ -22,7 +22,7 @@ from deployments.settings import Settings, webhook_secret
 from deployments.uploads import Uploads, is_upload_id
 from jobs import admission
 from jobs.admission import Limits, Refused, Repeatable
-from jobs.database import Database
+from jobs.database import UNREACHABLE, Database
 from jobs.lifecycle import Leg
 from jobs.priority import Priority
 from jobs.record import Job, new_job_id
@@ -156,6 +156,9 @@ class Acceptance:
             raise too_many(refused) from None
         except admission.KeyReused:
             raise KeyReused("this Idempotency-Key was sent with another request; choose a new one") from None
+        except UNREACHABLE:
+            accepted = job  # perhaps: its answer may be what was lost. If it is not there, its image is swept.
+            raise
         finally:
             if image is not None and (accepted is None or accepted.id != job.id):
                 delete_or_leave(self._artifacts, job_prefix(job))

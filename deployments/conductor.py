@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments import metrics
 from deployments.events import emit
+from deployments.expiries import Expiries
 from deployments.graph import deployment_names
 from deployments.lease import Lease, LeaseLost
 from deployments.leg import this_replica
@@ -37,13 +38,14 @@ from jobs.store import JobStore
 from jobs.turns import Turns
 from pipelines.errors import JobFailed, RequestError
 from storage.errors import StorageUnavailable
+from storage.keys import checkpoint_prefix, job_prefix
 
 log = logging.getLogger("ray.serve")
 
 T = TypeVar("T")
 
 STORAGE_DELAY_S = 10.0
-LOOK_EVERY_S, MAKE_WAY_EVERY_S = 0.5, 1.0
+LOOK_EVERY_S, MAKE_WAY_EVERY_S, TIDY_EVERY_S = 0.5, 1.0, 1.0
 GATHER_S = 0.25
 """Denoisers report once a second; the first report is written at once."""
 PAUSE_S = 0.05
@@ -75,6 +77,7 @@ class Conductor:
         publisher: DeploymentHandle[Any],
     ) -> None:
         self.settings = settings
+        self.publisher = publisher
         self.routes = {model: Route(publisher, **handles) for model, handles in legs.items()}
         database = open_database(database_url())
         self.store, self.leases, self.turns = JobStore(database), Leases(database), Turns(database)
@@ -86,11 +89,14 @@ class Conductor:
         self.stopping = False
         loop = asyncio.get_running_loop()
         self.renewing = ThreadPoolExecutor(1, thread_name_prefix="renew")  # others may wait long for one of the shared
+        self.expiries = Expiries(settings.lease_s)
         self.claiming = loop.create_task(forever(self._claim_all, self._stops))
+        self.renewal = loop.create_task(forever(self._renew_all))
         move = partial(self.leases.move, lease_s=settings.lease_s)
         self.positions = Together(move, on_lost=self._let_go, pause_s=GATHER_S)
         self.completions = Together(self.leases.complete, stopped=self._stops)
-        loops = (self._renew_all, self._watch_replicas, self._make_way, self.waiting_room.assign)
+        self.leftovers: list[str] = []  # prefixes of files
+        loops = (self._watch_replicas, self._make_way, self.waiting_room.assign, self._tidy)
         self.others = [loop.create_task(forever(work)) for work in loops]
 
     async def nudge(self) -> None:
@@ -98,7 +104,7 @@ class Conductor:
         self.wake.set()
 
     def check_health(self) -> None:
-        if any(loop.done() for loop in (self.claiming, *self.others)):
+        if any(loop.done() for loop in (self.claiming, self.renewal, *self.others)):
             raise RuntimeError("the conductor's loop has ended")
 
     async def __del__(self) -> None:
@@ -112,6 +118,8 @@ class Conductor:
         for each in held:
             each.running.cancel()
         await asyncio.gather(*(each.conduct for each in held), return_exceptions=True)
+        self.renewal.cancel()  # not before: a step may take longer than a lease
+        await self._discard()
 
     def _stops(self) -> bool:
         return self.stopping
@@ -130,22 +138,25 @@ class Conductor:
     async def _renew_all(self) -> None:
         tokens = set(self.held)
         in_thread = partial(asyncio.get_running_loop().run_in_executor, self.renewing)
-        if tokens:
-            valid = await in_thread(self.leases.renew, tokens, self.settings.lease_s)
-            for token in tokens - valid:
-                self._let_go(token)
-        # After its own are renewed: whatever held this conductor up, they are not abandoned.
+        valid = await in_thread(self.leases.renew, tokens, self.settings.lease_s)
+        for token in tokens - valid:
+            self._let_go(token)
+        self.expiries.renewed()
+        if self.expiries.trusted():
+            await in_thread(self._fail_spent)
+        await asyncio.sleep(self.settings.lease_s / 3)
+
+    def _fail_spent(self) -> None:
         attempts = self.settings.max_attempts
         message = f"the video could not be rendered in {attempts} attempts; the last one took its conductor with it"
-        for job in await in_thread(self.leases.fail_spent, attempts, message):
+        for job in self.leases.fail_spent(attempts, message):
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": "failed"})
             emit("job.failed", job_id=job.id, model=job.model, attempt=job.attempts)
-        await asyncio.sleep(self.settings.lease_s / 3)
 
     def _let_go(self, token: str) -> None:
         """A lease is lost: its job was deleted or canceled, or another conductor has it."""
-        if token in self.held:
-            self.held[token].running.cancel()
+        if token in self.held and not (running := self.held[token].running).cancelling():
+            running.cancel()  # once: again, it would not wait for its leg to end
 
     async def _watch_replicas(self) -> None:
         """Learn how many denoisers there are, and hand over the jobs of those that were told to stop."""
@@ -167,6 +178,16 @@ class Conductor:
                 if token in self.held:
                     self.held[token].relay.make_way()
 
+    async def _tidy(self) -> None:
+        await asyncio.sleep(TIDY_EVERY_S)
+        await self._discard()
+
+    async def _discard(self) -> None:
+        """Have removed what ended jobs have left. What is missed, the sweeper finds."""
+        leftovers, self.leftovers = self.leftovers, []
+        if leftovers:
+            await self.publisher.discard.remote(leftovers)
+
     def _claim(self, model: str) -> Job | None:
         denoisers = len(self.waiting_room.denoisers(model))
         ahead = max(self.settings.look_ahead, denoisers)  # all may end at once
@@ -176,6 +197,7 @@ class Conductor:
             lease_s=self.settings.lease_s,
             max_attempts=self.settings.max_attempts,
             capacity=denoisers + ahead,
+            abandoned=self.expiries.trusted(),
         )
 
     def _start(self, job: Job) -> None:
@@ -195,21 +217,17 @@ class Conductor:
         try:
             await asyncio.wait([running])
             outcome = await self._settle(job, token, relay, running)
-            discard = None
-            publisher = self.routes[job.model].publisher
             if outcome is None:
                 now = await self._durably(self.store.get, job.id)
                 outcome = "canceled" if now is not None and now.error_code == CANCELED else "lease_lost"
-                if now is None or now.status is Status.FAILED:
+                if now is None or now.error_code == CANCELED:
                     # Deleted or canceled, perhaps after the publisher had stored the video: leave nothing behind.
-                    discard = publisher.discard
+                    self.leftovers += [job_prefix(job), checkpoint_prefix(job.id)]
             elif outcome in ("completed", "failed"):
-                discard = publisher.discard_checkpoints
+                self.leftovers.append(checkpoint_prefix(job.id))
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": outcome})
             if outcome != CANCELED:  # which the API has said
                 emit(f"job.{outcome}", job_id=job.id, model=job.model, attempt=job.attempts)
-            if discard is not None:
-                await discard.remote(job)
         except Exception:
             # Without a write the lease runs out, and the job is tried again if it has an attempt left.
             log.exception("how %s ended could not be stored; its lease will run out", job.id)

@@ -82,7 +82,10 @@ class Denoiser:
         ending = False
         try:
             while run.step_index < run.num_steps:
-                control.step(run.step_index, run.num_steps)
+                if ending:
+                    control.begin()
+                else:
+                    control.step(run.step_index, run.num_steps)
                 commits.require_lease()
                 started = time.perf_counter()
                 run.step()

@@ -50,11 +50,8 @@ class Lease:
         self._positions.put(self.token, Position(leg, self._percent(leg, done), step, replica))
 
     async def checkpoint(self) -> dict[str, Any] | None:
-        """What the denoiser committed last; while the store cannot be reached, what is known from the claim."""
-        try:
-            return await asyncio.to_thread(self._leases.checkpoint, self.token)
-        except UNREACHABLE:
-            return self._job.checkpoint
+        """What the denoiser committed last. Waits for the store, as whoever goes on from there has to anyway."""
+        return await until_written(self._leases.checkpoint, self.token)
 
     def _estimate(self) -> None:
         """Ask the store what each leg will take. Blocks."""

@@ -1,7 +1,7 @@
 """What every leg that computes has in common: one worker thread, a stream of small events, cancellation, health.
 
 A leg answers a call with a stream: `Started`, `Progress` while it works, perhaps `Ending`, then `Finished`, then its
-value. The caller awaits the small events and passes the reference of the value on, unread.
+value, if it has one. The caller awaits the small events and passes the reference of the value on, unread.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Ending:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finished:
-    """The leg is done; the next item of the stream is its value."""
+    """The leg is done; the next item of the stream is its value, if it has one."""
 
     seconds: float
     nbytes: int

@@ -6,9 +6,10 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from ray import serve
@@ -27,8 +28,8 @@ from jobs.record import Job
 from jobs.webhooks import Outbox
 from pipelines.output import RenderedVideo
 from storage.errors import StorageUnavailable
-from storage.keys import checkpoint_prefix, download_name, metadata_key, spritesheet_key, thumbnail_key, video_key
-from storage.store import KEEP, About, delete_job, delete_or_leave, keep_class, open_store
+from storage.keys import download_name, metadata_key, spritesheet_key, thumbnail_key, video_key
+from storage.store import KEEP, About, delete_or_leave, keep_class, open_store
 
 log = logging.getLogger("ray.serve")
 
@@ -61,7 +62,7 @@ class Publisher:
             raise RuntimeError("a loop of the publisher has ended")
 
     async def run(self, job: Job, rendered: RenderedVideo) -> AsyncIterator[Any]:
-        """Store everything of a video; its value is the video's key.
+        """Store everything of a video.
 
         While the store cannot be used the video waits here, however long: it is neither lost nor rendered again. A
         write that has begun is not interrupted; a wait is. One whose conductor has died ends when the job has another.
@@ -82,17 +83,11 @@ class Publisher:
                 finally:
                     await ended(writing)
         yield Finished(time.perf_counter() - started, payload_bytes(rendered), {})
-        yield video_key(job)
 
-    async def discard(self, job: Job) -> None:
-        """Remove everything of a job that was deleted or canceled while it was being rendered."""
-        await asyncio.get_running_loop().run_in_executor(self.deleters, delete_job, self.store, job)
-
-    async def discard_checkpoints(self, job: Job) -> None:
-        """Remove what only a job that has not ended needs."""
-        await asyncio.get_running_loop().run_in_executor(
-            self.deleters, delete_or_leave, self.store, checkpoint_prefix(job.id)
-        )
+    async def discard(self, prefixes: Collection[str]) -> None:
+        """Remove what ended jobs have left."""
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, self.deleters)
+        await asyncio.gather(*(in_thread(delete_or_leave, self.store, prefix) for prefix in prefixes))
 
     async def _sweep(self) -> None:
         try:
@@ -102,8 +97,8 @@ class Publisher:
         await asyncio.sleep(self.settings.sweep_every_s)
 
     async def _send(self) -> None:
-        if await self.sender.run_once() == 0:
-            await asyncio.sleep(SEND_EVERY_S)
+        await self.sender.begin()
+        await self.sender.one_ended(SEND_EVERY_S)
 
     def _require_lease(self, job: Job) -> None:
         """Raise Stopped when the job was deleted, was canceled or is another's: whoever has it publishes it."""

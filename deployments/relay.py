@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments import metrics
 from deployments.events import emit
 from deployments.lease import Lease
-from deployments.leg import Ending, Finished, Progress, Started
+from deployments.leg import Ending, Finished, Progress, Started, Stopped
 from deployments.ticket import Committed, Ticket
 from deployments.turns import WaitingRoom
 from jobs.lifecycle import Leg
@@ -46,7 +46,8 @@ class Route:
 class HandedOver(Exception):
     """A replica that was told to stop has given the job back, or was killed because it took too long to.
 
-    A denoiser has committed its step before.
+    A denoiser has committed its step before. One that finds the job's lease run out gives it back as well: after an
+    outage of the store it may have looked before the conductor could renew.
     """
 
 
@@ -123,6 +124,7 @@ class Relay:
             await self.lease.advance(Leg.DENOISE)
             self.replica = await self.waiting_room.denoiser(job.model, self.lease.token)
             ticket = Ticket(job.id, job.model, self.lease.token, self.replica, checkpoint)
+            self.facts.pop("resumed_at_step", None)
             try:
                 latents = await self._leg(Leg.DENOISE, "denoise", route.denoise, self.parameters, text, image, ticket)
             except HandedOver:
@@ -130,7 +132,7 @@ class Relay:
                 if checkpoint is not None and checkpoint["final"]:
                     return self._committed(checkpoint)  # it was done before it could be stopped
                 continue
-            if checkpoint is not None:
+            if checkpoint is not None and "resumed_at_step" in self.facts:
                 self.seconds["denoise"] = round(self.seconds["denoise"] + checkpoint["seconds"], 4)
             return latents
 
@@ -145,15 +147,17 @@ class Relay:
         if not self._left_denoiser:
             await self._leave_denoiser()
         try:
-            return await self._leg(Leg.DECODE, "decode", self.route.decode, latents, self.parameters, output)
+            return await self._leg(
+                Leg.DECODE, "decode", self.route.decode, self.job.model, latents, self.parameters, output
+            )
         except RayTaskError as error:
             if not isinstance(error.as_instanceof_cause(), LatentsLost):
                 raise
         await self.lease.forget_checkpoint()
         return await self._decode(await self._latents(None))
 
-    async def _leg(self, leg: Leg, name: str, handle: DeploymentHandle[Any], *inputs: Any) -> ObjectRef[Any]:
-        """Run one leg; returns the reference of its value, which this process never reads.
+    async def _leg(self, leg: Leg, name: str, handle: DeploymentHandle[Any], *inputs: Any) -> Any:
+        """Run one leg; returns the reference of its value, which this process never reads. None if it has no value.
 
         Cancelled, it ends when the leg has: what the leg commits on its way out is still in this lease's name.
         """
@@ -177,7 +181,7 @@ class Relay:
                         await self._leave_denoiser()
                     case Finished() as finished:
                         # Not `anext`: it would fetch and read the value here to know that it is there.
-                        value = await asyncio.to_thread(next, references)
+                        value = await asyncio.to_thread(next, references, None)
                         self._finished(name, finished)
                         async for _ in references:
                             raise AssertionError("a leg's value is the last item of its stream")
@@ -190,7 +194,8 @@ class Relay:
                 await _drain(references)
             if leg is Leg.DENOISE and isinstance(error, ActorDiedError):
                 self.waiting_room.lost(self.replica)
-            if (self._handing_over and _was_taken_back(error)) or self._died_with_another(error):
+            given_back = (self._handing_over and _was_taken_back(error)) or (leg is Leg.DENOISE and _stopped(error))
+            if given_back or self._died_with_another(error):
                 emit("job.handed_over", job_id=self.job.id, model=self.job.model, leg=leg, replica=self.replica)
                 raise HandedOver from error
             raise
@@ -221,6 +226,11 @@ class Relay:
             seconds=self.seconds[name],
             nbytes=finished.nbytes,
         )
+
+
+def _stopped(error: BaseException) -> bool:
+    """Whether a leg stopped by itself, though nobody had canceled the call."""
+    return isinstance(error, RayTaskError) and isinstance(error.as_instanceof_cause(), Stopped)
 
 
 def _was_taken_back(error: BaseException) -> bool:

@@ -43,6 +43,8 @@ class Position:
         return {"leg": self.leg, "progress": progress, "step": self.step, "replica": self.replica}
 
 
+SEEN = ("status", "leg", "progress", "step", "attempts", "error_code", "error_message")
+"""What the events of a job tell of it."""
 NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_expires_at": None, "replica": None}
 _RANK = jobs.c.queue_rank
 BEFORE_OTHERS = case((_RANK < 0, _RANK), else_=_RANK - HAD_ITS_TURN)
@@ -94,12 +96,17 @@ def hold_each(connection: Connection, tokens: Collection[str]) -> dict[str, Job]
 def change_each(connection: Connection, changes: Sequence[tuple[Job, dict[str, Any]]]) -> list[Job]:
     """Change jobs that `hold_each` has locked, each to values of its own, which name the same columns for all.
 
-    Returns them as they are now.
+    Returns them as they are now. What a client cannot see, such as another replica, has no event.
     """
-    changes = [(job, {**values, "version": job.version + 1}) for job, values in changes]
+    seen = {
+        job.id
+        for job, values in changes
+        if any(name in SEEN and value != getattr(job, name) for name, value in values.items())
+    }
+    changes = [(job, {**values, "version": job.version + (job.id in seen)}) for job, values in changes]
     update_each(connection, jobs, [{"id": job.id, **values} for job, values in changes])
     changed = [dataclasses.replace(job, **values) for job, values in changes]
-    _follow_up(connection, changed)
+    _follow_up(connection, [job for job in changed if job.id in seen])
     return changed
 
 

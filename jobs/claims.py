@@ -31,7 +31,8 @@ from jobs.turns import HAS_DENOISER
 def claim_statement() -> ReturningUpdate[Any]:
     """Take a job of a model by lease, for `jobs.changes.carry_out`.
 
-    Its parameters: `of` (the model), `owner`, `token`, `now`, `lease_s`, `max_attempts` and `capacity`. Made once, as
+    Its parameters: `of` (the model), `owner`, `token`, `now`, `lease_s`, `expired_by` (when, the leases of
+    abandoned jobs), `max_attempts` and `capacity`. Made once, as
     making it takes longer than carrying it out.
     """
     now, model = bindparam("now", type_=Float), bindparam("of", type_=String)
@@ -40,7 +41,7 @@ def claim_statement() -> ReturningUpdate[Any]:
     # An expression and not the column: SQLite would else read a model's whole history instead of the few leases.
     held_of = jobs.c.model.concat("") == model
     may_try = jobs.c.attempts < bindparam("max_attempts", type_=Integer)
-    left = _first([jobs.c.lease_expires_at], held_of, *abandoned(now), may_try)
+    left = _first([jobs.c.lease_expires_at], held_of, *abandoned(bindparam("expired_by", type_=Float)), may_try)
     turn: list[ColumnElement[Any] | UnaryExpression[Any]] = [jobs.c.queue_rank, jobs.c.id]
     denoised = _first(turn, *due, jobs.c.queue_rank < 0, jobs.c.checkpoint["final"].as_boolean())
     live = (jobs.c.status == Status.IN_PROGRESS, jobs.c.lease_expires_at >= now)

@@ -26,7 +26,8 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, InterfaceError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
@@ -40,8 +41,14 @@ _USED_AT = "used_at"
 LOCKED_S = 4.0
 """How long a transaction on SQLite waits for those before it."""
 
-UNREACHABLE = (OperationalError, InterfaceError)
-"""What a transaction raises when the database cannot be reached, or is locked or full; it may be tried again."""
+UNREACHABLE = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+"""What a transaction raises when the database cannot be reached, is locked, full or, after a failover, read-only, or
+when no connection is left; it may be tried again."""
+_PATIENCE = {
+    "connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}  # fmt: skip
+"""After so long PostgreSQL counts as unreachable whose machine is gone without a word; the URL may say otherwise."""
 
 
 class DatabaseUnusable(RuntimeError):
@@ -137,7 +144,8 @@ class Database:
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
             parsed = parsed.set(drivername="postgresql+psycopg")
-            self.engine = create_engine(parsed, hide_parameters=True)
+            patience = {name: value for name, value in _PATIENCE.items() if name not in parsed.query}
+            self.engine = create_engine(parsed, connect_args=patience, hide_parameters=True)
             event.listen(self.engine, "checkin", _note_use)
             event.listen(self.engine, "checkout", partial(_replace_if_closed, self.engine))
 

@@ -60,15 +60,17 @@ class Leases:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, model: str, *, owner: str, lease_s: float, max_attempts: int, capacity: int) -> Job | None:
-        """Take a job of a model: the one whose lease expired first, else the first of the queue.
+    def claim(
+        self, model: str, *, owner: str, lease_s: float, max_attempts: int, capacity: int, abandoned: bool = True
+    ) -> Job | None:
+        """Take a job of a model: the one whose lease expired first, if any is `abandoned`, else the first of the queue.
 
         One from the queue only while fewer than `capacity` jobs of the model have a denoiser or will want one before
         it, or if it was denoised before it was given back. One whose attempts are spent is left for `fail_spent`.
         """
         parameters = {
-            "of": model, "owner": owner, "token": uuid.uuid4().hex, "now": time.time(), "lease_s": lease_s,
-            "max_attempts": max_attempts, "capacity": capacity,
+            "of": model, "owner": owner, "token": uuid.uuid4().hex, "now": (now := time.time()), "lease_s": lease_s,
+            "expired_by": now if abandoned else 0.0, "max_attempts": max_attempts, "capacity": capacity,
         }  # fmt: skip
         with self._database.write() as connection:
             claimed = carry_out(connection, claim_statement(), **parameters)

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, delete, func, select
 from jobs.changes import OLD_TURN, change, ended_values
 from jobs.costs import LEFT_S, Line, read_lines
 from jobs.database import Database
-from jobs.lifecycle import CANCELED, SERVER_ERROR, Leg, Status
+from jobs.lifecycle import CANCELED, ENDED, SERVER_ERROR, Leg, Status
 from jobs.record import Job, read_job
 from jobs.schema import LIVE, idempotency_keys, job_events, jobs
 from jobs.turns import HAS_DENOISER
@@ -89,9 +89,8 @@ class JobStore:
     def redrive(self, job_id: str) -> bool:
         """Queue a dead job as if it were new; whether there was one."""
         anew: dict[str, Any] = {
-            "status": Status.QUEUED, "attempts": 0, "leg": None, "step": None, "not_before": 0.0, "completed_at": None,
-            "error_code": None, "error_message": None,
-            "queue_rank": OLD_TURN,
+            "status": Status.QUEUED, "attempts": 0, "leg": None, "step": None, "progress": 0, "not_before": 0.0,
+            "completed_at": None, "error_code": None, "error_message": None, "queue_rank": OLD_TURN,
         }  # fmt: skip
         with self._database.write() as connection:
             return bool(change(connection, *_DEAD, jobs.c.id == job_id, from_states=(Status.FAILED,), **anew))
@@ -147,8 +146,10 @@ class JobStore:
             return read_lines(connection, model)
 
     def counts(self) -> dict[tuple[str, Status], int]:
-        """How many jobs of each model are in each state."""
-        query = select(jobs.c.model, jobs.c.status, func.count()).group_by(jobs.c.model, jobs.c.status)
+        """How many live jobs of each model are in each state."""
+        # Not LIVE: for that SQLite reads the whole history, in the order of an index by model and status.
+        live = jobs.c.status.in_(set(Status) - ENDED)
+        query = select(jobs.c.model, jobs.c.status, func.count()).where(live).group_by(jobs.c.model, jobs.c.status)
         with self._database.read() as connection:
             return {(model, Status(status)): count for model, status, count in connection.execute(query)}
 

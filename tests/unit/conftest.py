@@ -36,8 +36,10 @@ class Jobs:
         """Store a queued job of model `m`."""
         return accept(self.database, new_job(**fields), Limits())
 
-    def claim(self, *, model: str = "m", owner: str = "c1", lease_s: float = 60, capacity: int = 100) -> Job | None:
-        return self.leases.claim(model, owner=owner, lease_s=lease_s, max_attempts=3, capacity=capacity)
+    def claim(self, *, model: str = "m", **options: Any) -> Job | None:
+        return self.leases.claim(
+            model, **{"owner": "c1", "lease_s": 60.0, "max_attempts": 3, "capacity": 100, **options}
+        )
 
     def take(self, **options: Any) -> tuple[Job, str]:
         """Claim a job that must be there; returns it and its token."""

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from sqlalchemy.exc import OperationalError
 
 from deployments.acceptance import Acceptance, Asked
 from deployments.keys import SCOPES, Caller, KeyLimits
 from deployments.settings import Settings
 from deployments.uploads import BeginUpload, Uploads
+from jobs import admission
 from jobs.priority import Priority
 from jobs.record import Job
 from pipelines.errors import InvalidRequest, KeyReused, TooManyRequests
@@ -70,6 +72,24 @@ def test_a_repeated_request_with_an_image_keeps_one_image(jobs: Jobs, tmp_path: 
     with pytest.raises(KeyReused):
         door.ask(idempotency_key="x")
     assert door.ask(idempotency_key="x", caller="another").id != once.id
+
+
+def test_the_image_of_a_job_that_may_have_been_accepted_stays(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = Door(jobs, tmp_path)
+
+    def answer_lost(*asked: Any) -> Job:
+        accept(*asked)
+        raise OperationalError("COMMIT", None, Exception("server closed the connection"))
+
+    accept = admission.accept
+    monkeypatch.setattr(admission, "accept", answer_lost)
+    with pytest.raises(OperationalError):
+        door.ask(image=PICTURE.getvalue(), idempotency_key="x")
+    monkeypatch.undo()
+    accepted = door.ask(image=PICTURE.getvalue(), idempotency_key="x")
+    assert list(door.artifacts.list("")) == [f"videos/{accepted.id}/inputs/reference.png"]
 
 
 def test_what_is_accepted_says_what_it_costs_and_where_it_stands(jobs: Jobs, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from jobs.changes import Position
 from jobs.costs import mean_seconds, read_lines
@@ -15,8 +15,8 @@ from jobs.leases import LONGEST_RETRY_DELAY_S, Rendered, retry_delay_s
 from jobs.lifecycle import ENDED, Leg, Status, before, progress_at
 from jobs.priority import Priority
 from jobs.schema import jobs as table
+from jobs.schema import webhooks
 from jobs.usage import gpu_seconds_per_day
-from jobs.webhooks import Outbox
 from tests.unit.conftest import Jobs
 
 SECONDS = {Leg.ENCODE: 1.0, Leg.DENOISE: 8.0, Leg.DECODE: 1.0, Leg.PUBLISH: 0.0}
@@ -90,7 +90,8 @@ def test_jobs_that_end_together_end_as_they_would_alone(jobs: Jobs) -> None:
         spent = [gpu_seconds_per_day(connection, key) for key in ("a", "b")]
         assert spent == pytest.approx([1.0, 2.0], abs=0.2), "and a little for the one that was canceled"
         assert mean_seconds(read_lines(connection, "m"))[Leg.DENOISE] == pytest.approx(1.5, abs=0.01)
-    assert Outbox(jobs.database).pending() == 3, "the canceled one's too"
+        owed = connection.execute(select(func.count()).select_from(webhooks)).scalar_one()
+    assert owed == 3, "the canceled one's too"
 
 
 def test_a_place_that_comes_late_moves_no_job(jobs: Jobs) -> None:
@@ -108,6 +109,17 @@ def test_a_place_that_comes_late_moves_no_job(jobs: Jobs) -> None:
     elsewhere = Position(Leg.DENOISE, 60, 6, "d2")
     assert jobs.leases.move({tokens[0]: elsewhere}, 60) == {tokens[0]}
     assert jobs.get(here).step == 5, "it was taken from that denoiser"
+
+
+def test_what_no_client_can_see_has_no_event(jobs: Jobs) -> None:
+    job = jobs.accept()
+    _, token = jobs.take()
+    assert jobs.advance(token, Leg.DENOISE, 10, replica="d1")
+    told = jobs.store.events(job.id, after=0)
+    jobs.leases.move({token: Position(Leg.DENOISE, 10, None, "d1")}, 60)
+    assert jobs.store.events(job.id, after=0) == told
+    jobs.leases.move({token: Position(Leg.DENOISE, 10, 1, "d1")}, 60)
+    assert len(jobs.store.events(job.id, after=0)) == len(told) + 1
 
 
 def test_what_is_written_of_a_job_renews_its_lease(jobs: Jobs) -> None:
@@ -166,6 +178,14 @@ def test_one_that_was_given_back_and_has_no_room_holds_up_nobody_else(jobs: Jobs
     urgent = jobs.accept(priority=Priority.HIGH)
     assert jobs.take(capacity=2)[0].id == urgent.id
     assert jobs.take(capacity=4)[0].id == low.id
+
+
+def test_a_lease_that_ran_out_is_left_while_its_conductor_may_only_be_held_up(jobs: Jobs) -> None:
+    held, waits = jobs.accept(), jobs.accept()
+    jobs.take(lease_s=-1)
+    assert getattr(jobs.claim(abandoned=False), "id", None) == waits.id
+    assert jobs.claim(abandoned=False) is None
+    assert getattr(jobs.claim(), "id", None) == held.id
 
 
 def test_an_abandoned_job_is_taken_whatever_the_capacity(jobs: Jobs) -> None:
