@@ -33,12 +33,12 @@ def denoiser(scene: Scene) -> Blow:
 
 def decoder(scene: Scene) -> Blow:
     """A decoder with a video in hand."""
-    return _quick(scene, DECODER)
+    return _quick(scene, Leg.DECODE, DECODER)
 
 
 def text_encoder(scene: Scene) -> Blow:
     """A text encoder with a prompt in hand."""
-    return _quick(scene, TEXT)
+    return _quick(scene, Leg.ENCODE, TEXT)
 
 
 def publisher(scene: Scene) -> Blow:
@@ -53,7 +53,7 @@ def publisher(scene: Scene) -> Blow:
         with stopped(replica.process):
             begun = {each for each in _unfinished(videos) - seen if any((videos / each).glob(".partial-*"))}
             caught = [each for each in held_by(scene.world.database, replica) if each.job_id in begun]
-            caught = still_held(scene.world.database, replica, caught) if caught else []
+            caught = still_held(scene.world.database, caught) if caught else []
             if not caught:
                 return None
             count = scene.loaded()
@@ -178,7 +178,7 @@ def _handed_on(scene: Scene, since: float) -> list[Held]:
     return found
 
 
-def _quick(scene: Scene, deployment: str) -> Blow:
+def _quick(scene: Scene, leg: Leg, deployment: str) -> Blow:
     """Strike a replica whose work on a job takes some milliseconds."""
     (replica,) = scene.world.running(deployment)
     moment: list[tuple[float, int]] = []
@@ -188,8 +188,8 @@ def _quick(scene: Scene, deployment: str) -> Blow:
         kill(pid)
 
     caught = hunt(
-        lambda: kill_in_the_act(scene.world.database, replica, strike), scene.keep_loaded, f"{deployment} with a job",
-        every_s=0.002,
+        lambda: kill_in_the_act(scene.world.database, leg, replica, strike),
+        scene.keep_loaded, f"{deployment} with a job", every_s=0.002,
     )  # fmt: skip
     return Blow(moment[0][0], caught, "stopped at its work, then killed", moment[0][1], replaced=ids(replica))
 

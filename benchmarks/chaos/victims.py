@@ -107,20 +107,23 @@ def hunt(look: Callable[[], T | None], between: Callable[[], object], what: str,
     return found
 
 
-def still_held(database: Database, replica: Replica, before: Sequence[Held]) -> list[Held]:
+def still_held(database: Database, before: Sequence[Held]) -> list[Held]:
     """Of some jobs of a stopped replica those that it really holds: their rows still say so a moment later."""
     time.sleep(SETTLE_S)
-    same = {(each.job_id, each.attempts, each.leg) for each in before}
-    return [each for each in held_by(database, replica) if (each.job_id, each.attempts, each.leg) in same]
+    now = {(each.job_id, each.attempts, each.leg) for each in held(database)}
+    return [each for each in before if (each.job_id, each.attempts, each.leg) in now]
 
 
-def kill_in_the_act(database: Database, replica: Replica, kill: Callable[[int], None]) -> list[Held] | None:
-    """Kill a replica of a quick leg while it holds a job, for which it is stopped first; None when it holds none."""
-    found = held_by(database, replica)
+def kill_in_the_act(database: Database, leg: Leg, replica: Replica, kill: Callable[[int], None]) -> list[Held] | None:
+    """Kill the only replica of a quick leg while it holds a job, for which it is stopped first; None if it holds none.
+
+    It may be done before its name is in the job's row, so every job that is in the leg is taken for its own.
+    """
+    found = held(database, jobs.c.leg == leg)
     if not found:
         return None
     with stopped(replica.process):
-        if caught := still_held(database, replica, found):
+        if caught := still_held(database, found):
             kill(replica.process)
             return caught
     return None
