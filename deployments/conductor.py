@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ from deployments.replicas import look
 from deployments.settings import Settings, database_url
 from deployments.together import Together
 from deployments.turns import WaitingRoom
-from jobs.database import open_database
+from jobs.database import UNREACHABLE, open_database
 from jobs.leases import Leases, Rendered
 from jobs.lifecycle import CANCELED, Status
 from jobs.priority import Priority
@@ -46,6 +47,7 @@ T = TypeVar("T")
 
 STORAGE_DELAY_S = 10.0
 LOOK_EVERY_S, MAKE_WAY_EVERY_S, TIDY_EVERY_S = 0.5, 1.0, 1.0
+DISCARD_S = 5.0
 GATHER_S = 0.25
 """Denoisers report once a second; the first report is written at once."""
 PAUSE_S = 0.05
@@ -114,12 +116,13 @@ class Conductor:
         await self.claiming  # not cancelled: a claim on its way must come back to be released
         for loop in self.others:
             loop.cancel()
-        held = list(self.held.values())
-        for each in held:
-            each.running.cancel()
-        await asyncio.gather(*(each.conduct for each in held), return_exceptions=True)
+        conducts = [each.conduct for each in self.held.values()]
+        for token in list(self.held):
+            self._let_go(token)
+        await asyncio.gather(*conducts, return_exceptions=True)
         self.renewal.cancel()  # not before: a step may take longer than a lease
-        await self._discard()
+        with suppress(TimeoutError):  # where the application is deleted there may be no publisher any more
+            await asyncio.wait_for(self._discard(), DISCARD_S)
 
     def _stops(self) -> bool:
         return self.stopping
@@ -138,7 +141,11 @@ class Conductor:
     async def _renew_all(self) -> None:
         tokens = set(self.held)
         in_thread = partial(asyncio.get_running_loop().run_in_executor, self.renewing)
-        valid = await in_thread(self.leases.renew, tokens, self.settings.lease_s)
+        try:
+            valid = await in_thread(self.leases.renew, tokens, self.settings.lease_s)
+        except UNREACHABLE:
+            self.expiries.not_renewed()
+            raise
         for token in tokens - valid:
             self._let_go(token)
         self.expiries.renewed()
@@ -154,7 +161,7 @@ class Conductor:
             emit("job.failed", job_id=job.id, model=job.model, attempt=job.attempts)
 
     def _let_go(self, token: str) -> None:
-        """A lease is lost: its job was deleted or canceled, or another conductor has it."""
+        """Stop a job's relay: it was deleted or canceled, another conductor has it, or this one stops."""
         if token in self.held and not (running := self.held[token].running).cancelling():
             running.cancel()  # once: again, it would not wait for its leg to end
 
@@ -197,7 +204,7 @@ class Conductor:
             lease_s=self.settings.lease_s,
             max_attempts=self.settings.max_attempts,
             capacity=denoisers + ahead,
-            abandoned=self.expiries.trusted(),
+            take_over=self.expiries.trusted(),
         )
 
     def _start(self, job: Job) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
 TRUSTED = 2 / 3
-"""Of a lease, for which a conductor that has not renewed its own still believes: twice the time between renewals."""
+"""The share of a lease after which a conductor that has not renewed its own no longer believes that others have run
+out. It is twice the time between renewals."""
 
 
 class Expiries:
@@ -21,7 +21,8 @@ class Expiries:
         self._lease_s = lease_s
         self._clock = clock
         self._renewed_at = clock()
-        self._trusted_from = -math.inf
+        # A new one does not know what was before it.
+        self._trusted_from = self._renewed_at + TRUSTED * lease_s
 
     def renewed(self) -> None:
         """It has renewed its own, or would have if it had any."""
@@ -30,10 +31,14 @@ class Expiries:
             self._trusted_from = now + self._lease_s
         self._renewed_at = now
 
+    def not_renewed(self) -> None:
+        """It could not."""
+        self._trusted_from = self._clock() + self._lease_s
+
     def trusted(self) -> bool:
-        """Whether a lease that has run out now is abandoned."""
+        """Whether a lease that has run out now is abandoned. From any thread."""
         now = self._clock()
-        return now >= self._trusted_from and not self._is_late(now)
+        return not self._is_late(now) and now >= self._trusted_from  # in this order: `renewed` sets them in the other
 
     def _is_late(self, now: float) -> bool:
         return now - self._renewed_at >= TRUSTED * self._lease_s

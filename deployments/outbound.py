@@ -30,8 +30,8 @@ MAX_URL_CHARS = 2048
 CONNECT_S = 5.0
 TOTAL_S = 15.0
 """Look-up, connection, request and response together."""
-LOOKUPS = 64
-"""Twice the webhooks that are sent at a time: a look-up outlasts its caller, in the worst case by half a minute."""
+LOOKUPS = 96
+"""Three times the webhooks that are sent at a time: a look-up may outlast its caller by half a minute."""
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA has given out
 _NAT64 = IPv6Network("64:ff9b::/96")

@@ -46,8 +46,7 @@ class Route:
 class HandedOver(Exception):
     """A replica that was told to stop has given the job back, or was killed because it took too long to.
 
-    A denoiser has committed its step before. One that finds the job's lease run out gives it back as well: after an
-    outage of the store it may have looked before the conductor could renew.
+    A denoiser has committed its step before.
     """
 
 
@@ -67,7 +66,7 @@ class Relay:
         self._response: Any = None  # of a leg that can be handed over
         self._started = False
         self._left_denoiser = False
-        self._spared = False
+        self._spared = self._doubted = False
         self._handing_over = False
 
     async def run(self) -> None:
@@ -182,6 +181,8 @@ class Relay:
                     case Finished() as finished:
                         # Not `anext`: it would fetch and read the value here to know that it is there.
                         value = await asyncio.to_thread(next, references, None)
+                        if value is None and leg is not Leg.PUBLISH:
+                            raise AssertionError(f"{name} has finished without a value")
                         self._finished(name, finished)
                         async for _ in references:
                             raise AssertionError("a leg's value is the last item of its stream")
@@ -194,14 +195,28 @@ class Relay:
                 await _drain(references)
             if leg is Leg.DENOISE and isinstance(error, ActorDiedError):
                 self.waiting_room.lost(self.replica)
-            given_back = (self._handing_over and _was_taken_back(error)) or (leg is Leg.DENOISE and _stopped(error))
-            if given_back or self._died_with_another(error):
+            taken_back = self._handing_over and _was_taken_back(error)
+            if taken_back or self._stopped_by_itself(error) or self._died_with_another(error):
                 emit("job.handed_over", job_id=self.job.id, model=self.job.model, leg=leg, replica=self.replica)
                 raise HandedOver from error
             raise
         finally:
             self._response, self._handing_over = None, False
         raise AssertionError(f"the stream of {name} ended without a value")
+
+    def _stopped_by_itself(self, error: BaseException) -> bool:
+        """Whether the denoiser found the job's lease run out and handed the job over, as nobody had told it to.
+
+        After an outage of the store it may have looked before the conductor could renew. Twice, its clock is wrong.
+        """
+        stopped = (
+            self.leg is Leg.DENOISE
+            and not self._doubted
+            and isinstance(error, RayTaskError)
+            and isinstance(error.as_instanceof_cause(), Stopped)
+        )
+        self._doubted = self._doubted or stopped
+        return stopped
 
     def _died_with_another(self, error: BaseException) -> bool:
         """Whether the denoiser died before it came to this job, which is no fault of the job's. So it is held, once."""
@@ -226,11 +241,6 @@ class Relay:
             seconds=self.seconds[name],
             nbytes=finished.nbytes,
         )
-
-
-def _stopped(error: BaseException) -> bool:
-    """Whether a leg stopped by itself, though nobody had canceled the call."""
-    return isinstance(error, RayTaskError) and isinstance(error.as_instanceof_cause(), Stopped)
 
 
 def _was_taken_back(error: BaseException) -> bool:

@@ -36,9 +36,10 @@ def look() -> Replicas:
 
 
 def last_stopped_first(deployments: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The replicas of each deployment that take calls, in the opposite of the order in which Serve stops them.
+    """The replicas of each deployment that take calls, in about the opposite of the order in which Serve stops them.
 
-    It empties the nodes with the fewest replicas first, of as many the older node, and on one node the newest replica.
+    It empties the nodes with the fewest replicas first, of as many the older node, and on one node the newest replica;
+    before that it looks at labels and spares the head, which GPU nodes seldom differ in.
     """
     running = {
         name: [each for each in deployment["replicas"] if each["state"] == ReplicaState.RUNNING]

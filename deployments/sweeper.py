@@ -12,7 +12,7 @@ from jobs.database import Database
 from jobs.record import is_job_id, made_at
 from jobs.retention import Retention
 from jobs.webhooks import Outbox
-from storage.errors import StorageUnavailable
+from storage.errors import ObjectDamaged, StorageUnavailable
 from storage.keys import (
     CHECKPOINTS,
     JOB_STORE,
@@ -64,7 +64,10 @@ class Sweeper:
         """
         store_id = self._retention.store_id()
         try:
-            owner = self._artifacts.get(JOB_STORE).decode()
+            owner = self._artifacts.get(JOB_STORE).decode().strip()
+        except (StorageUnavailable, ObjectDamaged) as error:
+            log.warning("files of no job are left: whose jobs they are of cannot be read: %s", error)
+            return False
         except FileNotFoundError:
             self._artifacts.put(JOB_STORE, store_id.encode())
             return False  # until the next time: another may have written its own meanwhile

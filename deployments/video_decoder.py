@@ -65,7 +65,7 @@ class VideoDecoder:
 
         def counted(frames: Any) -> Any:
             for index, frame in enumerate(frames):
-                if index:
+                if index:  # that none is done, the caller knows
                     control.step(index, parameters.num_frames)
                 yield frame
 

@@ -44,7 +44,7 @@ class WebhookSender:
         """Begin to send what is due, as much as there is room for.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: the database cannot be used.
+            sqlalchemy.exc.SQLAlchemyError: the database cannot be used.
         """
         while room := AT_ONCE - len(self.sending):
             urls = [delivery.url for delivery in self.sending.values()]
@@ -58,7 +58,7 @@ class WebhookSender:
         """Wait until a delivery has ended, so that there is room, but no longer than `within_s`.
 
         Raises:
-            sqlalchemy.exc.DBAPIError: the database cannot be used; what was not settled becomes due again.
+            sqlalchemy.exc.SQLAlchemyError: the database cannot be used; what was not settled becomes due again.
         """
         if not self.sending:
             await asyncio.sleep(within_s)

@@ -31,9 +31,8 @@ from jobs.turns import HAS_DENOISER
 def claim_statement() -> ReturningUpdate[Any]:
     """Take a job of a model by lease, for `jobs.changes.carry_out`.
 
-    Its parameters: `of` (the model), `owner`, `token`, `now`, `lease_s`, `expired_by` (when, the leases of
-    abandoned jobs), `max_attempts` and `capacity`. Made once, as
-    making it takes longer than carrying it out.
+    Its parameters: `of` (the model), `owner`, `token`, `now`, `lease_s`, `expired_by` (a lease that ran out before then
+    is abandoned), `max_attempts` and `capacity`. Made once, as making it takes longer than carrying it out.
     """
     now, model = bindparam("now", type_=Float), bindparam("of", type_=String)
     of = jobs.c.model == model

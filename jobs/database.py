@@ -26,7 +26,8 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, InvalidatePoolError, OperationalError
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import ArgumentError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
@@ -41,7 +42,7 @@ _USED_AT = "used_at"
 LOCKED_S = 4.0
 """How long a transaction on SQLite waits for those before it."""
 
-UNREACHABLE = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+UNREACHABLE = (OperationalError, InterfaceError, PoolTimeout)
 """What a transaction raises when the database cannot be reached, is locked, full or, after a failover, read-only, or
 when no connection is left; it may be tried again."""
 _PATIENCE = {
@@ -146,6 +147,7 @@ class Database:
             parsed = parsed.set(drivername="postgresql+psycopg")
             patience = {name: value for name, value in _PATIENCE.items() if name not in parsed.query}
             self.engine = create_engine(parsed, connect_args=patience, hide_parameters=True)
+            event.listen(self.engine, "handle_error", _give_up_if_read_only, retval=True)
             event.listen(self.engine, "checkin", _note_use)
             event.listen(self.engine, "checkout", partial(_replace_if_closed, self.engine))
 
@@ -258,6 +260,16 @@ def _replace_if_closed(engine: Engine, connection: Any, record: ConnectionPoolEn
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
             raise InvalidatePoolError from error
+
+
+def _give_up_if_read_only(context: ExceptionContext) -> BaseException | None:
+    """A server that may no longer write is left, with every connection to it: after a failover another one may."""
+    from psycopg.errors import ReadOnlySqlTransaction
+
+    if not isinstance(context.original_exception, ReadOnlySqlTransaction):
+        return None  # it is raised as it is
+    context.is_disconnect = True
+    return OperationalError(context.statement, None, context.original_exception, hide_parameters=True)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -61,16 +61,16 @@ class Leases:
         self._database = database
 
     def claim(
-        self, model: str, *, owner: str, lease_s: float, max_attempts: int, capacity: int, abandoned: bool = True
+        self, model: str, *, owner: str, lease_s: float, max_attempts: int, capacity: int, take_over: bool = True
     ) -> Job | None:
-        """Take a job of a model: the one whose lease expired first, if any is `abandoned`, else the first of the queue.
+        """Take a job of a model: the one whose lease expired first, to `take_over`, else the first of the queue.
 
         One from the queue only while fewer than `capacity` jobs of the model have a denoiser or will want one before
         it, or if it was denoised before it was given back. One whose attempts are spent is left for `fail_spent`.
         """
         parameters = {
             "of": model, "owner": owner, "token": uuid.uuid4().hex, "now": (now := time.time()), "lease_s": lease_s,
-            "expired_by": now if abandoned else 0.0, "max_attempts": max_attempts, "capacity": capacity,
+            "expired_by": now if take_over else 0.0, "max_attempts": max_attempts, "capacity": capacity,
         }  # fmt: skip
         with self._database.write() as connection:
             claimed = carry_out(connection, claim_statement(), **parameters)
@@ -177,8 +177,9 @@ class Leases:
     def fail_spent(self, max_attempts: int, message: str) -> list[Job]:
         """Fail the jobs whose last attempt ended with its conductor, without a word; returns them."""
         ended = ended_values(Status.FAILED, SERVER_ERROR, message)
+        now = time.time()  # before the wait for a connection: nobody can renew a lease while there is none
         with self._database.write() as connection:
-            return change(connection, *abandoned(time.time()), jobs.c.attempts >= max_attempts, **ended)
+            return change(connection, *abandoned(now), jobs.c.attempts >= max_attempts, **ended)
 
 
 def retry_delay_s(attempt: int) -> float:

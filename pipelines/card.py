@@ -157,7 +157,7 @@ class CheckpointCard(CommonCard):
 
     source: Source
     components: dict[Component, Source] = {}
-    """Components that come from elsewhere than `source`; models that name the same place share one encoder."""
+    """Components that come from elsewhere than `source`; models that name the same place share the leg that uses it."""
     dtype: dict[Literal["cpu", "cuda"], Dtype] = {"cpu": "float32", "cuda": "bfloat16"}
 
     def component_source(self, component: Component) -> Source:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
 from storage.checksum import PartChecksums, opened, sha256_of, sha256_of_parts, size_of
 from storage.client import ATTEMPTS, CONDITION, NO_KEY, connect, encryption, in_our_words, transfer_config
@@ -128,7 +128,7 @@ class BucketStore:
     def get(self, key: str) -> bytes:
         for attempt in Retrying(
             retry=retry_if_exception_type((StorageUnavailable, ObjectDamaged)),
-            stop=stop_after_attempt(self._attempts),
+            stop=self._tried_enough,
             reraise=True,
         ):  # boto3 begins nothing anew that breaks off while it is read
             with attempt, in_our_words():
@@ -140,6 +140,11 @@ class BucketStore:
                         raise ObjectDamaged("the bucket's object is not what was put there")
                     raise StorageUnavailable("the bucket answered with something else than the object")
         return data
+
+    def _tried_enough(self, state: RetryCallState) -> bool:
+        """That an object is damaged is believed when it is read a second time."""
+        damaged = state.outcome is not None and isinstance(state.outcome.exception(), ObjectDamaged)
+        return state.attempt_number >= (max(self._attempts, 2) if damaged else self._attempts)
 
     def size(self, key: str) -> int | None:
         head = self._head(key)

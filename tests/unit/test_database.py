@@ -17,7 +17,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 
 from benchmarks.databases import create_database
-from jobs.database import MIGRATIONS, Database, DatabaseUnusable, open_database, sqlite_url
+from jobs.database import MIGRATIONS, UNREACHABLE, Database, DatabaseUnusable, open_database, sqlite_url
 from jobs.priority import Priority
 from jobs.record import new_job_id
 from jobs.schema import metadata
@@ -45,6 +45,27 @@ def test_a_connection_that_the_server_has_closed_while_it_was_idle_is_replaced(
         assert other.execute(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": first}).scalar_one()
     with database.read() as connection:
         assert connection.execute(backend).scalar_one() != first
+
+
+def test_a_server_that_may_no_longer_write_is_left(postgres: str, connect: Connect) -> None:
+    database = connect(postgres)
+    with database.write() as connection:
+        connection.execute(text("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"))
+    change = text("CREATE TABLE written (); DROP TABLE written")
+    with pytest.raises(UNREACHABLE), database.write() as connection:
+        connection.execute(change)
+    with database.write() as connection:  # by another connection, to whoever answers now
+        connection.execute(change)
+
+
+def test_a_server_that_does_not_answer_is_found_out(postgres: str) -> None:
+    with Database(postgres) as patient, patient.read() as connection:
+        given = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+        assert given["tcp_user_timeout"] == "20000"
+    own = f"{postgres}{'&' if '?' in postgres else '?'}tcp_user_timeout=7000"
+    with Database(own) as hasty, hasty.read() as connection:
+        given = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+        assert given["tcp_user_timeout"] == "7000"
 
 
 def test_migrating_twice_changes_nothing(empty_database: str, connect: Connect) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from deployments.expiries import Expiries
 
 
@@ -12,24 +14,53 @@ class Clock:
         return self.now
 
 
-def test_who_renews_in_time_believes_that_a_lease_has_run_out() -> None:
-    expiries = Expiries(15.0, clock := Clock())
-    for _ in range(5):
-        assert expiries.trusted()
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def expiries(clock: Clock) -> Expiries:
+    """With leases of 15 s, which are renewed every 5 s, and have been for a while."""
+    expiries = Expiries(15.0, clock)
+    renew(expiries, clock, 3)
+    return expiries
+
+
+def renew(expiries: Expiries, clock: Clock, times: int) -> None:
+    for _ in range(times):
         clock.now += 5.0
         expiries.renewed()
 
 
-def test_after_an_outage_others_get_one_lease_to_renew_theirs() -> None:
-    expiries = Expiries(15.0, clock := Clock())
+def test_who_renews_in_time_believes_that_a_lease_has_run_out(clock: Clock, expiries: Expiries) -> None:
+    assert expiries.trusted()
+    clock.now += 9.0
+    assert expiries.trusted()
+
+
+def test_a_new_conductor_waits_until_others_can_have_renewed(clock: Clock) -> None:
+    expiries = Expiries(15.0, clock)
+    renew(expiries, clock, 1)
+    assert not expiries.trusted()
+    renew(expiries, clock, 1)
+    assert expiries.trusted()
+
+
+def test_after_an_outage_others_get_one_lease_to_renew_theirs(clock: Clock, expiries: Expiries) -> None:
     clock.now += 10.0
     assert not expiries.trusted(), "also before the first renewal after it"
     expiries.renewed()
+    renew(expiries, clock, 2)
     assert not expiries.trusted()
-    clock.now += 5.0
-    expiries.renewed()
-    clock.now += 5.0
-    expiries.renewed()
+    renew(expiries, clock, 1)
+    assert expiries.trusted()
+
+
+def test_a_renewal_that_failed_is_an_outage_however_short(clock: Clock, expiries: Expiries) -> None:
+    clock.now += 2.0
+    expiries.not_renewed()
+    renew(expiries, clock, 2)
     assert not expiries.trusted()
-    clock.now += 5.0
+    renew(expiries, clock, 1)
     assert expiries.trusted()

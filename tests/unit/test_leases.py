@@ -183,8 +183,8 @@ def test_one_that_was_given_back_and_has_no_room_holds_up_nobody_else(jobs: Jobs
 def test_a_lease_that_ran_out_is_left_while_its_conductor_may_only_be_held_up(jobs: Jobs) -> None:
     held, waits = jobs.accept(), jobs.accept()
     jobs.take(lease_s=-1)
-    assert getattr(jobs.claim(abandoned=False), "id", None) == waits.id
-    assert jobs.claim(abandoned=False) is None
+    assert getattr(jobs.claim(take_over=False), "id", None) == waits.id
+    assert jobs.claim(take_over=False) is None
     assert getattr(jobs.claim(), "id", None) == held.id
 
 
