@@ -7,14 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import ColumnElement
+
 from benchmarks.chaos.posts import api
 from benchmarks.chaos.scene import Blow, Scene, with_changes
 from benchmarks.chaos.verdict import logged
 from benchmarks.chaos.victims import Held, held, held_by, hunt, ids, kill_in_the_act, mid_step, somewhen, still_held
-from benchmarks.chaos.world import DENOISER, MODEL
+from benchmarks.chaos.world import DENOISER, MODEL, Replica
 from benchmarks.processes import kill, stopped, until
 from jobs.lifecycle import Leg
 from jobs.priority import Priority
+from jobs.schema import jobs
 from storage.keys import VIDEOS
 
 TEXT, DECODER = f"TextEncoder-{MODEL}", f"VideoDecoder-{MODEL}"
@@ -33,12 +36,15 @@ def denoiser(scene: Scene) -> Blow:
 
 def decoder(scene: Scene) -> Blow:
     """A decoder with a video in hand."""
-    return _quick(scene, Leg.DECODE, DECODER)
+    (replica,) = scene.world.running(DECODER)
+    return _quick(scene, replica, jobs.c.replica == replica.replica_id)
 
 
 def text_encoder(scene: Scene) -> Blow:
     """A text encoder with a prompt in hand."""
-    return _quick(scene, Leg.ENCODE, TEXT)
+    (replica,) = scene.world.running(TEXT)
+    # It may be done before its name is in the job's row, and nobody else encodes prompts.
+    return _quick(scene, replica, jobs.c.leg == Leg.ENCODE)
 
 
 def publisher(scene: Scene) -> Blow:
@@ -178,9 +184,8 @@ def _handed_on(scene: Scene, since: float) -> list[Held]:
     return found
 
 
-def _quick(scene: Scene, leg: Leg, deployment: str) -> Blow:
+def _quick(scene: Scene, replica: Replica, its_own: ColumnElement[bool]) -> Blow:
     """Strike a replica whose work on a job takes some milliseconds."""
-    (replica,) = scene.world.running(deployment)
     moment: list[tuple[float, int]] = []
 
     def strike(pid: int) -> None:
@@ -188,8 +193,8 @@ def _quick(scene: Scene, leg: Leg, deployment: str) -> Blow:
         kill(pid)
 
     caught = hunt(
-        lambda: kill_in_the_act(scene.world.database, leg, replica, strike),
-        scene.keep_loaded, f"{deployment} with a job", every_s=0.002,
+        lambda: kill_in_the_act(scene.world.database, its_own, replica, strike),
+        scene.keep_loaded, f"{replica.deployment} with a job", every_s=0.002,
     )  # fmt: skip
     return Blow(moment[0][0], caught, "stopped at its work, then killed", moment[0][1], replaced=ids(replica))
 

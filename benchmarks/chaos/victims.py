@@ -114,12 +114,11 @@ def still_held(database: Database, before: Sequence[Held]) -> list[Held]:
     return [each for each in before if (each.job_id, each.attempts, each.leg) in now]
 
 
-def kill_in_the_act(database: Database, leg: Leg, replica: Replica, kill: Callable[[int], None]) -> list[Held] | None:
-    """Kill the only replica of a quick leg while it holds a job, for which it is stopped first; None if it holds none.
-
-    It may be done before its name is in the job's row, so every job that is in the leg is taken for its own.
-    """
-    found = held(database, jobs.c.leg == leg)
+def kill_in_the_act(
+    database: Database, its_own: ColumnElement[bool], replica: Replica, kill: Callable[[int], None]
+) -> list[Held] | None:
+    """Kill a replica of a quick leg while it holds a job, for which it is stopped first; None when it holds none."""
+    found = held(database, its_own)
     if not found:
         return None
     with stopped(replica.process):
