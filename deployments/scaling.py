@@ -64,14 +64,18 @@ class Demand:
         return min(jobs, max(self.busy, math.ceil(denoising_s / drain_s)))
 
     def replicas(self, leg: PipelineLeg, drain_s: float) -> float:
-        """Of one leg: denoisers; or what keeps up with them, or has the jobs that are in it done in `drain_s`."""
+        """Of one leg: denoisers; or what keeps up with them, and at least one for jobs that are in it.
+
+        Of decoders, as many as have those done in `drain_s`: they may have come before there was one.
+        """
         denoisers = self.denoisers(drain_s)
         if leg == "denoise":
             return denoisers
         seconds = self.leg_s[COSTS[leg]]
         keeping_up = denoisers * seconds / self.leg_s[Leg.DENOISE] / BUSY
         there = self.working.get(COSTS[leg], 0)
-        return max(keeping_up, min(there, math.ceil(there * seconds / drain_s)))
+        least = math.ceil(there * seconds / drain_s) if leg == "decode" else 1
+        return max(keeping_up, min(there, least))
 
 
 def replicas_needed(

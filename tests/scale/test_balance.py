@@ -52,7 +52,7 @@ def test_a_burst_wakes_every_leg_and_nothing_is_left_of_it(service: ServiceClien
     idle = until(lambda now: not any(now.running.get(each) for each in LEGS))[-1]
     assert {"Api", "Conductor", "Publisher"} <= idle.running.keys()
     assert service.http.get("/readyz").status_code == 200, "what scaled to zero is ready"
-    jobs = [service.create(**SMALL, num_inference_steps=steps)["id"] for steps in [80] * 4 + [20] * 6]
+    jobs = [service.create(**SMALL, num_inference_steps=steps)["id"] for steps in [160] * 4 + [20] * 6]
     waking = until(lambda now: len(now.running[DENOISER]) == 4 and bool(now.running[DECODER]))
     assert {service.get(job)["leg"] for job in jobs} <= {None, "encode", "denoise"}, "a decoder was warm before"
     assert max(len(now.running[ENCODER]) for now in waking) == 1, "a tenth of a second is no work for two"
