@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ray import serve
-from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from deployments import metrics
@@ -25,7 +24,7 @@ from deployments.lease import Lease, LeaseLost
 from deployments.leg import this_replica
 from deployments.loops import forever, until_written
 from deployments.pauses import until_set
-from deployments.relay import Relay, Route
+from deployments.relay import Relay, Route, cause_of
 from deployments.replicas import look
 from deployments.settings import Settings, database_url
 from deployments.together import Together
@@ -39,7 +38,7 @@ from jobs.store import JobStore
 from jobs.turns import Turns
 from pipelines.errors import JobFailed, RequestError
 from storage.errors import StorageUnavailable
-from storage.keys import checkpoint_prefix, job_prefix
+from storage.keys import checkpoint_prefix, prefixes_of
 
 log = logging.getLogger("ray.serve")
 
@@ -229,7 +228,7 @@ class Conductor:
                 outcome = "canceled" if now is not None and now.error_code == CANCELED else "lease_lost"
                 if now is None or now.error_code == CANCELED:
                     # Deleted or canceled, perhaps after the publisher had stored the video: leave nothing behind.
-                    self.leftovers += [job_prefix(job), checkpoint_prefix(job.id)]
+                    self.leftovers += prefixes_of(job)
             elif outcome in ("completed", "failed"):
                 self.leftovers.append(checkpoint_prefix(job.id))
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": outcome})
@@ -253,7 +252,7 @@ class Conductor:
             return "completed" if kept else None
         if isinstance(error, LeaseLost):
             return None
-        cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+        cause = cause_of(error)
         if isinstance(cause, JobFailed | RequestError):
             return "failed" if await self._durably(self.leases.fail, token, cause.code, cause.message) else None
         if isinstance(cause, StorageUnavailable):

@@ -25,7 +25,6 @@ from pipelines.errors import ConfigError
 LOCAL = "configs/local.yaml"
 SCALING = "deployments.scaling"
 BALANCE, BACKLOG = f"{SCALING}:Balance", f"{SCALING}:Backlog"
-POLICIES: dict[str, type[Balance] | type[Backlog]] = {BALANCE: Balance, BACKLOG: Backlog}
 
 
 def load_config(path: Path) -> dict[str, Any]:
@@ -61,7 +60,7 @@ def check_config(config: dict[str, Any]) -> list[str]:
             scaling = deployment.get("autoscaling_config")
             problems += _unknown(scaling, AutoscalingConfig, f"{where}, autoscaling_config")
             if isinstance(scaling, dict):
-                problems += _policy(scaling.get("policy"), BACKLOG, f"{where}, policy")
+                problems += _policy(scaling.get("policy"), Backlog, f"{where}, policy")
             problems += _unknown(
                 deployment.get("ray_actor_options"), RayActorOptionsSchema, f"{where}, ray_actor_options"
             )
@@ -113,7 +112,7 @@ def _scaling(application: dict[str, Any]) -> list[str]:
             and isinstance(scaling := deployment.get("autoscaling_config"), dict)
             and "policy" not in scaling
         ]
-    problems = _policy(policy, BALANCE, "autoscaling_policy")
+    problems = _policy(policy, Balance, "autoscaling_policy")
     if policy.get("policy_function") != BALANCE:
         return problems
     given = _mappings(application.get("deployments"))
@@ -124,19 +123,20 @@ def _scaling(application: dict[str, Any]) -> list[str]:
     ]
 
 
-def _policy(policy: Any, ours: str, where: str) -> list[str]:
+def _policy(policy: Any, ours: type[Balance | Backlog], where: str) -> list[str]:
     """What is wrong with a policy, in a place for one of ours; one that is somebody's own is not looked into."""
     if not isinstance(policy, dict):
         return []
     problems = _unknown(policy, AutoscalingPolicy, where)
     function = policy.get("policy_function")
-    if function == ours:
+    name = f"{SCALING}:{ours.__name__}"
+    if function == name:
         try:
-            POLICIES[ours](**policy.get("policy_kwargs") or {})
+            ours(**policy.get("policy_kwargs") or {})
         except (TypeError, ValueError) as error:
             problems.append(f"{where}: {error}")
     elif str(function).startswith(SCALING):
-        problems.append(f"{where}: {function!r} is no policy for this place; {ours} is")
+        problems.append(f"{where}: {function!r} is no policy for this place; {name} is")
     return problems
 
 

@@ -66,7 +66,7 @@ class Relay:
         self._response: Any = None  # of a leg that can be handed over
         self._started = False
         self._left_denoiser = False
-        self._spared = self._doubted = False
+        self._forgiven: set[type[BaseException]] = set()
         self._handing_over = False
 
     async def run(self) -> None:
@@ -150,7 +150,7 @@ class Relay:
                 Leg.DECODE, "decode", self.route.decode, self.job.model, latents, self.parameters, output
             )
         except RayTaskError as error:
-            if not isinstance(error.as_instanceof_cause(), LatentsLost):
+            if not isinstance(cause_of(error), LatentsLost):
                 raise
         await self.lease.forget_checkpoint()
         return await self._decode(await self._latents(None))
@@ -196,7 +196,7 @@ class Relay:
             if leg is Leg.DENOISE and isinstance(error, ActorDiedError):
                 self.waiting_room.lost(self.replica)
             taken_back = self._handing_over and _was_taken_back(error)
-            if taken_back or self._stopped_by_itself(error) or self._died_with_another(error):
+            if taken_back or self._is_forgiven(error):
                 emit("job.handed_over", job_id=self.job.id, model=self.job.model, leg=leg, replica=self.replica)
                 raise HandedOver from error
             raise
@@ -204,27 +204,21 @@ class Relay:
             self._response, self._handing_over = None, False
         raise AssertionError(f"the stream of {name} ended without a value")
 
-    def _stopped_by_itself(self, error: BaseException) -> bool:
-        """Whether the denoiser found the job's lease run out and handed the job over, as nobody had told it to.
+    def _is_forgiven(self, error: BaseException) -> bool:
+        """Whether a denoise ended for no fault of the job's, so that the job is held; once for each reason.
 
-        After an outage of the store it may have looked before the conductor could renew. Twice, its clock is wrong.
+        Its denoiser died before it came to this job. Or it stopped by itself, since it found the job's lease run out:
+        after an outage of the store it may have looked before the conductor could renew; twice, its clock is wrong.
         """
-        stopped = (
-            self.leg is Leg.DENOISE
-            and not self._doubted
-            and isinstance(error, RayTaskError)
-            and isinstance(error.as_instanceof_cause(), Stopped)
-        )
-        self._doubted = self._doubted or stopped
-        return stopped
-
-    def _died_with_another(self, error: BaseException) -> bool:
-        """Whether the denoiser died before it came to this job, which is no fault of the job's. So it is held, once."""
-        spared = (
-            self.leg is Leg.DENOISE and not self._started and not self._spared and isinstance(error, ActorDiedError)
-        )
-        self._spared = self._spared or spared
-        return spared
+        reason = None
+        if isinstance(error, ActorDiedError) and not self._started:
+            reason = ActorDiedError
+        elif isinstance(cause_of(error), Stopped):
+            reason = Stopped
+        if self.leg is not Leg.DENOISE or reason is None or reason in self._forgiven:
+            return False
+        self._forgiven.add(reason)
+        return True
 
     def _finished(self, name: str, finished: Finished) -> None:
         labels = {"model": self.job.model, "leg": name}
@@ -241,6 +235,12 @@ class Relay:
             seconds=self.seconds[name],
             nbytes=finished.nbytes,
         )
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What went wrong in a leg, as itself; Ray wraps it."""
+    cause: BaseException = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+    return cause
 
 
 def _was_taken_back(error: BaseException) -> bool:

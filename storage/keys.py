@@ -88,6 +88,11 @@ def checkpoint_prefix(job_id: str) -> str:
     return f"{CHECKPOINTS}{job_id}/"
 
 
+def prefixes_of(job: Owner) -> tuple[str, str]:
+    """Everything that a job owns."""
+    return job_prefix(job), checkpoint_prefix(job.id)
+
+
 def checkpoint_key(job_id: str, step: int, token: str) -> str:
     """A listing of a job's checkpoints is in the order of their steps. Two leases never write the same key."""
     return checkpoint_prefix(job_id) + f"{step:06d}-{token[:12]}.safetensors"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from storage.errors import StorageUnavailable
-from storage.keys import Owner, checkpoint_prefix, job_prefix
+from storage.keys import Owner, prefixes_of
 from storage.settings import BucketSettings
 
 log = logging.getLogger("ray.serve")
@@ -93,7 +93,7 @@ def keep_class(seconds: float) -> str | None:
 
 def delete_job(artifacts: ArtifactStore, job: Owner) -> None:
     """Delete everything that a job owns, its checkpoints too. What cannot be deleted now is left to the sweeper."""
-    for prefix in (job_prefix(job), checkpoint_prefix(job.id)):
+    for prefix in prefixes_of(job):
         delete_or_leave(artifacts, prefix)
 
 

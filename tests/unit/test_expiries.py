@@ -27,10 +27,14 @@ def expiries(clock: Clock) -> Expiries:
     return expiries
 
 
-def renew(expiries: Expiries, clock: Clock, times: int) -> None:
+def renew(expiries: Expiries, clock: Clock, times: int) -> list[bool]:
+    """Whether expiries are trusted after each renewal."""
+    trusted = []
     for _ in range(times):
         clock.now += 5.0
         expiries.renewed()
+        trusted.append(expiries.trusted())
+    return trusted
 
 
 def test_who_renews_in_time_believes_that_a_lease_has_run_out(clock: Clock, expiries: Expiries) -> None:
@@ -41,26 +45,17 @@ def test_who_renews_in_time_believes_that_a_lease_has_run_out(clock: Clock, expi
 
 def test_a_new_conductor_waits_until_others_can_have_renewed(clock: Clock) -> None:
     expiries = Expiries(15.0, clock)
-    renew(expiries, clock, 1)
-    assert not expiries.trusted()
-    renew(expiries, clock, 1)
-    assert expiries.trusted()
+    assert renew(expiries, clock, 2) == [False, True]
 
 
 def test_after_an_outage_others_get_one_lease_to_renew_theirs(clock: Clock, expiries: Expiries) -> None:
     clock.now += 10.0
     assert not expiries.trusted(), "also before the first renewal after it"
     expiries.renewed()
-    renew(expiries, clock, 2)
-    assert not expiries.trusted()
-    renew(expiries, clock, 1)
-    assert expiries.trusted()
+    assert renew(expiries, clock, 3) == [False, False, True]
 
 
 def test_a_renewal_that_failed_is_an_outage_however_short(clock: Clock, expiries: Expiries) -> None:
     clock.now += 2.0
     expiries.not_renewed()
-    renew(expiries, clock, 2)
-    assert not expiries.trusted()
-    renew(expiries, clock, 1)
-    assert expiries.trusted()
+    assert renew(expiries, clock, 3) == [False, False, True]
