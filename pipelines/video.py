@@ -1,6 +1,7 @@
 """Frames to an mp4 that plays in a browser, and back.
 
-Fixed threads and no clock or host in the file: the same frames and metadata give the same bytes.
+The same frames and metadata give the same bytes, on every CPU: there is no clock or host in the file, and neither the
+conversion of colors nor x264 may choose kernels that round differently.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,6 +24,15 @@ from pipelines.requests import Parameters
 from pipelines.stills import Stills
 
 Frame = NDArray[np.uint8]  # [H, W, 3] RGB
+
+H264 = {
+    "preset": "medium",
+    # x264 chooses kernels by the CPU, and its lookahead for AVX-512 is not even repeatable: of one small video it made
+    # another file at nearly every call.
+    "x264-params": "cpu-independent=1",
+}
+# Without the last two libswscale rounds as the CPU's vector unit likes it.
+_TO_YUV = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
 def metadata_of(model: str, parameters: Parameters) -> dict[str, Any]:
@@ -59,16 +70,17 @@ def encode_mp4(
         options = {"movflags": "+faststart", "fflags": "+bitexact"}
         with av.open(str(path), "w", options=options) as container:
             container.metadata["comment"] = json.dumps(metadata, sort_keys=True)
+            reformatter = VideoReformatter()
             stream = None
             for pixels in frames:
                 if stream is None:
-                    stream = container.add_stream(
-                        "libx264", rate=Fraction(fps), options={"crf": str(crf), "preset": "medium"}
-                    )
+                    stream = container.add_stream("libx264", rate=Fraction(fps), options={**H264, "crf": str(crf)})
                     stream.height, stream.width = pixels.shape[:2]
                     stream.pix_fmt = "yuv420p"
                     stream.codec_context.thread_count = threads
-                for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                yuv = reformatter.reformat(frame, format="yuv420p", interpolation=_TO_YUV, threads=threads)
+                for packet in stream.encode(yuv):
                     container.mux(packet)
             assert stream is not None, "a video needs at least one frame"
             for packet in stream.encode():
