@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, TextClause, delete, func, insert, literal, select
@@ -54,25 +55,35 @@ class KeyReused(Exception):
     """The idempotency key already stands for another request."""
 
 
-def accept(database: Database, job: Job, limits: Limits, repeatable: Repeatable | None = None) -> Job:
+def accept(
+    database: Database,
+    job: Job,
+    limits: Limits,
+    repeatable: Repeatable | None = None,
+    *,
+    clock: Callable[[], float] = time.time,
+) -> Job:
     """Store a job with its turn and its estimated cost; or answer with the one that its idempotency key stands for.
+
+    `clock` gives seconds since the epoch.
 
     Raises:
         Refused: a limit is reached. Nothing is stored.
         KeyReused: the idempotency key stands for another request. Nothing is stored.
     """
     with database.write() as connection:
-        if repeatable is not None and (known := _known(connection, job, repeatable)) is not None:
+        if repeatable is not None and (known := _known(connection, job, repeatable, clock())) is not None:
             return known
         take_turns(connection, f"accept {job.model}")
+        now = clock()
         lines = read_lines(connection, job.model)
         job = dataclasses.replace(job, cost_s=estimate(lines, job.work).computing_s)
-        _check(connection, job, limits)
+        _check(connection, job, limits, now)
         start = fair_start(_clock(connection, job.model), _own_end(connection, job))
         job = dataclasses.replace(job, fair_start=start, queue_rank=start + job.priority.handicap_s, version=1)
         connection.execute(insert(jobs).values(**dataclasses.asdict(job)))
         tell(connection, [job])
-        charge(connection, job.api_key, requests=1)
+        charge(connection, job.api_key, now, requests=1)
         return job
 
 
@@ -80,18 +91,19 @@ def count_request(database: Database, api_key: str, limits: Limits) -> None:
     """Count a request that makes no job. Raises Refused."""
     with database.write() as connection:
         take_turns(connection, f"requests of {api_key}")
-        _check_rate(connection, api_key, limits)
-        charge(connection, api_key, requests=1)
+        now = time.time()
+        _check_rate(connection, api_key, limits, now)
+        charge(connection, api_key, now, requests=1)
 
 
-def _known(connection: Connection, job: Job, repeatable: Repeatable) -> Job | None:
+def _known(connection: Connection, job: Job, repeatable: Repeatable, now: float) -> Job | None:
     """The job that a key stands for; None when it is new, and stands for `job` from now on."""
     keys = idempotency_keys.c
     this = (keys.api_key == job.api_key, keys.key == repeatable.key)
     # Its own, once it has had its day; the others are the sweeper's.
-    connection.execute(delete(idempotency_keys).where(*this, keys.created_at < time.time() - IDEMPOTENCY_S))
+    connection.execute(delete(idempotency_keys).where(*this, keys.created_at < now - IDEMPOTENCY_S))
     row = {"api_key": job.api_key, "key": repeatable.key, "fingerprint": repeatable.fingerprint, "job_id": job.id}
-    while not insert_if_absent(connection, idempotency_keys, **row, created_at=time.time()):
+    while not insert_if_absent(connection, idempotency_keys, **row, created_at=now):
         found = connection.execute(select(keys.job_id, keys.fingerprint).where(*this)).one_or_none()
         if found is None:
             continue  # its job was deleted in between, and the key with it
@@ -104,29 +116,29 @@ def _known(connection: Connection, job: Job, repeatable: Repeatable) -> Job | No
     return None
 
 
-def _check(connection: Connection, job: Job, limits: Limits) -> None:
+def _check(connection: Connection, job: Job, limits: Limits, now: float) -> None:
     if limits.max_queued is not None or limits.max_backlog_s is not None:
         waiting = _load(connection, jobs.c.model == job.model, jobs.c.status == Status.QUEUED)
         if limits.max_queued is not None and waiting.count >= limits.max_queued:
             raise Refused("max_queued", waiting.one_job_s)
         if limits.max_backlog_s is not None and waiting.count and waiting.cost_s + job.cost_s > limits.max_backlog_s:
             raise Refused("max_backlog_s", waiting.one_job_s)
-    _check_rate(connection, job.api_key, limits)
+    _check_rate(connection, job.api_key, limits, now)
     if limits.live_jobs is None and limits.gpu_seconds_per_day is None:
         return
     live = _load(connection, jobs.c.api_key == job.api_key, LIVE)
     if limits.live_jobs is not None and live.count >= limits.live_jobs:
         raise Refused("live_jobs", live.one_job_s)
     if limits.gpu_seconds_per_day is not None:
-        used = gpu_seconds_per_day(connection, job.api_key)
+        used = gpu_seconds_per_day(connection, job.api_key, now)
         if used + live.cost_s + job.cost_s > limits.gpu_seconds_per_day:
             raise Refused("gpu_seconds_per_day", 600.0)
 
 
-def _check_rate(connection: Connection, api_key: str, limits: Limits) -> None:
+def _check_rate(connection: Connection, api_key: str, limits: Limits, now: float) -> None:
     per_minute = limits.requests_per_minute
-    if per_minute is not None and requests_per_minute(connection, api_key) + 1 > per_minute:
-        raise Refused("requests_per_minute", 60 - time.time() % 60)
+    if per_minute is not None and requests_per_minute(connection, api_key, now) + 1 > per_minute:
+        raise Refused("requests_per_minute", 60 - now % 60)
 
 
 @dataclass(frozen=True, slots=True)

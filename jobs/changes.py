@@ -150,7 +150,8 @@ def _settle(connection: Connection, ended: Sequence[Job]) -> None:
         if job.webhook_url is not None:
             enqueue(connection, job)
     for api_key in sorted({job.api_key for job in ended}):  # in one order, as others wait for the same rows
-        charge(connection, api_key, gpu_seconds=sum(_computed(job) for job in ended if job.api_key == api_key))
+        seconds = sum(_computed(job) for job in ended if job.api_key == api_key)
+        charge(connection, api_key, time.time(), gpu_seconds=seconds)
 
 
 def _computed(job: Job) -> float:

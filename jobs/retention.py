@@ -52,9 +52,9 @@ class Retention:
     def forget_old(self) -> None:
         """Drop idempotency keys and usage that no request can refer to any more."""
         with self._database.write() as connection:
-            long_ago = time.time() - IDEMPOTENCY_S
-            connection.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < long_ago))
-            forget_old(connection)
+            now = time.time()
+            connection.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < now - IDEMPOTENCY_S))
+            forget_old(connection, now)
 
     def _without(self, job_ids: Collection[str], such: ColumnElement[bool] | TextClause) -> set[str]:
         ids = list(job_ids)

@@ -1,8 +1,9 @@
-"""What each API key has used, minute by minute: requests it made and seconds of computing its jobs took."""
+"""What each API key has used, minute by minute: requests it made and seconds of computing its jobs took.
+
+`now` is in seconds since the epoch.
+"""
 
 from __future__ import annotations
-
-import time
 
 from sqlalchemy import Connection, delete, func, select
 
@@ -12,17 +13,16 @@ from jobs.schema import usage
 DAY_MINUTES = 24 * 60
 
 
-def charge(connection: Connection, api_key: str, *, requests: int = 0, gpu_seconds: float = 0.0) -> None:
+def charge(connection: Connection, api_key: str, now: float, *, requests: int = 0, gpu_seconds: float = 0.0) -> None:
     """Add to the present minute."""
     more = {"requests": usage.c.requests + requests, "gpu_seconds": usage.c.gpu_seconds + gpu_seconds}
-    row = {"api_key": api_key, "minute": int(time.time() // 60), "requests": requests, "gpu_seconds": gpu_seconds}
+    row = {"api_key": api_key, "minute": int(now // 60), "requests": requests, "gpu_seconds": gpu_seconds}
     key = list(usage.primary_key)
     connection.execute(insert_into(connection, usage).values(row).on_conflict_do_update(index_elements=key, set_=more))
 
 
-def requests_per_minute(connection: Connection, api_key: str) -> float:
+def requests_per_minute(connection: Connection, api_key: str, now: float) -> float:
     """Requests in the last 60 seconds, taking those of the minute before as spread evenly over it."""
-    now = time.time()
     minute, passed = int(now // 60), now % 60 / 60
     rows = connection.execute(
         select(usage.c.minute, usage.c.requests).where(usage.c.api_key == api_key, usage.c.minute >= minute - 1)
@@ -31,13 +31,13 @@ def requests_per_minute(connection: Connection, api_key: str) -> float:
     return counted.get(minute, 0) + counted.get(minute - 1, 0) * (1 - passed)
 
 
-def gpu_seconds_per_day(connection: Connection, api_key: str) -> float:
+def gpu_seconds_per_day(connection: Connection, api_key: str, now: float) -> float:
     """Seconds of computing that ended in the last 24 hours."""
-    since = int(time.time() // 60) - DAY_MINUTES
+    since = int(now // 60) - DAY_MINUTES
     query = select(func.sum(usage.c.gpu_seconds)).where(usage.c.api_key == api_key, usage.c.minute > since)
     return connection.execute(query).scalar_one() or 0.0
 
 
-def forget_old(connection: Connection) -> None:
+def forget_old(connection: Connection, now: float) -> None:
     """Drop what no limit looks at any more."""
-    connection.execute(delete(usage).where(usage.c.minute < time.time() // 60 - DAY_MINUTES))
+    connection.execute(delete(usage).where(usage.c.minute < now // 60 - DAY_MINUTES))

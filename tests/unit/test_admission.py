@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -67,18 +66,35 @@ def test_a_line_without_two_positive_coefficients_goes_through_the_origin() -> N
     ],
 )
 def test_past_a_limit_nothing_is_stored(jobs: Jobs, limits: Limits, name: str) -> None:
-    while time.time() % 60 > 58:  # requests are counted by the minute
-        time.sleep(0.1)
+    now = 60.0 * 10**7 + 20  # a third of a minute has passed
     for _ in range(2):
-        accept(jobs.database, new_job(api_key="k"), limits)  # 12.5 s each
+        accept(jobs.database, new_job(api_key="k"), limits, clock=lambda: now)  # 12.5 s each
     with pytest.raises(Refused) as refused:
-        accept(jobs.database, new_job(api_key="k"), limits, Repeatable("once", "f"))
+        accept(jobs.database, new_job(api_key="k"), limits, Repeatable("once", "f"), clock=lambda: now)
     assert refused.value.limit == name
     assert refused.value.retry_after_s >= 1
     assert len(jobs.store.page(after=None, limit=9, newest_first=True)[0]) == 2
     if name not in ("max_queued", "max_backlog_s"):
         accept(jobs.database, new_job(api_key="another"), limits)
     accept(jobs.database, new_job(api_key="k", model="another"), Limits(), Repeatable("once", "f"))
+
+
+def test_requests_of_the_minute_before_count_as_far_as_it_is_within_sixty_seconds(jobs: Jobs) -> None:
+    minute, limits = 60.0 * 10**7, Limits(requests_per_minute=4)
+
+    def send(second: float) -> None:
+        accept(jobs.database, new_job(api_key="k"), limits, clock=lambda: minute + second)
+
+    for _ in range(4):
+        send(10.0)
+    for second, wait in ((59.0, 1.0), (69.0, 51.0)):  # of the second minute 15 % have passed: 3.4 of the 4 count
+        with pytest.raises(Refused) as refused:
+            send(second)
+        assert refused.value.retry_after_s == wait
+    send(75.0)
+    with pytest.raises(Refused):
+        send(75.0)
+    send(120.0)
 
 
 def test_gpu_seconds_of_finished_jobs_count_for_the_day(jobs: Jobs) -> None:

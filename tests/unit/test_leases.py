@@ -87,7 +87,7 @@ def test_jobs_that_end_together_end_as_they_would_alone(jobs: Jobs) -> None:
         assert (done.status, done.leg_seconds, done.facts) == (Status.COMPLETED, seconds[each.id], {"of": each.id})
         assert [event.kind for event in jobs.store.events(each.id, 0)] == ["queued", "completed"]
     with jobs.database.read() as connection:
-        spent = [gpu_seconds_per_day(connection, key) for key in ("a", "b")]
+        spent = [gpu_seconds_per_day(connection, key, time.time()) for key in ("a", "b")]
         assert spent == pytest.approx([1.0, 2.0], abs=0.2), "and a little for the one that was canceled"
         assert mean_seconds(read_lines(connection, "m"))[Leg.DENOISE] == pytest.approx(1.5, abs=0.01)
         owed = connection.execute(select(func.count()).select_from(webhooks)).scalar_one()
