@@ -46,6 +46,7 @@ class BucketServer:
             config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10),
         )  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
+        self._was_up = False
 
     @property
     def port(self) -> int:
@@ -103,16 +104,17 @@ class BucketServer:
         deadline = time.monotonic() + START_S
         while True:
             try:
-                existing = [each["Name"] for each in self.client.list_buckets()["Buckets"]]
-                if BUCKET not in existing:
+                if self._was_up:  # it takes new objects before it finds those from before
+                    self.client.get_object(Bucket=BUCKET, Key=".ready")["Body"].read()
+                elif BUCKET not in [each["Name"] for each in self.client.list_buckets()["Buckets"]]:
                     self.client.create_bucket(Bucket=BUCKET)
-                self.client.put_object(Bucket=BUCKET, Key=".ready", Body=b"")
-                self.client.delete_object(Bucket=BUCKET, Key=".ready")
+                self.client.put_object(Bucket=BUCKET, Key=".ready", Body=b"x")
             except (BotoCoreError, ClientError):
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError((self.folder / "log").read_text()[-3000:]) from None
                 time.sleep(0.05)
             else:
+                self._was_up = True
                 return
 
 

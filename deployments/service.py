@@ -27,6 +27,7 @@ from pipelines.errors import KinorayError
 from pipelines.families import CLASSES
 
 START_TIMEOUT_S = 300
+STARTS = 3
 STOP_TIMEOUT_S = 15
 FREE_PORTS = range(20_000, 32_768)
 
@@ -148,13 +149,7 @@ def run_service(
                 dashboard_host="127.0.0.1",
                 object_store_memory=512 * 2**20,
             )
-        ray.init(
-            address=address or "local",
-            log_to_driver=show_logs,
-            logging_level="WARNING",
-            _node_ip_address="127.0.0.1",
-            **options,
-        )
+        _start_ray(address=address or "local", log_to_driver=show_logs, **options)
         signals.restore()  # Ray takes SIGTERM for itself
         if graceful:
             cleanup.callback(lambda: _get_global_client().shutdown(timeout_s=STOP_TIMEOUT_S))
@@ -163,6 +158,26 @@ def run_service(
         url = f"http://{host}:{port}"
         _wait_until_ready(url, on_waiting)
         yield url
+
+
+def _start_ray(**options: Any) -> None:
+    """`ray.init`. Ray gives its own processes 30 s, which they need more of on a machine that is busy: then once more.
+
+    Raises:
+        StartFailed: they were too slow each time.
+    """
+    import ray
+
+    for _ in range(STARTS):
+        try:
+            ray.init(logging_level="WARNING", _node_ip_address="127.0.0.1", **options)
+            return
+        except Exception as error:  # what Ray raises then is no more than that
+            if "timed out" not in str(error).lower():
+                raise
+            ray.shutdown()
+            slow = error
+    raise StartFailed(f"Ray did not start on this machine, {STARTS} times: {slow}")
 
 
 def _require_free(host: str, port: int) -> None:
