@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,8 @@ from deployments.settings import Settings
 from pipelines.card import ROOT
 from pipelines.catalogue import load_catalogue
 from storage.settings import BucketSettings
+
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
 def page(name: str) -> str:
@@ -57,6 +60,18 @@ def test_every_model_is_documented() -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\((?!http)([^)#]+)", path.read_text()):
-            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+    links = [(path, link) for path in PAGES for link in re.findall(r"\]\((?!https?://)([^)\s]+)\)", path.read_text())]
+    assert len({path for path, _ in links}) > 10, "the pages link to each other"
+    for path, link in links:
+        file, _, anchor = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), f"{path.relative_to(ROOT)} links to {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{path.relative_to(ROOT)} links to {link}; {file} has {anchors(target)}"
+
+
+def anchors(path: Path) -> set[str]:
+    """What a page's headings are called in a link, as GitHub and others make it of their words."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ +(.+?) *$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
