@@ -60,8 +60,12 @@ fix: setup-dev ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 .PHONY: test
-test: setup-dev ## every test that a machine without a GPU can run
-	$(BIN)/python -m pytest
+test: setup-dev ## the tests that every change has to pass, without a GPU (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not long"
+
+.PHONY: test-long
+test-long: setup-dev ## the rest: more kills, faults, databases and scaling
+	$(BIN)/python -m pytest -m long
 
 .PHONY: eval-tiny
 eval-tiny: setup ## judge the demo models on prompts and pictures they never saw

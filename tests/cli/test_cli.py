@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from pipelines.video import read_frames
 from tests.command import START_S, Command, is_ready, own_config
 from tests.conftest import ServiceClient
 from training.detect import detect
-
-STOP_S = 30
 
 
 @pytest.fixture
@@ -63,6 +60,7 @@ def test_a_demo_of_an_image_model_has_a_picture_of_its_own(tmp_path: Path) -> No
         ask_for(get_card("svd-tiny"), None, tmp_path / "none.png")
 
 
+@pytest.mark.long
 def test_an_interrupted_demo_leaves_nothing(start: Callable[..., Command], tmp_path: Path) -> None:
     demo = start("demo", "--out", str(tmp_path / "demo.mp4"))
     demo.wait_for(lambda: any("ServeReplica" in title for title in demo.look()))
@@ -71,10 +69,11 @@ def test_an_interrupted_demo_leaves_nothing(start: Callable[..., Command], tmp_p
     demo.assert_nothing_is_left()
 
 
+@pytest.mark.long
 def test_serve_runs_until_it_is_told_to_stop(start: Callable[..., Command], tmp_path: Path, postgres: str) -> None:
     """On PostgreSQL, as a cluster has it; every other test of a service has SQLite."""
     database = create_database(postgres, "service")
-    assert "is at" in start("migrate", KINORAY_DATABASE_URL=database).ended(60)
+    assert "is at" in start("migrate", KINORAY_DATABASE_URL=database).ended(START_S)
     small = for_model(load_config(default_config()), "ltx-tiny", with_image=False)
     config, url = own_config(tmp_path, small)
     serve = start("serve", "--config", str(config), KINORAY_DATABASE_URL=database)
@@ -85,9 +84,7 @@ def test_serve_runs_until_it_is_told_to_stop(start: Callable[..., Command], tmp_
     client.http.close()
     with open_database(database) as opened:
         assert JobStore(opened).get(video["id"]) is not None
-    started = time.monotonic()
     output = serve.stop(signal.SIGTERM)
-    assert time.monotonic() - started < STOP_S
     assert (serve.process.returncode, "Stopped." in output) == (0, True), output
     serve.assert_nothing_is_left()
 
@@ -96,7 +93,7 @@ def test_a_wrong_config_is_one_sentence(start: Callable[..., Command], tmp_path:
     path = tmp_path / "serve.yaml"
     path.write_text(default_config().read_text().replace("threads:", "thread:"))
     checked = start("config", "check", str(path))
-    output = checked.ended(60)
+    output = checked.ended(START_S)
     assert checked.process.returncode == 1
     assert "args.thread" in output.replace("\n", "")
     assert "Traceback" not in output

@@ -14,6 +14,7 @@ from deployments.config import BALANCE, load_config
 from deployments.keys import fingerprint, generate
 from deployments.service import default_config, for_model, free_port
 from tests.command import Command, is_ready
+from tests.conftest import DEADLINE_S
 
 
 class Front:
@@ -22,7 +23,7 @@ class Front:
     def __init__(self, url: str, keys: dict[str, str]) -> None:
         self.url = url
         self.keys = keys
-        self.http = httpx2.Client(base_url=url, timeout=30, trust_env=False)
+        self.http = httpx2.Client(base_url=url, timeout=DEADLINE_S, trust_env=False)
 
     def ask(self, key: str, method: str, path: str, **request: Any) -> httpx2.Response:
         headers = {"authorization": f"Bearer {self.keys[key]}", **request.pop("headers", {})}

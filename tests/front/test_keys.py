@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from deployments.api import app
-from tests.conftest import PROMPT
+from tests.conftest import DEADLINE_S, PROMPT
 from tests.front.conftest import Front
 
 OPEN = {"/healthz", "/readyz", "/metrics"}
@@ -119,7 +119,7 @@ def test_a_service_that_others_can_reach_needs_keys(front: Front, start_front: C
     del front  # only so that one service at a time starts
     for settings, says in (({}, "knows no API keys"), ({"allow_anonymous": False}, "knows no API keys")):
         command = start_front({"host": "0.0.0.0"}, {"api_keys": [], **settings})
-        output = " ".join(command.ended(60).split())
+        output = " ".join(command.ended(DEADLINE_S).split())
         assert command.process.returncode == 1
         assert says in output
         assert "./kinoray keys new" in output

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import hypothesis
+import pytest
 import schemathesis
 from hypothesis import HealthCheck
 from schemathesis.checks import CHECKS, load_all_checks
 
 from deployments.api import app
 from tests.front.conftest import Front
+
+pytestmark = pytest.mark.long
 
 load_all_checks()
 HELD: Any = [

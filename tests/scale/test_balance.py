@@ -12,8 +12,10 @@ from deployments.config import load_config
 from deployments.replicas import Replicas, look
 from deployments.service import free_port, run_service
 from pipelines.card import ROOT
-from tests.conftest import ServiceClient
+from tests.conftest import DEADLINE_S, ServiceClient
 from tests.serving import deploy
+
+pytestmark = pytest.mark.long
 
 DENOISER, DECODER, ENCODER = "Denoiser-simulated", "VideoDecoder-simulated", "TextEncoder-simulated"
 LEGS = (DENOISER, DECODER, ENCODER)
@@ -40,7 +42,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceClient]
 def until(reached: Callable[[Replicas], bool]) -> list[Replicas]:
     """Every view of the replicas until one is as it should be."""
     seen: list[Replicas] = []
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + DEADLINE_S
     while not (seen and reached(seen[-1])):
         assert time.monotonic() < deadline, seen[-1]
         seen.append(look())

@@ -4,77 +4,37 @@ from __future__ import annotations
 
 import base64
 import io
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.conftest import PROMPT, ServiceClient
+from deployments.service import default_config
+from pipelines.catalogue import get_card
+from pipelines.families import place
+from tests.conftest import ENDLESS, PROMPT, ServiceClient
 
-GIF = io.BytesIO()
-Image.new("RGB", (8, 8)).save(GIF, "GIF", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
 PNG = io.BytesIO()
 Image.effect_noise((64, 64), 50).save(PNG, "PNG")
-THIN = io.BytesIO()
-Image.new("RGB", (90, 10)).save(THIN, "PNG")
-HUGE = io.BytesIO()
-Image.new("1", (10_000, 6_000)).save(HUGE, "PNG")
 
 
 def data_url(data: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-REFUSED: list[tuple[dict[str, Any], str, str]] = [
-    ({"model": "sora-2"}, "model", "ltx-tiny"),
-    ({"colour": "red"}, "colour", "not known"),
-    ({"prompt": " "}, "prompt", "empty"),
-    ({"prompt": "x" * 1001}, "prompt", "1000"),
-    ({"negative_prompt": "x" * 1001}, "negative_prompt", "1000"),
-    ({"width": 100}, "width", "96 and 128"),
-    ({"height": 2048}, "height", "between 32 and 1024"),
-    ({"size": "big"}, "size", "WIDTHxHEIGHT"),
-    ({"size": "64x64", "width": 64}, "size", "not both"),
-    ({"num_frames": 10}, "num_frames", "9 and 11"),
-    ({"num_frames": 0}, "num_frames", "between 1"),
-    ({"width": 1024, "height": 1024, "num_frames": 257}, "num_frames", "at most"),
-    ({"num_inference_steps": 0}, "num_inference_steps", "greater than or equal to 1"),
-    ({"num_inference_steps": 1001}, "num_inference_steps", "1000"),
-    ({"guidance_scale": "nan"}, "guidance_scale", "finite"),
-    ({"guidance_rescale": 2}, "guidance_rescale", "less than or equal to 1"),
-    ({"seconds": "-1"}, "seconds", "above 0"),
-    ({"seconds": "soon"}, "seconds", "number"),
-    ({"seed": -1}, "seed", "greater than or equal to 0"),
-    ({"fps": 0}, "fps", "greater than or equal to 1"),
-    ({"input_reference": "http://example.org/x.png"}, "input_reference", "https"),
-    ({"input_reference": data_url(b"not an image")}, "input_reference", "cannot be read"),
-    ({"input_reference": data_url(PNG.getvalue()[:-200])}, "input_reference", "cannot be read"),
-    ({"input_reference": data_url(GIF.getvalue())}, "input_reference", "animated"),
-    ({"input_reference": data_url(THIN.getvalue())}, "input_reference", "at most 8 times"),
-    ({"input_reference": data_url(HUGE.getvalue())}, "input_reference", "at most 50000000 pixels"),
-    ({"motion_bucket_id": 127}, "motion_bucket_id", "ltx-tiny has no motion_bucket_id"),
-    ({"model": "svd-tiny"}, "input_reference", "makes a video from an image"),
-    ({"model": "svd-tiny", "input_reference": data_url(b"not an image")}, "input_reference", "cannot be read"),
-    ({"model": "svd-tiny", "input_reference": data_url(GIF.getvalue())}, "input_reference", "animated"),
-    (
-        {"model": "svd-tiny", "input_reference": data_url(PNG.getvalue()), "guidance_scale": 3},
-        "guidance_scale",
-        "svd-tiny has no guidance_scale; its settings are decode_chunk_size",
-    ),
-    (
-        {"model": "svd-tiny", "input_reference": data_url(PNG.getvalue()), "motion_bucket_id": 256},
-        "motion_bucket_id",
-        "less than or equal to 255",
-    ),
-]
-
-
-@pytest.mark.parametrize(("fields", "param", "says"), REFUSED, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("fields", "param", "says"),
+    [
+        ({"model": "sora-2"}, "model", "ltx-tiny"),
+        ({"num_frames": 10}, "num_frames", "9 and 11"),
+        ({"model": "svd-tiny", "input_reference": data_url(b"not an image")}, "input_reference", "cannot be read"),
+    ],
+)
 def test_refuses_with_a_sentence_and_stores_nothing(
     service: ServiceClient, service_data: Path, fields: dict[str, Any], param: str, says: str
 ) -> None:
+    """Three of many: tests/unit/test_refusals.py."""
     stored = service_data / "artifacts" / "videos"
     before = service.http.get("/v1/videos").json()["first_id"], set(stored.glob("*"))
     response = service.http.post("/v1/videos", json={"prompt": PROMPT, **fields})
@@ -84,13 +44,6 @@ def test_refuses_with_a_sentence_and_stores_nothing(
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
     assert says in error["message"]
     assert (service.http.get("/v1/videos").json()["first_id"], set(stored.glob("*"))) == before
-
-
-@pytest.mark.parametrize("body", [b"{", b"[1]", b'"x"', b"\xff", b'{"prompt": NaN}', b"[" * 100000])
-def test_malformed_json_is_400(service: ServiceClient, body: bytes) -> None:
-    response = service.http.post("/v1/videos", content=body, headers={"content-type": "application/json"})
-    assert response.status_code == 400
-    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
 
 def test_errors_never_echo_what_was_sent(service: ServiceClient) -> None:
@@ -139,15 +92,18 @@ def test_progress_rises_and_content_comes_only_when_completed(service: ServiceCl
     assert all(video["progress"] < 100 for video in seen[:-1])
     assert seen[-1]["progress"] == 100
     assert set(seen[-1]["leg_seconds"]) == {"text", "denoise", "decode", "publish"}
-    assert seen[-1]["facts"]["attention"] in ("native", "xformers")
+    on_gpu = default_config().name == "gpu.yaml"
+    assert seen[-1]["facts"].items() >= place(get_card("ltx-tiny"), gpu=on_gpu).facts().items()
 
 
 def test_one_seed_gives_identical_bytes_and_is_reported_when_random(service: ServiceClient) -> None:
     first = service.finish(service.create()["id"])
-    again = service.finish(service.create(seed=first["seed"])["id"])
+    again = [service.create(seed=first["seed"]) for _ in range(12)]
     other = service.finish(service.create()["id"])
-    assert service.content(first["id"]) == service.content(again["id"])
     assert service.content(first["id"]) != service.content(other["id"])
+    for variant in ("video", "thumbnail", "spritesheet"):
+        files = {service.content(service.finish(each["id"])["id"], variant) for each in again}
+        assert files == {service.content(first["id"], variant)}
 
 
 def test_form_and_json_are_the_same_request(service: ServiceClient) -> None:
@@ -165,25 +121,21 @@ def test_ranges_of_the_content(service: ServiceClient) -> None:
 
 
 def test_deleting_a_live_job_frees_the_denoiser_and_leaves_nothing(service: ServiceClient, service_data: Path) -> None:
-    long = service.create(num_inference_steps=1000, width=256, height=256, input_reference=data_url(PNG.getvalue()))
+    long = service.create(**ENDLESS, input_reference=data_url(PNG.getvalue()))
     service.until(long["id"], lambda v: v["leg"] == "denoise")
     assert service.http.delete(f"/v1/videos/{long['id']}").json()["deleted"] is True
-    started = time.monotonic()
-    service.finish(service.create()["id"])
-    assert time.monotonic() - started < 30, "the denoiser was still busy with a deleted job"
+    service.finish(service.create()["id"])  # in a fraction of the time that the deleted job would have taken
     assert service.http.get(f"/v1/videos/{long['id']}").status_code == 404
     assert not (service_data / "artifacts" / "videos" / long["id"]).exists()
 
 
 def test_canceling_a_live_job_frees_the_denoiser(service: ServiceClient, service_data: Path) -> None:
-    long = service.create(num_inference_steps=1000, width=256, height=256, input_reference=data_url(PNG.getvalue()))
+    long = service.create(**ENDLESS, input_reference=data_url(PNG.getvalue()))
     service.until(long["id"], lambda v: v["leg"] == "denoise")
     canceled = service.http.post(f"/v1/videos/{long['id']}/cancel")
     assert (canceled.status_code, canceled.json()["status"]) == (200, "failed")
     assert canceled.json()["error"]["code"] == "canceled"
-    started = time.monotonic()
-    done = service.finish(service.create()["id"])
-    assert time.monotonic() - started < 30, "the denoiser was still busy with a canceled job"
+    done = service.finish(service.create()["id"])  # in a fraction of the time that the canceled job would have taken
     assert service.get(long["id"])["error"]["code"] == "canceled"
     left = service_data / "artifacts" / "videos" / long["id"]
     service.until(long["id"], lambda _: not left.exists())
@@ -205,9 +157,3 @@ def test_health_readiness_models_and_metrics(service: ServiceClient) -> None:
 
 def test_any_authorization_header_is_ignored(service: ServiceClient) -> None:
     assert service.http.get("/v1/models", headers={"authorization": "Bearer x"}).status_code == 200
-
-
-@pytest.mark.parametrize("body", [b'{"prompt": "\\ud800"}', b'{"prompt": "a\\u0000b"}'])
-def test_a_prompt_that_is_no_text_is_refused(service: ServiceClient, body: bytes) -> None:
-    response = service.http.post("/v1/videos", content=body, headers={"content-type": "application/json"})
-    assert (response.status_code, response.json()["error"]["param"]) == (400, "prompt")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import ray
 
-from tests.conftest import ServiceClient
+from tests.conftest import DEADLINE_S, ServiceClient
 
 WANTED = {
     "ray_kinoray_jobs_total{": 'outcome="completed"',
@@ -26,7 +26,7 @@ def test_every_metric_is_exported(service: ServiceClient) -> None:
     service.finish(service.create()["id"])
     (node,) = [node for node in ray.nodes() if node["Alive"]]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE_S
     while True:
         with urllib.request.urlopen(url, timeout=10) as response:
             lines = response.read().decode().splitlines()

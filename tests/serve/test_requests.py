@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pipelines.card import ROOT
-from tests.conftest import PROMPT, WEBHOOK_SECRET, ServiceClient
+from tests.conftest import ENDLESS, PROMPT, WEBHOOK_SECRET, ServiceClient
 from tests.receiver import receive
 
 
@@ -85,7 +85,7 @@ def test_one_idempotency_key_is_one_video_however_often_it_is_sent(service: Serv
 
 def test_a_high_priority_goes_before_what_waited_longer(service: ServiceClient) -> None:
     service.finish(service.create()["id"])  # so that times are known
-    busy = [service.create(num_inference_steps=1000, width=128, height=128)["id"] for _ in range(2)]
+    busy = [service.create(**ENDLESS)["id"] for _ in range(2)]
     try:
         for each in busy:  # one has the denoiser, one is ready for it
             service.until(each, lambda video: video["status"] == "in_progress")
@@ -125,7 +125,7 @@ def test_files_expire_when_their_time_is_up(service: ServiceClient, service_data
 def test_the_end_of_a_job_is_told_to_its_webhook(service: ServiceClient) -> None:
     with receive() as receiver, openai.OpenAI(api_key="x", webhook_secret=WEBHOOK_SECRET) as client:
         done = service.create(webhook_url=receiver.url)
-        canceled = service.create(webhook_url=receiver.url, num_inference_steps=1000, width=128, height=128)
+        canceled = service.create(webhook_url=receiver.url, **ENDLESS)
         service.http.post(f"/v1/videos/{canceled['id']}/cancel")
         service.finish(done["id"])
         service.until(done["id"], lambda _: len(receiver.received) == 2)

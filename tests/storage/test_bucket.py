@@ -157,6 +157,7 @@ def test_a_server_that_was_killed_is_used_again(bucket: BucketStore, bucket_serv
     assert bucket.get(KEY) == b"before"
 
 
+@pytest.mark.long
 def test_a_gigabyte_needs_little_memory(settings: BucketSettings, tmp_path: Path) -> None:
     assert extra_memory(settings, tmp_path) < LARGE_BOUND_MIB
 

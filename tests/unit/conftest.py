@@ -22,6 +22,17 @@ from jobs.record import Job, new_job_id
 from jobs.store import JobStore
 from jobs.turns import Turns
 
+SQL = {"test_admission", "test_database", "test_jobs", "test_leases", "test_retention", "test_turns", "test_webhooks"}
+"""The tests whose subject is what the databases are asked. The others see PostgreSQL in the long tests only."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that were not asked for are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        on = getattr(item, "callspec", None)
+        if on is not None and on.params.get("database") == "postgresql" and item.path.stem not in SQL:
+            item.add_marker(pytest.mark.long)
+
 
 class Jobs:
     """A job store with everything that works on it, and short ways to say what most tests do."""

@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from sqlalchemy.exc import OperationalError
 
-from deployments.acceptance import Acceptance, Asked
 from deployments.keys import SCOPES, Caller, KeyLimits
-from deployments.settings import Settings
-from deployments.uploads import BeginUpload, Uploads
+from deployments.uploads import BeginUpload
 from jobs import admission
 from jobs.priority import Priority
 from jobs.record import Job
 from pipelines.errors import InvalidRequest, KeyReused, TooManyRequests
-from storage.folder import FolderStore
 from storage.keys import upload_key
 from tests.unit.conftest import Jobs
-
-PICTURE = io.BytesIO()
-Image.effect_noise((64, 64), 50).save(PICTURE, "PNG")
-
-
-class Door:
-    """What the API does with a request, and where its images end up."""
-
-    def __init__(self, jobs: Jobs, folder: Path, **settings: Any) -> None:
-        self.artifacts = FolderStore(folder / "artifacts")
-        given = Settings(models=("ltx-tiny", "svd-tiny"), **settings)
-        self.uploads = Uploads(given, jobs.database, self.artifacts)
-        self.acceptance = Acceptance(given, jobs.database, self.artifacts, self.uploads, ThreadPoolExecutor(1))
-
-    def ask(self, *, limits: KeyLimits | None = None, caller: str = "k", **asked: Any) -> Job:
-        fields = {"prompt": "p", **asked.pop("fields", {})}
-        who = Caller(caller, SCOPES, limits or KeyLimits())
-        return asyncio.run(self.acceptance.accept(Asked(fields, asked.pop("image", None), who, **asked)))
+from tests.unit.door import PICTURE, Door
 
 
 def test_a_full_queue_says_when_to_come_back(jobs: Jobs, tmp_path: Path) -> None:

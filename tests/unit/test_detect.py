@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from pipelines.video import encode_mp4, read_frames
 from training.detect import detect
 from training.world import COMBINATIONS, render, sample_scene
 
 
+@pytest.mark.long
 def test_is_right_about_every_combination_after_video_compression(tmp_path: Path) -> None:
     rng = random.Random(5)
     wrong = []

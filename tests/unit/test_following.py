@@ -81,7 +81,7 @@ def test_one_who_has_seen_what_was_never_sent_begins_anew_and_sees_the_end(jobs:
     async def follow(seen: int) -> list[str]:
         stream = EventStream(jobs.store, Watcher(jobs.store.versions))
         names = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async for event in stream.of(job, seen, lambda now: {"id": now.id}):
                 names.append(event.decode().partition("\n")[0])
                 await asyncio.to_thread(jobs.store.cancel, job.id)

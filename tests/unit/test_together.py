@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from deployments.together import Together
 
-PATIENCE_S = 10
+PATIENCE_S = 60
 
 
 class Store:

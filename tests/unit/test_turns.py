@@ -12,7 +12,7 @@ from jobs.priority import Priority
 from jobs.record import Job
 from tests.unit.conftest import Jobs
 
-AFTER_S = 5.0
+AFTER_S = 50.0  # a test takes a fraction of it, wherever it runs
 
 
 def encoded(jobs: Jobs, *, replica: str | None = None, **fields: Any) -> tuple[Job, str]:
@@ -83,13 +83,13 @@ def running(jobs: Jobs, replica: str, left_s: float, priority: Priority = Priori
     return token
 
 
-def urgent(jobs: Jobs, waited_s: float = 10) -> Job:
+def urgent(jobs: Jobs, waited_s: float = 100) -> Job:
     """A job that has waited and is encoded."""
     return encoded(jobs, priority=Priority.HIGH, created_at=time.time() - waited_s)[0]
 
 
 def test_the_lowest_class_makes_way(jobs: Jobs) -> None:
-    jobs_left = {"d1": (60.0, Priority.NORMAL), "d2": (20.0, Priority.LOW), "d3": (90.0, Priority.HIGH)}
+    jobs_left = {"d1": (600.0, Priority.NORMAL), "d2": (200.0, Priority.LOW), "d3": (90.0, Priority.HIGH)}
     normal, low, _ = (running(jobs, replica, *left) for replica, left in jobs_left.items())
     assert jobs.turns.yielding("m", 3, AFTER_S) == set(), "nobody waits"
     urgent(jobs)
@@ -105,26 +105,26 @@ def test_the_lowest_class_makes_way(jobs: Jobs) -> None:
 
 
 def test_nobody_makes_way_for_a_moment(jobs: Jobs) -> None:
-    running(jobs, "d1", left_s=4.0)
-    long = running(jobs, "d2", left_s=60.0)
+    running(jobs, "d1", left_s=40.0)
+    long = running(jobs, "d2", left_s=600.0)
     urgent(jobs)
     urgent(jobs)
     assert jobs.turns.yielding("m", 2, AFTER_S) == {long}, "the other is done as soon"
-    assert jobs.turns.yielding("m", 2, after_s=15.0) == set(), "nobody has waited so long"
+    assert jobs.turns.yielding("m", 2, after_s=1500.0) == set(), "nobody has waited so long"
     assert jobs.turns.yielding("m", 2, AFTER_S) == {long}
     assert jobs.turns.yielding("n", 2, AFTER_S) == set()
 
 
 @pytest.mark.parametrize(("waited", "believed"), [(2, True), (3, False)])
 def test_an_estimate_is_not_believed_for_ever(jobs: Jobs, waited: int, believed: bool) -> None:
-    nearly = running(jobs, "d1", left_s=4.0)
+    nearly = running(jobs, "d1", left_s=40.0)
     urgent(jobs, waited_s=waited * AFTER_S)
     assert jobs.turns.yielding("m", 1, AFTER_S) == (set() if believed else {nearly})
 
 
 def test_nobody_makes_way_for_one_that_could_not_begin(jobs: Jobs) -> None:
-    low, high = running(jobs, "d1", 60.0, Priority.LOW), running(jobs, "d2", 60.0, Priority.HIGH)
-    jobs.accept(priority=Priority.HIGH, created_at=time.time() - 10)
+    low, high = running(jobs, "d1", 600.0, Priority.LOW), running(jobs, "d2", 600.0, Priority.HIGH)
+    jobs.accept(priority=Priority.HIGH, created_at=time.time() - 100)
     assert jobs.turns.yielding("m", 2, AFTER_S) == set(), "it is in the queue"
     _, token = jobs.take()
     assert jobs.turns.yielding("m", 2, AFTER_S) == set(), "it is being encoded"
@@ -139,7 +139,7 @@ def test_nobody_makes_way_for_one_that_could_not_begin(jobs: Jobs) -> None:
 
 
 def test_a_job_whose_class_has_aged_is_not_interrupted(jobs: Jobs) -> None:
-    running(jobs, "d1", 60.0, Priority.LOW)
+    running(jobs, "d1", 600.0, Priority.LOW)
     job = urgent(jobs)
     with jobs.database.write() as connection:  # 1300 seconds of work have been done since it came
         connection.exec_driver_sql(f"UPDATE jobs SET queue_rank = 1300 WHERE id = '{job.id}'")
