@@ -85,7 +85,8 @@ def test_one_idempotency_key_is_one_video_however_often_it_is_sent(service: Serv
 
 def test_a_high_priority_goes_before_what_waited_longer(service: ServiceClient) -> None:
     service.finish(service.create()["id"])  # so that times are known
-    busy = [service.create(**ENDLESS)["id"] for _ in range(2)]
+    # Of two classes: one of the same would put the work of the first before the turn of whatever comes.
+    busy = [service.create(**ENDLESS, priority=priority)["id"] for priority in ("normal", "low")]
     try:
         for each in busy:  # one has the denoiser, one is ready for it
             service.until(each, lambda video: video["status"] == "in_progress")

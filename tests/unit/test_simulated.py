@@ -55,7 +55,7 @@ def test_each_leg_takes_its_time() -> None:
     run(card(), small())  # which encodes the test card
     started = time.monotonic()
     run(slow, small())
-    assert 0.7 <= time.monotonic() - started < 1.2
+    assert time.monotonic() - started >= 0.7
 
 
 def test_latents_have_the_shape_that_the_real_ones_would_and_survive_a_checkpoint() -> None:
