@@ -15,11 +15,11 @@ from ray.serve import Application
 
 from deployments.api import Api
 from deployments.conductor import Conductor
+from deployments.configuration.graph import deployment_names
+from deployments.configuration.settings import load_settings
 from deployments.denoiser import Denoiser
 from deployments.encoders import ImageEncoder, TextEncoder
-from deployments.graph import deployment_names
 from deployments.publisher import Publisher
-from deployments.settings import load_settings
 from deployments.video_decoder import VideoDecoder
 from pipelines.card import Leg
 

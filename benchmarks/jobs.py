@@ -15,14 +15,15 @@ from pathlib import Path
 
 from sqlalchemy import insert
 
-from benchmarks.databases import create_database, run_postgres
 from jobs.admission import Limits, accept
 from jobs.database import Database, open_database, sqlite_url
+from jobs.ids import new_job_id
 from jobs.leases import Leases, Rendered
 from jobs.lifecycle import Status
-from jobs.record import Job, new_job_id
+from jobs.record import Job
 from jobs.schema import jobs
 from jobs.store import JobStore
+from tests.harness.databases import create_database, run_postgres
 
 FINISHED, QUEUED = 100_000, 10_000
 ROUNDS = 300

@@ -20,8 +20,8 @@ import torch
 import yaml
 from diffusers import LTXPipeline
 
-from deployments.config import load_config
-from deployments.service import default_config, for_model, free_port, run_service
+from cli.service import default_config, for_model, free_port, run_service
+from deployments.configuration.serve_config import load_config
 from pipelines.card import CheckpointCard
 from pipelines.catalogue import get_card, load_catalogue
 from pipelines.ltx.card import LTXParameters

@@ -16,11 +16,11 @@ from typing import Any
 
 from boto3.s3.transfer import TransferConfig
 
-from benchmarks.bucket_server import BUCKET, run_bucket_server
-from benchmarks.storage_faults import credentials
 from storage.bucket import BucketStore
 from storage.client import connect, transfer_config
 from storage.settings import MIB, BucketSettings
+from tests.harness.bucket import credentials
+from tests.harness.bucket_server import BUCKET, run_bucket_server
 
 BOUND = 0.95
 SIZES = ((1, 100), (16, 40), (64, 30), (512, 10))

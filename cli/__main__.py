@@ -137,7 +137,7 @@ def config_files() -> None:
 @config_app.command()
 def check(config: Annotated[Path, typer.Argument(help="A Serve config file.")]) -> None:
     """Read a config file strictly and say what is wrong with it."""
-    from deployments.config import load_config
+    from deployments.configuration.serve_config import load_config
 
     load_config(config)
     console.print(f"{config} is sound")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deployments.config import load_config
-from deployments.settings import load_settings
+from deployments.configuration.serve_config import load_config
+from deployments.configuration.settings import load_settings
 from pipelines.errors import ConfigError
 from storage.bucket_setup import BucketSetup
 from storage.errors import StorageUnavailable

@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from cli.client import Client
-from deployments.config import load_config
-from deployments.service import default_config, for_model, free_port, run_service
-from pipelines.card import ROOT
+from cli.service import default_config, for_model, free_port, run_service
+from deployments.configuration.serve_config import load_config
 from pipelines.catalogue import ModelCard, get_card
 from pipelines.errors import ConfigError, KinorayError
+from pipelines.paths import ROOT
 from pipelines.weights import prefetch
 
 PROMPT = "a red circle moves left on a black background"

@@ -40,7 +40,7 @@ def new_key(name: str, scopes: Sequence[str] | None = None) -> tuple[str, str]:
     import yaml
     from pydantic import ValidationError
 
-    from deployments.keys import DEFAULT_SCOPES, ApiKey, fingerprint, generate
+    from deployments.configuration.api_keys import DEFAULT_SCOPES, ApiKey, fingerprint, generate
     from pipelines.errors import ConfigError
 
     secret = generate()

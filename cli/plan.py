@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.job_store import measured_seconds
-from deployments.config import load_config
-from deployments.graph import deployment_names
-from deployments.settings import load_settings
+from cli.planning import LEGS, plan
+from deployments.configuration.graph import deployment_names
+from deployments.configuration.serve_config import load_config
+from deployments.configuration.settings import load_settings
 from jobs.lifecycle import Leg
-from jobs.planning import LEGS, plan
 from pipelines.catalogue import get_card
 from pipelines.errors import ConfigError
 from pipelines.simulated.timings import measured

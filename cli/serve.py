@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from cli.job_store import check_job_store
-from deployments.config import load_config
-from deployments.service import default_config, run_service
-from deployments.settings import data_dir, load_settings
+from cli.service import default_config, run_service
+from deployments.configuration.serve_config import load_config
+from deployments.configuration.settings import data_dir, load_settings
 from pipelines.weights import prefetch
 
 

@@ -16,26 +16,29 @@ from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from deployments import metrics
-from deployments.acceptance import Acceptance, Asked
-from deployments.body import read_body, read_file
-from deployments.event_stream import EventStream, last_seen
+from deployments.configuration.api_keys import Scope, anonymous_allowed
+from deployments.configuration.settings import Settings, data_dir, database_url
 from deployments.events import emit
-from deployments.facts import exposition
-from deployments.http_errors import install
-from deployments.keys import Caller, Doorkeeper, Scope, anonymous_allowed, bearer, caller_of
-from deployments.openapi import answers, binary, create_body, describe, file_body, json_body
-from deployments.queue_view import QueueView
-from deployments.readiness import missing_legs
-from deployments.schemas import DeletedVideo, Model, ModelList, Video, VideoList
-from deployments.settings import Settings, data_dir, database_url
-from deployments.uploads import BeginUpload, Upload, Uploads, parse_upload
-from deployments.waiting import Waiting, parse_prefer
-from deployments.watcher import Watcher
+from deployments.http.auth import Authenticator, Caller, bearer, caller_of
+from deployments.http.body import read_body, read_file
+from deployments.http.error_handler import install
+from deployments.http.errors import NotFound, NotImplementedHere, NotReady
+from deployments.http.openapi import answers, binary, create_body, describe, file_body, json_body
+from deployments.http.queue_view import QueueView
+from deployments.http.readiness import missing_legs
+from deployments.http.schemas import DeletedVideo, Model, ModelList, Video, VideoList
+from deployments.http.sse import EventStream, last_seen
+from deployments.http.store_metrics import exposition
+from deployments.http.submission import Acceptance, Asked
+from deployments.http.uploads import BeginUpload, Upload, Uploads, parse_upload
+from deployments.http.waiting import Waiting, parse_prefer
+from deployments.http.watcher import Watcher
 from jobs.database import open_database
+from jobs.ids import is_job_id
 from jobs.lifecycle import CANCELED, Status
-from jobs.record import Job, is_job_id
+from jobs.record import Job
 from jobs.store import JobStore
-from pipelines.errors import InvalidRequest, KinorayError, NotFound, NotImplementedHere, NotReady
+from pipelines.errors import InvalidRequest, KinorayError
 from storage.errors import StorageUnavailable
 from storage.keys import download_name, spritesheet_key, thumbnail_key, video_key
 from storage.store import delete_job, open_store
@@ -104,7 +107,7 @@ class Api:
         self.waiting, self.event_stream = Waiting(self.jobs, watcher), EventStream(self.jobs, watcher)
         host = _get_global_client().http_config.host or ""
         anonymous = anonymous_allowed(settings.allow_anonymous, settings.api_keys, host)
-        self.doorkeeper = Doorkeeper(settings.api_keys, anonymous)
+        self.authenticator = Authenticator(settings.api_keys, anonymous)
 
     @app.post("/v1/videos", openapi_extra=create_body(), dependencies=BEARER, responses=CREATES)
     async def create(
@@ -115,7 +118,7 @@ class Api:
         idempotency_key: Annotated[str | None, Header()] = None,
     ) -> Video:
         """Accept a job. Once this answers, the job is stored and will be rendered."""
-        caller = caller_of(request, self.doorkeeper, "submit")
+        caller = caller_of(request, self.authenticator, "submit")
         job = await self._create(request, caller, idempotency_key)
         return await self._answer(job, response, prefer)
 
@@ -125,7 +128,7 @@ class Api:
     )  # fmt: skip
     async def sync(self, request: Request, idempotency_key: Annotated[str | None, Header()] = None) -> Response:
         """Make a video and answer with its mp4, or with the Video if that takes too long. Who goes away cancels it."""
-        caller = caller_of(request, self.doorkeeper, "submit")
+        caller = caller_of(request, self.authenticator, "submit")
         job = await self._create(request, caller, idempotency_key)
         try:
             job = await self.waiting.until_ended(job, self.settings.sync_timeout_s)
@@ -148,7 +151,7 @@ class Api:
         order: Literal["asc", "desc"] = "desc",
     ) -> VideoList:
         """Jobs by time of creation."""
-        caller = caller_of(request, self.doorkeeper, "read")
+        caller = caller_of(request, self.authenticator, "read")
         if after is not None and not is_job_id(after):
             raise InvalidRequest("after must be the id of a video", param="after")
         owner = None if caller.sees_all else caller.name
@@ -200,7 +203,7 @@ class Api:
     ) -> Video:
         """A new video with the seed, shape, settings and image of another, except for what is said."""
         source = await self._job(request, video_id, "read")
-        caller = caller_of(request, self.doorkeeper, "submit")
+        caller = caller_of(request, self.authenticator, "submit")
         job = await self._create(request, caller, idempotency_key, remix_of=source)
         return await self._answer(job, response, prefer)
 
@@ -226,7 +229,7 @@ class Api:
     )  # fmt: skip
     async def begin_upload(self, request: Request) -> Upload:
         """Where to send a file that a video is to begin with. Then name its id in `input_reference`."""
-        caller = caller_of(request, self.doorkeeper, "submit")
+        caller = caller_of(request, self.authenticator, "submit")
         fields, _ = await read_body(request, self.settings.max_body_bytes)
         asked = parse_upload(fields)
         return await self._with_files(self.uploads.begin, asked, caller, str(request.base_url))
@@ -237,7 +240,7 @@ class Api:
     )  # fmt: skip
     async def receive_upload(self, request: Request, upload_id: str) -> None:
         """Send the file here, where no bucket takes it."""
-        caller = caller_of(request, self.doorkeeper, "submit")
+        caller = caller_of(request, self.authenticator, "submit")
         data = await read_file(request, self.settings.max_body_bytes)
         await self._with_files(self.uploads.receive, upload_id, caller, data)
 
@@ -247,13 +250,13 @@ class Api:
     @app.get("/v1/videos/characters/{character_id}", include_in_schema=False)
     async def not_implemented(self, request: Request) -> None:
         """Calls of OpenAI's client that no model here can serve: said plainly, not as a route that is not there."""
-        caller_of(request, self.doorkeeper, "submit")
+        caller_of(request, self.authenticator, "submit")
         raise NotImplementedHere("no model of this service can do that; GET /v1/models lists what they can")
 
     @app.get("/v1/models", dependencies=BEARER, responses=answers(401, 403))
     async def models(self, request: Request) -> ModelList:
         """The models this service runs, with their limits and defaults."""
-        caller_of(request, self.doorkeeper, "read")
+        caller_of(request, self.authenticator, "read")
         return ModelList(data=[Model.of(card) for card in self.cards.values()])
 
     @app.get("/healthz")
@@ -292,7 +295,7 @@ class Api:
 
     async def _job(self, request: Request, job_id: str, scope: Scope) -> Job:
         """A job that exists for the caller."""
-        caller = caller_of(request, self.doorkeeper, scope)
+        caller = caller_of(request, self.authenticator, scope)
         job = await asyncio.to_thread(self.jobs.get, job_id) if is_job_id(job_id) else None
         if job is None or not caller.sees(job.api_key):
             raise _unknown()

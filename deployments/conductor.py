@@ -17,25 +17,24 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments import metrics
+from deployments.background import forever, until_set, until_written
+from deployments.configuration.graph import deployment_names
+from deployments.configuration.settings import Settings, database_url
 from deployments.events import emit
-from deployments.expiries import Expiries
-from deployments.graph import deployment_names
-from deployments.lease import Lease, LeaseLost
-from deployments.leg import this_replica
-from deployments.loops import forever, until_written
-from deployments.pauses import until_set
-from deployments.relay import Relay, Route, cause_of
-from deployments.replicas import look
-from deployments.settings import Settings, database_url
-from deployments.together import Together
-from deployments.turns import WaitingRoom
+from deployments.orchestration.denoiser_pool import WaitingRoom
+from deployments.orchestration.job_run import Relay, Route, cause_of
+from deployments.orchestration.lease import Lease, LeaseLost
+from deployments.orchestration.replicas import look
+from deployments.orchestration.takeover_guard import Expiries
+from deployments.orchestration.write_batcher import Together
+from deployments.stages.worker import this_replica
+from jobs.allocation import Turns
 from jobs.database import UNREACHABLE, open_database
 from jobs.leases import Leases, Rendered
 from jobs.lifecycle import CANCELED, Status
 from jobs.priority import Priority
 from jobs.record import Job
 from jobs.store import JobStore
-from jobs.turns import Turns
 from pipelines.errors import JobFailed, RequestError
 from storage.errors import StorageUnavailable
 from storage.keys import checkpoint_prefix, prefixes_of

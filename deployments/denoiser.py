@@ -12,9 +12,9 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from deployments import metrics
-from deployments.leg import Control, Stopped, Worker, ended, load
-from deployments.settings import Settings, data_dir, database_url
-from deployments.ticket import Ticket
+from deployments.configuration.settings import Settings, data_dir, database_url
+from deployments.stages.messages import Stopped, Ticket
+from deployments.stages.worker import Control, Worker, ended, load
 from jobs.database import Database
 from jobs.leases import Leases
 from pipelines.catalogue import ModelCard
@@ -23,7 +23,7 @@ from pipelines.requests import Parameters
 from storage.store import open_checkpoints
 
 ROUTER = RequestRouterConfig(
-    request_router_class="deployments.routing:ToItsDenoiser", initial_backoff_s=0.02, max_backoff_s=0.2
+    request_router_class="deployments.orchestration.router:ToItsDenoiser", initial_backoff_s=0.02, max_backoff_s=0.2
 )
 
 
@@ -40,7 +40,7 @@ class Denoiser:
     """One video at a time; the next may wait. Cancelled, it stops at the next step, commits, and is free again."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
-        from deployments.checkpoints import Commits, Writer
+        from deployments.stages.checkpoints import Commits, Writer
 
         self.writer = Writer()
         self.commits = Commits

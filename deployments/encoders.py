@@ -9,8 +9,8 @@ from typing import Any
 
 from ray import serve
 
-from deployments.leg import Control, Worker, load
-from deployments.settings import Settings, data_dir
+from deployments.configuration.settings import Settings, data_dir
+from deployments.stages.worker import Control, Worker, load
 from pipelines.catalogue import ModelCard
 from pipelines.requests import Parameters
 from storage.store import open_store

@@ -16,20 +16,22 @@ from ray import serve
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from deployments import metrics
-from deployments.leg import Finished, Started, Stopped, ended, payload_bytes, this_replica
-from deployments.loops import forever
+from deployments.background import forever
+from deployments.configuration.settings import Settings, data_dir, database_url, webhook_secret
+from deployments.housekeeping.sweeper import Sweeper
+from deployments.housekeeping.webhook_sender import WebhookSender
 from deployments.outbound import Outbound
-from deployments.settings import Settings, data_dir, database_url, webhook_secret
-from deployments.sweeper import Sweeper
-from deployments.webhook_sender import WebhookSender
+from deployments.stages.messages import Finished, Started, Stopped
+from deployments.stages.worker import ended, payload_bytes, this_replica
 from jobs.database import UNREACHABLE, open_database
 from jobs.leases import Leases
 from jobs.record import Job
 from jobs.webhooks import Outbox
 from pipelines.output import RenderedVideo
+from storage.artifacts import KEEP, About, keep_class
 from storage.errors import StorageUnavailable
 from storage.keys import download_name, metadata_key, spritesheet_key, thumbnail_key, video_key
-from storage.store import KEEP, About, delete_or_leave, keep_class, open_store
+from storage.store import delete_or_leave, open_store
 
 log = logging.getLogger("ray.serve")
 

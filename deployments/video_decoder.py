@@ -12,9 +12,9 @@ from typing import Any
 from ray import serve
 
 from deployments import metrics
-from deployments.leg import Control, Worker, load
-from deployments.settings import Settings, data_dir
-from deployments.ticket import Committed
+from deployments.configuration.settings import Settings, data_dir
+from deployments.stages.messages import Committed
+from deployments.stages.worker import Control, Worker, load
 from pipelines.catalogue import ModelCard
 from pipelines.families import handover, video
 from pipelines.output import Output, RenderedVideo
@@ -28,7 +28,7 @@ class VideoDecoder:
     """Decodes and encodes one video at a time; the video encoder works while the next chunk is being decoded."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
-        from deployments.checkpoints import read_committed
+        from deployments.stages.checkpoints import read_committed
         from pipelines import frames
 
         self.frames = frames

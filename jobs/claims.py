@@ -21,10 +21,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.dml import ReturningUpdate
 
+from jobs.allocation import HAS_DENOISER
 from jobs.changes import OLD_TURN, changing
 from jobs.lifecycle import AHEAD_OF_DENOISE, Leg, Status
 from jobs.schema import jobs
-from jobs.turns import HAS_DENOISER
 
 
 @cache

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
-import uuid_utils
 from sqlalchemy.engine import Row
 
 from jobs.lifecycle import ENDED, Leg, Status
 from jobs.priority import Priority
-
-
-def new_job_id() -> str:
-    """`video_` and a UUIDv7: ids sort by creation time, so paging is a comparison of keys."""
-    return f"video_{uuid_utils.uuid7().hex}"
-
-
-def is_job_id(text: str) -> bool:
-    """Whether a text has the shape of an id; what has not, no store needs to look up."""
-    return re.fullmatch(r"video_[0-9a-f]{32}", text) is not None
-
-
-def made_at(named: str) -> float:
-    """When an id such as `video_` and a UUIDv7 was made, in seconds since the epoch: a UUIDv7 begins with it."""
-    return int(named.rpartition("_")[2][:12], 16) / 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, select
 
+from jobs.allocation import HAS_DENOISER
 from jobs.changes import OLD_TURN, change, ended_values
 from jobs.costs import LEFT_S, Line, read_lines
 from jobs.database import Database
 from jobs.lifecycle import CANCELED, ENDED, SERVER_ERROR, Leg, Status
 from jobs.record import Job, read_job
 from jobs.schema import LIVE, idempotency_keys, job_events, jobs
-from jobs.turns import HAS_DENOISER
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,22 +10,16 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-ROOT = Path(__file__).resolve().parents[1]
+from pipelines.paths import ROOT
+from pipelines.strict import StrictModel
 
 Leg = Literal["text", "image", "denoise", "decode"]
 Component = Literal[
     "text_encoder", "tokenizer", "image_encoder", "feature_extractor", "transformer", "unet", "vae", "scheduler"
 ]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class StrictModel(BaseModel):
-    """Frozen, and a misspelt key is an error at every level of nesting."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class Source(StrictModel):
@@ -152,13 +146,16 @@ class CommonCard(StrictModel):
         """Models for which this is equal can use the same replicas of a leg."""
 
 
+DTYPES: dict[Literal["cpu", "cuda"], Dtype] = {"cpu": "float32", "cuda": "bfloat16"}
+
+
 class CheckpointCard(CommonCard):
     """A model that has weights."""
 
     source: Source
-    components: dict[Component, Source] = {}
+    components: dict[Component, Source] = Field(default_factory=dict)
     """Components that come from elsewhere than `source`; models that name the same place share the leg that uses it."""
-    dtype: dict[Literal["cpu", "cuda"], Dtype] = {"cpu": "float32", "cuda": "bfloat16"}
+    dtype: dict[Literal["cpu", "cuda"], Dtype] = Field(default_factory=lambda: {**DTYPES})
 
     def component_source(self, component: Component) -> Source:
         return self.components.get(component, self.source)

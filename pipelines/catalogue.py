@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from pipelines.card import ROOT
 from pipelines.errors import ConfigError
 from pipelines.ltx.card import LTXCard
+from pipelines.paths import ROOT
 from pipelines.simulated.card import SimulatedCard
 from pipelines.svd.card import SVDCard
 

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, Field
 
-from pipelines.card import StrictModel
+from pipelines.strict import StrictModel
 
 ConstantRateFactor = Annotated[int, Field(ge=0, le=51)]
 """H.264's quality scale: lower looks better and takes more bytes. 0 is lossless, which many browsers do not play."""

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.card import ROOT, CheckpointCard, CommonCard, Component, Source
+from pipelines.card import CheckpointCard, CommonCard, Component, Source
 from pipelines.errors import WeightsUnavailable
+from pipelines.paths import ROOT
 
 if TYPE_CHECKING:
     import torch

@@ -18,12 +18,12 @@ from urllib.parse import urlencode
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
+from storage.artifacts import About, Target, check_prefix
 from storage.checksum import PartChecksums, opened, sha256_of, sha256_of_parts, size_of
 from storage.client import ATTEMPTS, CONDITION, NO_KEY, connect, encryption, in_our_words, transfer_config
 from storage.errors import ObjectDamaged, StorageUnavailable
 from storage.keys import KINDS, UPLOADS
 from storage.settings import BucketSettings
-from storage.store import About, Target, check_prefix
 
 SHA256, PART_BYTES = "sha256", "part-bytes"
 """What an object says of itself, for who reads it: its own checksum, or of what the server's is made."""

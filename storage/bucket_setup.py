@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from storage.artifacts import KEEP, KEEP_DAYS
 from storage.client import connect, encryption, in_our_words
 from storage.errors import StorageUnavailable
 from storage.keys import CHECKPOINTS, VIDEOS
 from storage.settings import BucketSettings
-from storage.store import KEEP, KEEP_DAYS
 
 UNFINISHED_DAYS, CHECKPOINT_DAYS = 1, 7
 RULE = "kinoray"

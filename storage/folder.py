@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from storage.store import About, Target, check_prefix
+from storage.artifacts import About, Target, check_prefix
 
 _PARTIAL = ".partial-"
 _ATTEMPTS = 100

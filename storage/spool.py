@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from storage.artifacts import About, ArtifactStore, Target
 from storage.errors import StorageUnavailable
 from storage.folder import FolderStore
-from storage.store import About, ArtifactStore, Target
 
 log = logging.getLogger("ray.serve")
 

@@ -13,9 +13,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from benchmarks.databases import PostgresMissing, run_postgres
-from deployments.config import load_config
-from deployments.service import default_config, free_port, run_service
+from cli.service import default_config, free_port, run_service
+from deployments.configuration.serve_config import load_config
+from tests.harness.databases import PostgresMissing, run_postgres
 
 PROMPT = "a red circle moves left on a black background"
 DEADLINE_S = 300

@@ -7,12 +7,12 @@ import signal
 import sys
 from typing import NoReturn
 
-from benchmarks.chaos.postgres import run_mortal_postgres
 from benchmarks.chaos.report import line, table
-from benchmarks.chaos.rounds import ROUNDS
-from benchmarks.chaos.scene import set_up
-from benchmarks.chaos.verdict import wait_until_ended
-from benchmarks.chaos.world import run_world
+from tests.harness.chaos.postgres import run_mortal_postgres
+from tests.harness.chaos.rounds import ROUNDS
+from tests.harness.chaos.scene import set_up
+from tests.harness.chaos.verdict import wait_until_ended
+from tests.harness.chaos.world import run_world
 
 SEED, IN_FLIGHT = 20, 40
 

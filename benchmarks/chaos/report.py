@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.chaos.scene import Row
+from tests.harness.chaos.scene import Row
 
 HEAD = (
     "kill", "what the victim held", "in flight", "accepted", "completed", "lost", "doubled", "attempts used",

@@ -7,11 +7,11 @@ from typing import Any
 
 import psutil
 
-from benchmarks.processes import until
 from benchmarks.scale.row import Row
 from benchmarks.scale.world import Model, World, fixed, run_world, warm
+from jobs.allocation import hold_denoisers
 from jobs.lifecycle import Leg
-from jobs.turns import hold_denoisers
+from tests.harness.processes import until
 
 STEP_S = 0.5
 LONG, SHORT = 40, 10

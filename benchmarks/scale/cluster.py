@@ -21,9 +21,9 @@ from typing import Any
 import psutil
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
-from benchmarks.processes import below, kill_tree, title, until
-from deployments.service import environment, free_port
-from pipelines.card import ROOT
+from cli.service import environment, free_port
+from pipelines.paths import ROOT
+from tests.harness.processes import below, kill_tree, title, until
 
 HEAD = "ray.head.default"
 STORE_BYTES = 200 * 2**20

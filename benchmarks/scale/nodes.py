@@ -9,11 +9,11 @@ from contextlib import closing
 
 import ray
 
-from benchmarks.processes import kill_tree, until
 from benchmarks.scale.row import Row
 from benchmarks.scale.world import Model, World, run_world, scaled
-from benchmarks.timeline import Timeline
 from jobs.lifecycle import Status
+from tests.harness.processes import kill_tree, until
+from tests.harness.timeline import Timeline
 
 STEP_S, STEPS, JOBS = 0.5, 40, 40
 NODES = 8

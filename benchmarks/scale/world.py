@@ -14,17 +14,17 @@ import httpx2
 import yaml
 from sqlalchemy import func, select
 
-from benchmarks.databases import create_database, run_postgres
-from benchmarks.processes import until
 from benchmarks.scale.cluster import Cluster, run_cluster
-from deployments.config import BALANCE, load_config
-from deployments.replicas import look
-from deployments.service import free_port, run_service
+from cli.service import free_port, run_service
+from deployments.configuration.serve_config import BALANCE, load_config
+from deployments.orchestration.replicas import look
 from jobs.database import Database
 from jobs.lifecycle import Status
 from jobs.schema import jobs
 from jobs.store import JobStore
-from pipelines.card import ROOT
+from pipelines.paths import ROOT
+from tests.harness.databases import create_database, run_postgres
+from tests.harness.processes import until
 
 ENDED_S = 900.0
 

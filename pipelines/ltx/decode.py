@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipelines.devices import Placement
 from pipelines.ltx.card import LTXCard, LTXParameters
-from pipelines.ltx.handover import FinalLatents
+from pipelines.ltx.outputs import FinalLatents
 from pipelines.ltx.packing import latent_grid
 from pipelines.weights import load_component
 

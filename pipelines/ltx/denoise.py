@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipelines.devices import Placement
 from pipelines.ltx.card import LTXCard, LTXParameters
-from pipelines.ltx.handover import DenoiseState, FinalLatents, ImageConditioning, TextConditioning
+from pipelines.ltx.outputs import DenoiseState, FinalLatents, ImageConditioning, TextConditioning
 from pipelines.ltx.packing import latent_grid, pack, unpack
 from pipelines.weights import load_component, locate
 

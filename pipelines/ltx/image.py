@@ -8,7 +8,7 @@ from PIL.Image import new as new_image
 
 from pipelines.devices import Placement
 from pipelines.ltx.card import LTXCard, LTXParameters
-from pipelines.ltx.handover import ImageConditioning
+from pipelines.ltx.outputs import ImageConditioning
 from pipelines.weights import load_component
 
 

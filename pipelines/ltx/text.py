@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipelines.devices import Placement
 from pipelines.ltx.card import LTXCard, LTXParameters
-from pipelines.ltx.handover import TextConditioning
+from pipelines.ltx.outputs import TextConditioning
 from pipelines.weights import load_component, locate
 
 CACHED_PROMPTS = 64  # of at most a megabyte each

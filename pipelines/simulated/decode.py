@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.simulated.card import SimulatedParameters
-from pipelines.simulated.handover import FinalLatents
-from pipelines.simulated.leg import SimulatedLeg
+from pipelines.simulated.outputs import FinalLatents
+from pipelines.simulated.stage import SimulatedLeg
 
 CHUNK = 8  # frames, between which a decode can be cancelled
 

@@ -7,8 +7,8 @@ import time
 import numpy as np
 
 from pipelines.simulated.card import SimulatedCard, SimulatedParameters
-from pipelines.simulated.handover import DenoiseState, FinalLatents, TextConditioning
-from pipelines.simulated.leg import SimulatedLeg
+from pipelines.simulated.outputs import DenoiseState, FinalLatents, TextConditioning
+from pipelines.simulated.stage import SimulatedLeg
 
 
 class Denoiser(SimulatedLeg):

@@ -7,8 +7,8 @@ import time
 import numpy as np
 
 from pipelines.simulated.card import SimulatedParameters
-from pipelines.simulated.handover import TextConditioning
-from pipelines.simulated.leg import SimulatedLeg
+from pipelines.simulated.outputs import TextConditioning
+from pipelines.simulated.stage import SimulatedLeg
 
 
 class TextEncoder(SimulatedLeg):

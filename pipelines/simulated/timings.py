@@ -7,8 +7,9 @@ from typing import Annotated
 import yaml
 from pydantic import Field, ValidationError
 
-from pipelines.card import ROOT, StrictModel
 from pipelines.errors import ConfigError
+from pipelines.paths import ROOT
+from pipelines.strict import StrictModel
 
 GPUS = ROOT / "configs" / "gpus"
 

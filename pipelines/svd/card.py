@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from pipelines.card import CheckpointCard, CommonDefaults, CommonParameters, Component, Finite, Leg
+from pipelines.card import CheckpointCard, CommonDefaults, CommonParameters, Component, Leg
 from pipelines.errors import InvalidRequest
+from pipelines.strict import Finite
 
 
 class SVDFields(BaseModel):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipelines.devices import Placement
 from pipelines.svd.card import SVDCard, SVDParameters
-from pipelines.svd.handover import FinalLatents
+from pipelines.svd.outputs import FinalLatents
 from pipelines.svd.single_file import load_svd_component
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipelines.devices import Placement
 from pipelines.svd.card import SVDCard, SVDParameters
-from pipelines.svd.handover import DenoiseState, FinalLatents, ImageConditioning
+from pipelines.svd.outputs import DenoiseState, FinalLatents, ImageConditioning
 from pipelines.svd.single_file import load_svd_component
 from pipelines.weights import locate
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from benchmarks.chaos.rounds import conductor, denoiser
-from benchmarks.chaos.scene import Blow, Row, Scene, set_up
-from benchmarks.chaos.world import run_world
 from jobs.lifecycle import Leg
+from tests.harness.chaos.rounds import conductor, denoiser
+from tests.harness.chaos.scene import Blow, Row, Scene, set_up
+from tests.harness.chaos.world import run_world
 
 SEED, IN_FLIGHT = 3, 6
 

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.databases import create_database
 from cli.demo import PROMPT, ask_for
-from deployments.config import load_config
-from deployments.service import default_config, for_model
+from cli.service import default_config, for_model
+from deployments.configuration.serve_config import load_config
 from jobs.database import open_database
 from jobs.store import JobStore
 from pipelines.catalogue import get_card
 from pipelines.errors import ConfigError
 from pipelines.video import read_frames
-from tests.command import START_S, Command, is_ready, own_config
 from tests.conftest import ServiceClient
+from tests.harness.command import START_S, Command, is_ready, own_config
+from tests.harness.databases import create_database
 from training.detect import detect
 
 

@@ -14,11 +14,11 @@ from ray._private.utils import check_version_info, compute_version_info
 from ray.autoscaler._private.util import prepare_config, validate_config
 from sqlalchemy import make_url, text
 
-from deployments.config import load_config
-from deployments.service import environment
+from cli.service import environment
+from deployments.configuration.serve_config import load_config
 from jobs.database import Database
-from pipelines.card import ROOT
-from tests.configs import clusters, most_replicas
+from pipelines.paths import ROOT
+from tests.harness.configs import clusters, most_replicas
 
 CLUSTERS = clusters()
 CLOUDS = {name: each for name, each in CLUSTERS.items() if each["provider"]["type"] != "local"}

@@ -12,10 +12,10 @@ from ray.autoscaler._private.local.config import LOCAL_CLUSTER_NODE_TYPE
 from ray.autoscaler._private.util import prepare_config
 from ray.serve._private.build_app import build_app as build_graph
 
-from deployments.config import load_config
-from pipelines.card import ROOT
+from deployments.configuration.serve_config import load_config
+from pipelines.paths import ROOT
 from serve_app import build_app
-from tests.configs import SERVE, clusters
+from tests.harness.configs import SERVE, clusters
 
 CLUSTERS = clusters()
 LOCAL = {name: each for name, each in CLUSTERS.items() if each["provider"]["type"] == "local"}

@@ -17,9 +17,9 @@ import compose_spec
 import pytest
 import yaml
 
-from deployments.config import load_config
-from deployments.service import environment
-from pipelines.card import ROOT
+from cli.service import environment
+from deployments.configuration.serve_config import load_config
+from pipelines.paths import ROOT
 from storage.settings import BucketSettings
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import ray
 
-from benchmarks.processes import kill_tree, until
-from deployments.config import load_config
-from deployments.service import free_port, run_service
-from pipelines.card import ROOT
+from cli.service import free_port, run_service
+from deployments.configuration.serve_config import load_config
+from pipelines.paths import ROOT
 from tests.conftest import ServiceClient
-from tests.serving import replicas
+from tests.harness.processes import kill_tree, until
+from tests.harness.serving import replicas
 
 DENOISER = "Denoiser-simulated"
 SMALL = {"model": "simulated", "width": 64, "height": 64, "num_frames": 9}  # an eighth of a second for each step

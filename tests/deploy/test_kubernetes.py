@@ -24,14 +24,14 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.common_pb2 import LabelSelectorOperator
 from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEvent
 
+from deployments.autoscaling import DENOISER
 from deployments.conductor import Conductor
-from deployments.config import load_config
-from deployments.graph import ALWAYS, deployment_names
-from deployments.scaling import DENOISER
-from deployments.settings import Settings, load_settings
-from pipelines.card import ROOT
+from deployments.configuration.graph import ALWAYS, deployment_names
+from deployments.configuration.serve_config import load_config
+from deployments.configuration.settings import Settings, load_settings
+from pipelines.paths import ROOT
 from storage.settings import BucketSettings
-from tests.configs import most_replicas
+from tests.harness.configs import most_replicas
 
 K8S = ROOT / "k8s"
 SERVE = {name: K8S / f"overlays/{name}/serve.yaml" for name in ("dev", "production")}

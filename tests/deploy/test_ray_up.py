@@ -18,14 +18,14 @@ import psutil
 import pytest
 import yaml
 
-from deployments.config import load_config
-from deployments.graph import ALWAYS
-from deployments.service import for_model
+from cli.service import for_model
+from deployments.configuration.graph import ALWAYS
+from deployments.configuration.serve_config import load_config
 from jobs.database import sqlite_url
-from pipelines.card import ROOT
-from tests.command import is_ready
+from pipelines.paths import ROOT
 from tests.conftest import ServiceClient
 from tests.deploy.machines import HOME, INSIDE, PORTS, Operator, make_operator, run_machine
+from tests.harness.command import is_ready
 
 SWITCH = "KINORAY_TEST_CLUSTERS"
 DEADLINE_S = 600

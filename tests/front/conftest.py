@@ -9,12 +9,12 @@ import httpx2
 import pytest
 import yaml
 
-from benchmarks.processes import kill_tree
-from deployments.config import BALANCE, load_config
-from deployments.keys import fingerprint, generate
-from deployments.service import default_config, for_model, free_port
-from tests.command import Command, is_ready
+from cli.service import default_config, for_model, free_port
+from deployments.configuration.api_keys import fingerprint, generate
+from deployments.configuration.serve_config import BALANCE, load_config
 from tests.conftest import DEADLINE_S
+from tests.harness.command import Command, is_ready
+from tests.harness.processes import kill_tree
 
 
 class Front:

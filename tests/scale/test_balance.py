@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from deployments.config import load_config
-from deployments.replicas import Replicas, look
-from deployments.service import free_port, run_service
-from pipelines.card import ROOT
+from cli.service import free_port, run_service
+from deployments.configuration.serve_config import load_config
+from deployments.orchestration.replicas import Replicas, look
+from pipelines.paths import ROOT
 from tests.conftest import DEADLINE_S, ServiceClient
-from tests.serving import deploy
+from tests.harness.serving import deploy
 
 pytestmark = pytest.mark.long
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from deployments.service import default_config
+from cli.service import default_config
 from pipelines.catalogue import get_card
 from pipelines.families import place
 from tests.conftest import ENDLESS, PROMPT, ServiceClient

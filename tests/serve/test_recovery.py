@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tests.conftest import DEADLINE_S, ServiceClient
-from tests.serving import deploy, replica_pid, replicas
+from tests.harness.serving import deploy, replica_pid, replicas
 
 
 def test_a_conductor_never_reads_what_the_legs_hand_over(service: ServiceClient) -> None:

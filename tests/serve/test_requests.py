@@ -13,9 +13,9 @@ import openai
 import pytest
 from PIL import Image
 
-from pipelines.card import ROOT
+from pipelines.paths import ROOT
 from tests.conftest import ENDLESS, PROMPT, WEBHOOK_SECRET, ServiceClient
-from tests.receiver import receive
+from tests.harness.receiver import receive
 
 
 def test_a_poster_and_a_spritesheet_are_made_by_default(service: ServiceClient) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-from pipelines.card import ROOT
+from pipelines.paths import ROOT
 from pipelines.video import read_frames
 from tests.conftest import ServiceClient
 from training.detect import detect

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.bucket_server import BUCKET, BucketServer, ServerMissing, run_bucket_server
-from benchmarks.faulty_network import FaultyNetwork
-from benchmarks.storage_faults import credentials
 from storage.bucket import BucketStore
 from storage.settings import BucketSettings
+from tests.harness.bucket import credentials
+from tests.harness.bucket_server import BUCKET, BucketServer, ServerMissing, run_bucket_server
+from tests.harness.faulty_network import FaultyNetwork
 
 
 @pytest.fixture(scope="package")

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks.bucket_server import BUCKET, BucketServer
-from benchmarks.faulty_network import Fault, FaultyNetwork
-from benchmarks.storage_faults import LARGE_BOUND_MIB, extra_memory, killed, unfinished_uploads
+from storage.artifacts import About
 from storage.bucket import BucketStore
 from storage.errors import ObjectDamaged, StorageUnavailable
 from storage.settings import MIB, BucketSettings
 from storage.spool import Spool
-from storage.store import About
+from tests.harness.bucket import LARGE_BOUND_MIB, extra_memory, killed, unfinished_uploads
+from tests.harness.bucket_server import BUCKET, BucketServer
+from tests.harness.faulty_network import Fault, FaultyNetwork
 
 KEY = "videos/a/video.mp4"
 SMALL, LARGE = os.urandom(2 * MIB), os.urandom(21 * MIB)  # the latter in three parts

@@ -9,13 +9,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from benchmarks.bucket_server import READERS_KEY, BucketServer
 from cli.__main__ import app
-from deployments.service import default_config
+from cli.service import default_config
+from storage.artifacts import KEEP_DAYS, keep_class
 from storage.bucket import BucketStore
 from storage.bucket_setup import BucketSetup
 from storage.settings import BucketSettings
-from storage.store import KEEP_DAYS, keep_class
+from tests.harness.bucket_server import READERS_KEY, BucketServer
 
 DAY_S = 86400
 

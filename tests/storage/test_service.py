@@ -15,14 +15,14 @@ import openai
 import pytest
 from PIL import Image
 
-from benchmarks.bucket_server import BUCKET, BucketServer
-from benchmarks.chaos.verdict import FILES
-from benchmarks.faulty_network import Fault, FaultyNetwork
-from benchmarks.storage_faults import PREFIX, bucket_config, folder_of, killed, objects, unfinished_uploads
-from deployments.service import run_service
-from pipelines.card import ROOT
+from cli.service import run_service
+from pipelines.paths import ROOT
 from tests.conftest import PROMPT, ServiceClient
-from tests.serving import deploy, replica_pid
+from tests.harness.bucket import PREFIX, bucket_config, folder_of, killed, objects, unfinished_uploads
+from tests.harness.bucket_server import BUCKET, BucketServer
+from tests.harness.chaos.verdict import FILES
+from tests.harness.faulty_network import Fault, FaultyNetwork
+from tests.harness.serving import deploy, replica_pid
 
 PICTURE = "data:image/png;base64," + base64.b64encode((ROOT / "models/svd-tiny/example.png").read_bytes()).decode()
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from storage.artifacts import ArtifactStore
 from storage.folder import FolderStore
 from storage.keys import checkpoint_key, checkpoint_prefix
 from storage.spool import Spool
-from storage.store import ArtifactStore
 
 
 @pytest.fixture(params=["folder", "bucket", "spooled bucket"])

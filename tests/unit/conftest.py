@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks.databases import create_database
 from jobs.admission import Limits, accept
+from jobs.allocation import Turns
 from jobs.changes import Position
 from jobs.database import Database, open_database, sqlite_url
+from jobs.ids import new_job_id
 from jobs.leases import Leases, Rendered
 from jobs.lifecycle import Leg
-from jobs.record import Job, new_job_id
+from jobs.record import Job
 from jobs.store import JobStore
-from jobs.turns import Turns
+from tests.harness.databases import create_database
 
 SQL = {"test_admission", "test_database", "test_jobs", "test_leases", "test_retention", "test_turns", "test_webhooks"}
 """The tests whose subject is what the databases are asked. The others see PostgreSQL in the long tests only."""
@@ -41,7 +42,7 @@ class Jobs:
         self.database = database
         self.store = JobStore(database)
         self.leases = Leases(database)
-        self.turns = Turns(database)
+        self.allocation = Turns(database)
 
     def accept(self, **fields: Any) -> Job:
         """Store a queued job of model `m`."""

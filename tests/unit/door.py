@@ -10,10 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from deployments.acceptance import Acceptance, Asked
-from deployments.keys import SCOPES, Caller, KeyLimits
-from deployments.settings import Settings
-from deployments.uploads import Uploads
+from deployments.configuration.api_keys import SCOPES, KeyLimits
+from deployments.configuration.settings import Settings
+from deployments.http.auth import Caller
+from deployments.http.submission import Acceptance, Asked
+from deployments.http.uploads import Uploads
 from jobs.record import Job
 from storage.folder import FolderStore
 from tests.unit.conftest import Jobs

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from deployments.keys import SCOPES, Caller, KeyLimits
-from deployments.uploads import BeginUpload
+from deployments.configuration.api_keys import SCOPES, KeyLimits
+from deployments.http.auth import Caller
+from deployments.http.errors import KeyReused, TooManyRequests
+from deployments.http.uploads import BeginUpload
 from jobs import admission
 from jobs.priority import Priority
 from jobs.record import Job
-from pipelines.errors import InvalidRequest, KeyReused, TooManyRequests
+from pipelines.errors import InvalidRequest
 from storage.keys import upload_key
 from tests.unit.conftest import Jobs
 from tests.unit.door import PICTURE, Door

@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from deployments.body import check_image
+from deployments.http.images import check_image
 from pipelines.errors import InvalidRequest
 
 

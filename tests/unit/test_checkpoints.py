@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 import torch
 
+from cli.service import free_port
 from deployments import metrics
-from deployments.checkpoints import Commits, Writer, read_committed
-from deployments.leg import Stopped
-from deployments.service import free_port
-from deployments.ticket import Committed, Ticket
+from deployments.stages.checkpoints import Commits, Writer, read_committed
+from deployments.stages.messages import Committed, Stopped, Ticket
 from jobs.record import Job
 from pipelines.errors import LatentsLost
-from pipelines.ltx.handover import DenoiseState, FinalLatents
+from pipelines.ltx.outputs import DenoiseState, FinalLatents
+from storage.artifacts import ArtifactStore
 from storage.errors import StorageUnavailable
 from storage.folder import FolderStore
 from storage.keys import checkpoint_prefix
 from storage.settings import BucketSettings
-from storage.store import ArtifactStore, open_checkpoints
+from storage.store import open_checkpoints
 from tests.unit.conftest import Jobs
 
 WRITER = Writer()

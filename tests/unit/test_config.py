@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.config import BACKLOG, BALANCE, check_config, load_config
-from deployments.service import for_model
-from pipelines.card import ROOT
+from cli.service import for_model
+from deployments.configuration.serve_config import BACKLOG, BALANCE, check_config, load_config
 from pipelines.catalogue import get_card, load_catalogue, read_card
 from pipelines.errors import ConfigError
+from pipelines.paths import ROOT
 from serve_app import build_app
-from tests.configs import most_replicas
+from tests.harness.configs import most_replicas
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -142,7 +142,7 @@ def test_svd_models_that_share_clip_and_autoencoder_share_the_image_encoder(monk
     for change in (tuned, other):
         card = read_card({**tiny.model_dump(), **change})
         cards[card.id] = card
-    monkeypatch.setattr("deployments.settings.get_card", cards.__getitem__)
+    monkeypatch.setattr("deployments.configuration.settings.get_card", cards.__getitem__)
     names = deployments_of(build_app({"models": list(cards)}))
     assert {name for name in names if name.startswith("ImageEncoder")} == {"ImageEncoder", "ImageEncoder-svd-other"}
     assert len([name for name in names if name.startswith("Denoiser")]) == 3

@@ -16,13 +16,13 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 
-from benchmarks.databases import create_database
 from jobs.database import MIGRATIONS, UNREACHABLE, Database, DatabaseUnusable, open_database, sqlite_url
+from jobs.ids import new_job_id
 from jobs.priority import Priority
-from jobs.record import new_job_id
 from jobs.schema import metadata
 from jobs.store import JobStore
-from pipelines.card import ROOT
+from pipelines.paths import ROOT
+from tests.harness.databases import create_database
 from tests.unit.conftest import Jobs
 
 Connect = Callable[[str], Database]

@@ -9,10 +9,10 @@ import pytest
 
 from deployments import metrics
 from deployments.api import app
-from deployments.schemas import CreateVideo, Video
-from deployments.settings import Settings
-from pipelines.card import ROOT
+from deployments.configuration.settings import Settings
+from deployments.http.schemas import CreateVideo, Video
 from pipelines.catalogue import load_catalogue
+from pipelines.paths import ROOT
 from storage.settings import BucketSettings
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deployments.expiries import Expiries
+from deployments.orchestration.takeover_guard import Expiries
 
 
 class Clock:

@@ -8,10 +8,10 @@ from collections.abc import Collection
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from deployments.event_stream import EventStream, last_seen
-from deployments.queue_view import Place, QueueView
-from deployments.waiting import parse_prefer
-from deployments.watcher import Watcher
+from deployments.http.queue_view import Place, QueueView
+from deployments.http.sse import EventStream, last_seen
+from deployments.http.waiting import parse_prefer
+from deployments.http.watcher import Watcher
 from jobs.priority import Priority
 from pipelines.errors import InvalidRequest
 from tests.unit.conftest import Jobs

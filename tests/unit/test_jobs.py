@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from jobs.ids import new_job_id
 from jobs.leases import by_leg
 from jobs.lifecycle import Leg, Status
 from jobs.priority import Priority
-from jobs.record import new_job_id
 from tests.unit.conftest import Jobs
 
 

@@ -18,24 +18,21 @@ from ray.serve.schema import HTTPOptionsSchema
 from typer.testing import CliRunner
 
 from cli.keys import keys_app, new_key
-from deployments.http_errors import install
-from deployments.keys import (
+from deployments.configuration.api_keys import (
     SCOPES,
     ApiKey,
     ApiKeys,
-    Caller,
-    Doorkeeper,
     KeyLimits,
     anonymous_allowed,
-    bearer,
-    caller_of,
     fingerprint,
     generate,
     refuse_open_door,
-    require,
 )
-from pipelines.card import ROOT
-from pipelines.errors import ConfigError, Forbidden, Unauthorized
+from deployments.http.auth import Authenticator, Caller, bearer, caller_of, require
+from deployments.http.error_handler import install
+from deployments.http.errors import Forbidden, Unauthorized
+from pipelines.errors import ConfigError
+from pipelines.paths import ROOT
 
 ALICE, BOB, ROOT_KEY = "kr_alice-secret", "kr_bob-secret", "kr_root-secret"
 KEYS = (
@@ -46,12 +43,12 @@ KEYS = (
 
 
 def test_a_key_is_told_by_its_hash() -> None:
-    caller = Doorkeeper(KEYS, False).admit(f"Bearer {ALICE}")
+    caller = Authenticator(KEYS, False).admit(f"Bearer {ALICE}")
     assert caller == Caller("alice", ("submit", "read"), KeyLimits(live_jobs=2))
     assert KEYS[0].sha256 == hashlib.sha256(ALICE.encode()).hexdigest()
     assert ALICE not in repr(KEYS)
     for header in (f"bearer {BOB}", f"BEARER  {BOB} ", f" Bearer {BOB}"):
-        assert Doorkeeper(KEYS, False).admit(header).name == "bob"
+        assert Authenticator(KEYS, False).admit(header).name == "bob"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +66,7 @@ def test_a_key_is_told_by_its_hash() -> None:
 )
 def test_anything_else_is_refused_without_repeating_it(header: str | None, says: str) -> None:
     with pytest.raises(Unauthorized, match=says) as caught:
-        Doorkeeper(KEYS, False).admit(header)
+        Authenticator(KEYS, False).admit(header)
     assert (caught.value.http_status, caught.value.code) == (401, "invalid_api_key")
     assert "alice" not in str(caught.value)
     assert "kr_" not in str(caught.value)
@@ -85,9 +82,9 @@ def test_every_hash_is_compared_whichever_fits(presented: str, monkeypatch: pyte
         return compare(known, given)
 
     monkeypatch.setattr(hmac, "compare_digest", watch)
-    doorkeeper = Doorkeeper(KEYS, False)
+    authenticator = Authenticator(KEYS, False)
     try:
-        doorkeeper.admit(f"Bearer {presented}")
+        authenticator.admit(f"Bearer {presented}")
     except Unauthorized:
         assert presented == "kr_nobody"
     given = hashlib.sha256(presented.encode()).digest()
@@ -96,34 +93,34 @@ def test_every_hash_is_compared_whichever_fits(presented: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("header", [None, "Bearer unused", "Basic eDp5"])
 def test_without_keys_everybody_may_do_everything_or_nobody_anything(header: str | None) -> None:
-    caller = Doorkeeper((), True).admit(header)
+    caller = Authenticator((), True).admit(header)
     assert (caller.name, caller.sees_all, caller.limits) == ("", True, KeyLimits())
     assert all(caller.may(scope) for scope in SCOPES)
     with pytest.raises(Unauthorized, match=r"kinoray keys new NAME.* `allow_anonymous: true`"):
-        Doorkeeper((), False).admit(header)
+        Authenticator((), False).admit(header)
 
 
 def test_beside_keys_an_anonymous_caller_sees_anonymous_jobs_only() -> None:
-    doorkeeper = Doorkeeper(KEYS, True)
-    caller = doorkeeper.admit(None)
+    authenticator = Authenticator(KEYS, True)
+    caller = authenticator.admit(None)
     assert (caller.name, [scope for scope in SCOPES if caller.may(scope)]) == ("", ["submit", "read"])
     assert (caller.sees(""), caller.sees("alice")) == (True, False)
-    assert doorkeeper.admit(f"Bearer {ALICE}").name == "alice"
+    assert authenticator.admit(f"Bearer {ALICE}").name == "alice"
     for wrong in ("Bearer unused", ""):
         with pytest.raises(Unauthorized):
-            doorkeeper.admit(wrong)
+            authenticator.admit(wrong)
 
 
 def test_admin_implies_the_others_and_sees_all_jobs() -> None:
-    doorkeeper = Doorkeeper(KEYS, False)
-    alice, root = (doorkeeper.admit(f"Bearer {key}") for key in (ALICE, ROOT_KEY))
+    authenticator = Authenticator(KEYS, False)
+    alice, root = (authenticator.admit(f"Bearer {key}") for key in (ALICE, ROOT_KEY))
     assert all(root.may(scope) for scope in SCOPES)
     assert (root.sees("alice"), root.sees("")) == (True, True)
     assert (alice.sees("alice"), alice.sees("root"), alice.sees("")) == (True, False, False)
 
 
 def test_a_missing_scope_is_named() -> None:
-    bob = Doorkeeper(KEYS, False).admit(f"Bearer {BOB}")
+    bob = Authenticator(KEYS, False).admit(f"Bearer {BOB}")
     require(bob, "read")
     with pytest.raises(Forbidden, match=r"needs the scope submit.* has read") as caught:
         require(bob, "submit")
@@ -137,7 +134,7 @@ def test_generated_keys_are_long_and_distinct_and_admit() -> None:
     assert len(secret) == 46  # 256 bits at six a character
     assert secret != generate()
     key = ApiKey(name="new", sha256=fingerprint(secret))
-    assert Doorkeeper((key,), False).admit(f"Bearer {secret}").name == "new"
+    assert Authenticator((key,), False).admit(f"Bearer {secret}").name == "new"
 
 
 @pytest.mark.parametrize(
@@ -230,11 +227,11 @@ def test_every_application_needs_its_own_keys() -> None:
 def client() -> Iterator[TestClient]:
     app = FastAPI()
     install(app)
-    doorkeeper = Doorkeeper(KEYS, False)
+    authenticator = Authenticator(KEYS, False)
 
     @app.post("/jobs", dependencies=[bearer()])
     async def submit(request: Request) -> str:
-        return caller_of(request, doorkeeper, "submit").name
+        return caller_of(request, authenticator, "submit").name
 
     @app.get("/healthz")
     async def healthz() -> str:
@@ -273,7 +270,7 @@ def test_a_new_key_comes_with_the_entry_that_admits_it() -> None:
     assert secret not in entry
     assert entry.splitlines()[2] == "  scopes: [read]"
     keys = TypeAdapter(ApiKeys).validate_python(yaml.safe_load(entry))
-    assert Doorkeeper(keys, False).admit(f"Bearer {secret}") == Caller("alice", ("read",), KeyLimits())
+    assert Authenticator(keys, False).admit(f"Bearer {secret}") == Caller("alice", ("read",), KeyLimits())
     for name in ("no", "null", "12", "1.5"):  # what YAML would read as something else is quoted
         assert yaml.safe_load(new_key(name)[1])[0]["name"] == name
 
@@ -292,6 +289,6 @@ def test_the_command_prints_the_key_and_its_entry_and_hints_beside_them() -> Non
     assert result.exit_code == 0, result.output
     secret, _, entry = result.stdout.partition("\n")
     keys = TypeAdapter(ApiKeys).validate_python(yaml.safe_load(entry))
-    assert Doorkeeper(keys, False).admit(f"Bearer {secret}").scopes == ("submit", "admin")
+    assert Authenticator(keys, False).admit(f"Bearer {secret}").scopes == ("submit", "admin")
     assert "shown only now" in result.stderr
     assert secret not in result.stderr

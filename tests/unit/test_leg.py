@@ -10,21 +10,22 @@ from typing import Any
 
 import pytest
 
-from deployments import leg
-from deployments.leg import Control, Ending, Finished, Progress, Started, Stopped, Worker
+from deployments.stages import worker as worker_module
+from deployments.stages.messages import Ending, Finished, Progress, Started, Stopped
+from deployments.stages.worker import Control, Worker
 
 PATIENCE_S = 60
 
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leg, "this_replica", lambda: "r1")
+    monkeypatch.setattr(worker_module, "this_replica", lambda: "r1")
 
 
 @pytest.fixture
 def one_progress_in_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that how fast this machine is does not matter."""
-    monkeypatch.setattr(leg, "EVENTS_PER_SECOND", 1 / 3600)
+    monkeypatch.setattr(worker_module, "EVENTS_PER_SECOND", 1 / 3600)
 
 
 async def listen(worker: Worker, work: Callable[[Control], Any], seen: list[Any]) -> None:

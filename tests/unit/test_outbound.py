@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from deployments import outbound as outbound_module
+from deployments.housekeeping.webhook_sender import AT_ONCE
 from deployments.outbound import MAX_URL_CHARS, Outbound, Refused, Unreachable, is_public
-from deployments.webhook_sender import AT_ONCE
 from pipelines.errors import ConfigError, InvalidRequest
-from tests.receiver import Receiver, receive
+from tests.harness.receiver import Receiver, receive
 
 PUBLIC = "93.184.215.14"
 NAME = "hook.example.com"

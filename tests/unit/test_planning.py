@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 
 from cli.plan import run_plan
+from cli.planning import Stage, plan, simulate
 from jobs.database import Database, open_database, sqlite_url
 from jobs.lifecycle import Leg
-from jobs.planning import Stage, plan, simulate
-from pipelines.card import ROOT
 from pipelines.errors import ConfigError
+from pipelines.paths import ROOT
 from pipelines.simulated.timings import measured
 from tests.unit.conftest import Jobs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview, DeploymentStatusTrigger, ReplicaState
 
-from deployments.readiness import is_ready
+from deployments.http.readiness import is_ready
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from fastapi import FastAPI, Request
 from PIL import Image
 from starlette.testclient import TestClient
 
-from deployments import http_errors
-from deployments.acceptance import Asked
-from deployments.body import read_body
-from deployments.keys import SCOPES, Caller, KeyLimits
+from deployments.configuration.api_keys import SCOPES, KeyLimits
+from deployments.http import error_handler
+from deployments.http.auth import Caller
+from deployments.http.body import read_body
+from deployments.http.submission import Asked
 from tests.unit.conftest import Jobs
 from tests.unit.door import PICTURE, Door
 
@@ -83,7 +84,7 @@ class Front:
 
     def __init__(self, jobs: Jobs, folder: Path) -> None:
         app, door = FastAPI(), Door(jobs, folder)
-        http_errors.install(app)
+        error_handler.install(app)
 
         @app.post("/v1/videos")
         async def create(request: Request) -> str:

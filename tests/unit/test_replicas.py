@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.serve.schema import ReplicaState
 
-from deployments.replicas import last_stopped_first
+from deployments.orchestration.replicas import last_stopped_first
 
 
 def replica(name: str, node: str, start: float, state: ReplicaState = ReplicaState.RUNNING) -> dict[str, Any]:

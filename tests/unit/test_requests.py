@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipelines.card import ROOT
 from pipelines.catalogue import get_card, load_card, load_catalogue, read_card
 from pipelines.errors import ConfigError, InvalidRequest
+from pipelines.paths import ROOT
 from pipelines.requests import GenerationRequest, resolve
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from deployments.sweeper import Sweeper
-from deployments.uploads import new_upload_id
+from deployments.housekeeping.sweeper import Sweeper
 from jobs.database import open_database, sqlite_url
-from jobs.record import Job, new_job_id
+from jobs.ids import new_job_id, new_upload_id
+from jobs.record import Job
 from jobs.retention import Retention
 from storage.folder import FolderStore
 from storage.keys import JOB_STORE, MAX_PARTS, checkpoint_key, input_key, job_folder, job_prefix, upload_key, video_key

@@ -12,9 +12,9 @@ import pytest
 from ray.serve._private.common import DeploymentID
 from sqlalchemy.exc import OperationalError
 
-from deployments import scaling
-from deployments.graph import deployment_names
-from deployments.scaling import Backlog, Balance, Demand, replicas_needed
+from deployments import autoscaling
+from deployments.autoscaling import Backlog, Balance, Demand, replicas_needed
+from deployments.configuration.graph import deployment_names
 from jobs.database import open_database, sqlite_url
 from jobs.lifecycle import Leg
 from jobs.store import JobStore
@@ -109,7 +109,7 @@ class Controller:
 @pytest.fixture
 def controller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Controller:
     monkeypatch.setenv("KINORAY_DATABASE_URL", sqlite_url(tmp_path / "jobs.sqlite3"))
-    monkeypatch.setattr(scaling, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(autoscaling, "LOOK_EVERY_S", 0.0)
     return Controller(Balance(drain_s=10))
 
 
@@ -138,7 +138,7 @@ def test_what_cannot_be_read_changes_nothing_and_stops_nobody(
 
         with monkeypatch.context() as patch:
             patch.setattr(JobStore, "waiting", away)
-            patch.setattr(scaling, "STALE_S", 0.1)
+            patch.setattr(autoscaling, "STALE_S", 0.1)
             controller.until(lambda asked: asked == {})
         controller.until(lambda asked: asked.get("Denoiser-simulated") == 0)
 

@@ -12,12 +12,12 @@ import av
 import pytest
 import yaml
 
-from pipelines.card import ROOT
 from pipelines.catalogue import get_card
 from pipelines.errors import ConfigError, InvalidRequest
 from pipelines.families import handover, load_leg, place, video
 from pipelines.frames import consume_meanwhile, to_frames
 from pipelines.output import Output, RenderedVideo
+from pipelines.paths import ROOT
 from pipelines.requests import GenerationRequest, resolve
 from pipelines.serialization import from_bytes, to_bytes
 from pipelines.simulated.card import SimulatedCard, SimulatedParameters
@@ -91,7 +91,8 @@ def test_it_has_no_settings_of_its_own() -> None:
 
 def test_no_leg_imports_torch() -> None:
     code = (
-        "import sys, deployments.denoiser, deployments.checkpoints, deployments.video_decoder, deployments.encoders\n"
+        "import sys, deployments.denoiser, deployments.video_decoder, deployments.encoders\n"
+        "import deployments.stages.checkpoints\n"
         "from tests.unit.test_simulated import card, run, small\n"
         "run(card(), small())\n"
         "sys.exit('torch' in sys.modules)"

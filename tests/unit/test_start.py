@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import ray
 
-from deployments import service
-from deployments.service import STARTS, StartFailed
+from cli import service
+from cli.service import STARTS, StartFailed
 
 
 class Slow:

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipelines.card import ROOT
+from pipelines.paths import ROOT
+from storage.artifacts import ArtifactStore
 from storage.folder import FolderStore
 from storage.keys import checkpoint_key, checkpoint_prefix, download_name, job_folder, video_key
 from storage.settings import BucketSettings
-from storage.store import ArtifactStore, open_store
+from storage.store import open_store
 from tests.unit.conftest import new_job
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from deployments.together import Together
+from deployments.orchestration.write_batcher import Together
 
 PATIENCE_S = 60
 

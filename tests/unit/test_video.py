@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deployments.leg import payload_bytes
-from pipelines.card import ROOT
+from deployments.stages.worker import payload_bytes
 from pipelines.catalogue import get_card
 from pipelines.output import Output, RenderedVideo
+from pipelines.paths import ROOT
 from pipelines.requests import GenerationRequest, resolve
 from pipelines.video import contact_sheet, encode_mp4, read_frames, render
 from tests.unit.encoding import digest, moving

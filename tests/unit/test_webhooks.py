@@ -19,8 +19,8 @@ from openai import InvalidWebhookSignatureError, OpenAI
 from sqlalchemy import event, func, select, update
 from sqlalchemy.exc import OperationalError
 
+from deployments.housekeeping.webhook_sender import AT_ONCE, PER_RECEIVER, WebhookSender
 from deployments.outbound import Outbound
-from deployments.webhook_sender import AT_ONCE, PER_RECEIVER, WebhookSender
 from jobs import webhooks as webhooks_module
 from jobs.database import Database
 from jobs.lifecycle import CANCELED, Status
@@ -28,7 +28,7 @@ from jobs.record import Job
 from jobs.schema import webhooks
 from jobs.webhooks import BACKOFF_S, SENDING_S, Delivery, Outbox, enqueue
 from pipelines.errors import ConfigError
-from tests.receiver import Received, Receiver, receive
+from tests.harness.receiver import Received, Receiver, receive
 from tests.unit.conftest import new_job
 
 SECRET = "whsec_" + base64.b64encode(os.urandom(32)).decode()

@@ -1,0 +1,166 @@
+"""How many replicas each leg needs, from work and not from request counts: the application's autoscaling policy.
+
+Serve's own policy counts the calls that a deployment has. A queue of jobs makes no calls, and a call says nothing of
+how long it takes: here the seconds of work that wait decide how many denoisers there are, and the measured costs of the
+other legs how many of each keep up. Those start with the denoisers, before anything has come so far.
+
+    applications:
+      - autoscaling_policy:
+          policy_function: deployments.autoscaling:Balance
+          policy_kwargs: {drain_s: 60}
+
+It runs in Serve's controller ten times a second, so it never waits: the job store is read in a thread beside it.
+Bounds, delays and steps are those of each deployment's `autoscaling_config`, as ever; every leg must have one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from deployments.configuration.graph import deployment_names
+from deployments.configuration.settings import database_url
+from jobs.costs import mean_seconds
+from jobs.database import UNREACHABLE, Database
+from jobs.lifecycle import AHEAD_OF_DENOISE, Leg
+from jobs.store import JobStore
+from pipelines.card import Leg as PipelineLeg
+from pipelines.catalogue import read_anew
+
+log = logging.getLogger("ray.serve")
+
+DENOISER = "Denoiser-"
+BUSY = 0.8
+"""The share of its time that an encoder or a decoder is to be busy, so that a denoiser seldom waits for one."""
+LOOK_EVERY_S = 0.5
+STALE_S = 30.0
+"""A view so old says nothing: replicas stay as they are until the job store answers again."""
+COSTS: dict[PipelineLeg, Leg] = {"text": Leg.ENCODE, "image": Leg.ENCODE, "denoise": Leg.DENOISE, "decode": Leg.DECODE}
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one model's jobs need."""
+
+    waiting: int  # jobs
+    working: Mapping[Leg, int]  # jobs in each leg
+    busy: int  # denoisers that have a job
+    work_s: float  # seconds of computing that those before the end of their denoise still need
+    leg_s: Mapping[Leg, float]  # what each leg of a job takes on average
+
+    def denoisers(self, drain_s: float) -> int:
+        """As many as have the work done in `drain_s`; not more than there are jobs, nor fewer than are at work.
+
+        A job that is past its denoise needs none, however long it waits for a bucket.
+        """
+        computing_s = sum(seconds for leg, seconds in self.leg_s.items() if leg is not Leg.PUBLISH)
+        denoising_s = self.work_s * self.leg_s[Leg.DENOISE] / computing_s
+        jobs = self.waiting + sum(self.working.get(leg, 0) for leg in AHEAD_OF_DENOISE)
+        return min(jobs, max(self.busy, math.ceil(denoising_s / drain_s)))
+
+    def replicas(self, leg: PipelineLeg, drain_s: float) -> float:
+        """Of one leg: denoisers; or what keeps up with them, and at least one for jobs that are in it.
+
+        Of decoders, as many as have those done in `drain_s`: they may have come before there was one.
+        """
+        denoisers = self.denoisers(drain_s)
+        if leg == "denoise":
+            return denoisers
+        seconds = self.leg_s[COSTS[leg]]
+        keeping_up = denoisers * seconds / self.leg_s[Leg.DENOISE] / BUSY
+        there = self.working.get(COSTS[leg], 0)
+        least = math.ceil(there * seconds / drain_s) if leg == "decode" else 1
+        return max(keeping_up, min(there, least))
+
+
+def replicas_needed(
+    demands: Mapping[str, Demand], names: Mapping[str, Mapping[PipelineLeg, str]], drain_s: float
+) -> dict[str, int]:
+    """Replicas of each deployment. One that several models share has the sum of what each needs."""
+    needed: dict[str, float] = {}
+    for model, demand in demands.items():
+        for leg, name in names[model].items():
+            needed[name] = needed.get(name, 0.0) + demand.replicas(leg, drain_s)
+    return {name: math.ceil(round(replicas, 6)) for name, replicas in needed.items()}
+
+
+class Balance:
+    """Called by Serve's controller with a context for each deployment that scales; one left out stays as it is.
+
+    An error here would stop the controller, which deploys and deletes too: whatever it is, it is logged.
+    """
+
+    def __init__(self, drain_s: float = 60.0) -> None:
+        if drain_s <= 0:
+            raise ValueError("drain_s must be positive: how many seconds the waiting work may take")
+        self.drain_s = drain_s
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="demand")
+        self._store: JobStore | None = None
+        self._looking: Future[dict[str, int]] | None = None
+        self._needed: dict[str, int] = {}
+        self._seen_at = self._looked_at = -math.inf
+
+    def __call__(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, int], None]:
+        self._look([each.name.removeprefix(DENOISER) for each in contexts if each.name.startswith(DENOISER)])
+        if time.monotonic() - self._seen_at > STALE_S:
+            return {}, None
+        decisions = {each: self._needed[each.name] for each in contexts if each.name in self._needed}
+        for each, needed in decisions.items():
+            # Where none runs and calls wait, Serve goes by the target instead of the answer.
+            if contexts[each].current_num_replicas == 0:
+                contexts[each].target_num_replicas = max(contexts[each].target_num_replicas, needed)
+        return decisions, None
+
+    def _look(self, models: list[str]) -> None:
+        """Take the last look's answer, if it is there, and begin the next when it is time."""
+        if self._looking is not None:
+            if not self._looking.done():
+                return
+            looked, self._looking = self._looking, None
+            try:
+                self._needed, self._seen_at = looked.result(), time.monotonic()
+            except UNREACHABLE as error:
+                log.warning("replicas stay as they are: the job store cannot be read (%s)", type(error).__name__)
+            except Exception:
+                log.exception("replicas stay as they are")
+        if time.monotonic() - self._looked_at >= LOOK_EVERY_S:
+            self._looked_at = time.monotonic()
+            self._looking = self._pool.submit(self._replicas, models)
+
+    def _replicas(self, models: list[str]) -> dict[str, int]:
+        if self._store is None:
+            self._store = JobStore(Database(database_url()))
+        # Read anew: the controller outlives every change of the catalogue.
+        names = deployment_names({model: read_anew(model) for model in models})
+        return replicas_needed({model: demand_of(self._store, model) for model in models}, names, self.drain_s)
+
+
+class Backlog:
+    """The same for the denoisers of one model, as the policy of that deployment; its other legs scale by their calls.
+
+    - name: Denoiser-ltx-video-0.9.5
+      autoscaling_config:
+        policy: {policy_function: deployments.autoscaling:Backlog, policy_kwargs: {drain_s: 60}}
+    """
+
+    def __init__(self, drain_s: float = 60.0) -> None:
+        self._balance = Balance(drain_s)
+
+    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
+        decisions, _ = self._balance({context.deployment_id: context})
+        needed: int = decisions.get(context.deployment_id, context.target_num_replicas)
+        return needed, {}
+
+
+def demand_of(store: JobStore, model: str) -> Demand:
+    """What the job store says of a model's jobs now. Blocks."""
+    waiting, waiting_s = store.waiting(model)
+    working = store.working(model)
+    left_s = sum(working[leg][1] for leg in AHEAD_OF_DENOISE if leg in working)
+    counts = {leg: count for leg, (count, _) in working.items()}
+    return Demand(waiting, counts, store.denoising(model), waiting_s + left_s, mean_seconds(store.lines(model)))

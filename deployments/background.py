@@ -1,0 +1,50 @@
+"""Background loops of a replica: they go on in spite of failures, wait for news, and make the writes they owe."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from jobs.database import UNREACHABLE
+
+T = TypeVar("T")
+
+LONGEST_WAIT_S = 5.0
+
+log = logging.getLogger("ray.serve")
+
+
+async def forever(work: Callable[[], Awaitable[object]], stopped: Callable[[], bool] = lambda: False) -> None:
+    """Run something again and again. It waits by itself; when it fails, a second passes before the next time."""
+    while not stopped():
+        try:
+            await work()
+        except Exception:
+            # The store may be locked or its disk full for a while; jobs wait, none is lost.
+            log.exception("a background loop failed; it goes on in a second")
+            await asyncio.sleep(1)
+
+
+async def until_written(write: Callable[..., T], *values: Any, stopped: Callable[[], bool] = lambda: False) -> T:
+    """Make a write, in a thread, until the job store can be reached. One that is told to stop tries once."""
+    wait = 0.2
+    while True:
+        try:
+            return await asyncio.to_thread(write, *values)
+        except UNREACHABLE:
+            if stopped():
+                raise
+            log.warning("the job store cannot be reached; trying again in %.1f s", wait)
+        await asyncio.sleep(wait)
+        wait = min(2 * wait, LONGEST_WAIT_S)
+
+
+async def until_set(event: asyncio.Event, at_most_s: float | None) -> None:
+    """Wait for an event, or for so many seconds; None is as long as it takes."""
+    try:
+        async with asyncio.timeout(at_most_s):
+            await event.wait()
+    except TimeoutError:
+        pass

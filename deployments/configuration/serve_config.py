@@ -1,0 +1,152 @@
+"""Serve config files, read strictly: Ray ignores keys it does not know, here a typo dies with a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from ray.serve.schema import (
+    DeploymentSchema,
+    HTTPOptionsSchema,
+    RayActorOptionsSchema,
+    ServeApplicationSchema,
+    ServeDeploySchema,
+)
+
+from deployments.autoscaling import DENOISER, Backlog, Balance
+from deployments.configuration.api_keys import refuse_open_door
+from deployments.configuration.graph import ALWAYS, deployment_names
+from deployments.configuration.settings import load_settings
+from pipelines.errors import ConfigError
+
+LOCAL = "configs/local.yaml"
+SCALING = "deployments.autoscaling"
+BALANCE, BACKLOG = f"{SCALING}:Balance", f"{SCALING}:Backlog"
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Read and check a Serve config file.
+
+    Raises:
+        ConfigError: naming the file and every key at fault.
+    """
+    try:
+        config: Any = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} must be a Serve config: a mapping with `applications`")
+    problems = check_config(config)
+    if problems:
+        raise ConfigError(f"{path}: " + "; ".join(problems))
+    refuse_open_door(config)
+    return config
+
+
+def check_config(config: dict[str, Any]) -> list[str]:
+    """Everything wrong with a Serve config, as sentences."""
+    problems = _unknown(config, ServeDeploySchema, "the config")
+    problems += _unknown(config.get("http_options"), HTTPOptionsSchema, "http_options")
+    for application in _mappings(config.get("applications")):
+        problems += _unknown(application, ServeApplicationSchema, f"application {application.get('name')}")
+        problems += _scaling(application)
+        problems += _not_in_the_graph(application)
+        for deployment in _mappings(application.get("deployments")):
+            where = f"deployment {deployment.get('name')}"
+            problems += _unknown(deployment, DeploymentSchema, where)
+            scaling = deployment.get("autoscaling_config")
+            problems += _unknown(scaling, AutoscalingConfig, f"{where}, autoscaling_config")
+            if isinstance(scaling, dict):
+                problems += _policy(scaling.get("policy"), Backlog, f"{where}, policy")
+            problems += _unknown(
+                deployment.get("ray_actor_options"), RayActorOptionsSchema, f"{where}, ray_actor_options"
+            )
+        try:
+            load_settings(application.get("args") or {})
+        except ConfigError as error:
+            problems.append(error.message)
+    try:
+        ServeDeploySchema.model_validate(config)
+    except ValidationError as error:
+        problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    except (ImportError, AttributeError) as error:  # reading a deployment's policy, Ray imports it
+        problems.append(f"a policy_function cannot be imported: {error}")
+    return problems
+
+
+def _not_in_the_graph(application: dict[str, Any]) -> list[str]:
+    """Entries for deployments that the application will not have, such as those of a model that is not served."""
+    legs = _names(application)
+    if not legs:
+        return []
+    there = {*ALWAYS, *legs}
+    given = [deployment.get("name") for deployment in _mappings(application.get("deployments"))]
+    return [
+        f"this application has no deployment {name!r}; it has {', '.join(sorted(there))}"
+        for name in given
+        if name not in there
+    ]
+
+
+def _names(application: dict[str, Any]) -> set[str]:
+    """The deployments of all legs; none where the args are wrong, which is said elsewhere."""
+    try:
+        names = deployment_names(load_settings(application.get("args") or {}).cards())
+    except ConfigError:
+        return set()
+    return {name for legs in names.values() for name in legs.values()}
+
+
+def _scaling(application: dict[str, Any]) -> list[str]:
+    """What is wrong with the policy by which an application's legs scale together."""
+    policy = application.get("autoscaling_policy")
+    if not isinstance(policy, dict):
+        return [
+            f"deployment {deployment['name']} would never scale: jobs wait in the store, which Serve's own policy does "
+            f"not see; set the application's autoscaling_policy to {BALANCE}, or this one's policy to {BACKLOG}"
+            for deployment in _mappings(application.get("deployments"))
+            if str(deployment.get("name")).startswith(DENOISER)
+            and isinstance(scaling := deployment.get("autoscaling_config"), dict)
+            and "policy" not in scaling
+        ]
+    problems = _policy(policy, Balance, "autoscaling_policy")
+    if policy.get("policy_function") != BALANCE:
+        return problems
+    given = _mappings(application.get("deployments"))
+    scaled = {deployment.get("name") for deployment in given if "autoscaling_config" in deployment}
+    return problems + [
+        f"deployment {name} needs an autoscaling_config, as every leg that {BALANCE} scales"
+        for name in sorted(_names(application) - scaled)
+    ]
+
+
+def _policy(policy: Any, ours: type[Balance | Backlog], where: str) -> list[str]:
+    """What is wrong with a policy, in a place for one of ours; one that is somebody's own is not looked into."""
+    if not isinstance(policy, dict):
+        return []
+    problems = _unknown(policy, AutoscalingPolicy, where)
+    function = policy.get("policy_function")
+    name = f"{SCALING}:{ours.__name__}"
+    if function == name:
+        try:
+            ours(**policy.get("policy_kwargs") or {})
+        except (TypeError, ValueError) as error:
+            problems.append(f"{where}: {error}")
+    elif str(function).startswith(SCALING):
+        problems.append(f"{where}: {function!r} is no policy for this place; {name} is")
+    return problems
+
+
+def _mappings(value: Any) -> list[dict[str, Any]]:
+    """The mappings in a list; what is not one is for Ray's schema to name."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _unknown(given: Any, schema: Any, where: str) -> list[str]:
+    if not isinstance(given, dict):
+        return []
+    known = set(schema.model_fields)
+    return [f"{where} has no option {key!r}" for key in given if key not in known]

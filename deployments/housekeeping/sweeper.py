@@ -1,0 +1,132 @@
+"""Deletes files that have had their time, and those that a dead process left behind. Doing it twice does no harm."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+
+from deployments.events import emit
+from jobs.database import Database
+from jobs.ids import UPLOAD_KEPT_S, is_job_id, is_outdated, is_upload_id, made_at
+from jobs.retention import Retention
+from jobs.webhooks import Outbox
+from storage.artifacts import ArtifactStore
+from storage.errors import ObjectDamaged, StorageUnavailable
+from storage.keys import (
+    CHECKPOINTS,
+    JOB_STORE,
+    MAX_PARTS,
+    UPLOADS,
+    VIDEOS,
+    checkpoint_prefix,
+    job_prefix,
+    upload_prefix,
+)
+from storage.store import delete_or_leave
+
+ORPHANS_EVERY_S = 3600.0
+ORPHAN_AGE_S = 3600.0
+"""A request stores its image before its job is accepted; it does not take so long."""
+UNFINISHED_AGE_S = 24 * 3600.0
+"""Nothing is uploaded for so long."""
+
+log = logging.getLogger("ray.serve")
+
+
+class Sweeper:
+    """One per publisher. Methods block."""
+
+    def __init__(self, database: Database, artifacts: ArtifactStore) -> None:
+        self._retention = Retention(database)
+        self._outbox = Outbox(database)
+        self._artifacts = artifacts
+        self._orphans_at = time.monotonic() + ORPHANS_EVERY_S
+
+    def sweep(self) -> None:
+        """Delete what is due, and now and then look for files of no job, which takes a listing of every video."""
+        self._retention.forget_old()
+        self._outbox.forget_old()
+        self.delete_expired()
+        if ours := self.are_ours():
+            self.delete_checkpoints()
+        if time.monotonic() >= self._orphans_at:
+            self._orphans_at = time.monotonic() + ORPHANS_EVERY_S
+            if ours:
+                self.delete_orphans()
+            self.delete_uploads()
+            self.abandon_unfinished()
+
+    def are_ours(self) -> bool:
+        """Whether the artifacts are of the jobs of this job store; those of nobody are from now on.
+
+        A job store that is new, or another's by mistake, knows none of the jobs whose videos are there.
+        """
+        store_id = self._retention.store_id()
+        try:
+            owner = self._artifacts.get(JOB_STORE).decode().strip()
+        except (StorageUnavailable, ObjectDamaged) as error:
+            log.warning("files of no job are left: whose jobs they are of cannot be read: %s", error)
+            return False
+        except FileNotFoundError:
+            self._artifacts.put(JOB_STORE, store_id.encode())
+            return False  # until the next time: another may have written its own meanwhile
+        if owner != store_id:
+            log.warning(
+                "the artifacts belong to job store %s, this one is %s: files of no job are left; if that one is gone"
+                " for good and they may go too, delete %s",
+                owner, store_id, JOB_STORE,
+            )  # fmt: skip
+        return owner == store_id
+
+    def delete_expired(self) -> None:
+        """The files of completed jobs whose `expires_at` has passed; their records say so from then on."""
+        kept = 0
+        while len(due := self._retention.due()) > kept:
+            kept = 0
+            for job in due:
+                if delete_or_leave(self._artifacts, job_prefix(job)):
+                    self._retention.mark_expired(job.id)
+                    emit("job.expired", job_id=job.id)
+                else:
+                    kept += 1  # it stays due; those after it need not wait for it
+
+    def delete_checkpoints(self) -> None:
+        """Checkpoints of jobs that have ended: a denoiser that nobody waited for may have written one later."""
+        ids = [name for name in self._artifacts.children(CHECKPOINTS) if is_job_id(name)]
+        self._delete({job_id: checkpoint_prefix(job_id) for job_id in self._retention.without_live_job(ids)})
+
+    def delete_orphans(self, older_than_s: float = ORPHAN_AGE_S) -> None:
+        """Files whose job is not there: of requests that died before acceptance, of jobs deleted or canceled."""
+        folders = {job_id: prefix for job_id, prefix in self._folders() if made_at(job_id) < time.time() - older_than_s}
+        self._delete({job_id: folders[job_id] for job_id in self._retention.without_job(folders)})
+
+    def delete_uploads(self, older_than_s: float = UPLOAD_KEPT_S) -> None:
+        """Files that were uploaded a day ago. A job that uses one has a copy of its own."""
+        for upload_id in self._artifacts.children(UPLOADS):
+            if is_upload_id(upload_id) and is_outdated(upload_id, older_than_s):
+                delete_or_leave(self._artifacts, upload_prefix(upload_id))
+
+    def abandon_unfinished(self) -> None:
+        """What a killed publisher began to store; whoever took the job over stored it anew."""
+        try:
+            self._artifacts.abandon(UNFINISHED_AGE_S)
+        except StorageUnavailable as error:
+            log.warning("unfinished uploads are left to the next sweep: %s", error)
+
+    def _folders(self) -> Iterator[tuple[str, str]]:
+        """The ids of jobs that have files, and where: at whatever depth the template of the time had put them."""
+        ahead = [VIDEOS]
+        while ahead:
+            prefix = ahead.pop()
+            for name in self._artifacts.children(prefix):
+                folder = f"{prefix}{name}/"
+                if is_job_id(name):
+                    yield name, folder
+                elif folder.count("/") <= MAX_PARTS:
+                    ahead.append(folder)
+
+    def _delete(self, prefixes: Mapping[str, str]) -> None:
+        for job_id, prefix in sorted(prefixes.items()):
+            if delete_or_leave(self._artifacts, prefix):
+                emit("files.swept", job_id=job_id)

@@ -1,0 +1,90 @@
+"""The errors that only HTTP knows, in the tree of `pipelines.errors`, and the status of every error.
+
+KinorayError                  500
+├── RequestError              400
+│   ├── InvalidRequest        400
+│   ├── Unauthorized          401: the API key is missing or unknown
+│   ├── Forbidden             403: the API key may not do that
+│   ├── NotFound              404
+│   ├── PayloadTooLarge       413
+│   ├── NotReady              400: the job exists, its result does not yet
+│   ├── KeyReused             422: the idempotency key stands for another request
+│   ├── TooManyRequests       429: a limit is reached; try again later
+│   └── NotImplementedHere    501: a call of the protocol that this service does not know how to serve
+└── Unavailable               503: a store cannot be reached; nothing was accepted
+"""
+
+from __future__ import annotations
+
+from pipelines.errors import KinorayError, RequestError
+
+
+def status_of(error: KinorayError) -> int:
+    """The HTTP status that an error is answered with."""
+    return getattr(error, "http_status", 400 if isinstance(error, RequestError) else 500)
+
+
+class Unauthorized(RequestError):
+    """The API key is missing or unknown."""
+
+    code = "invalid_api_key"
+    http_status = 401
+
+
+class Forbidden(RequestError):
+    """The API key is known, but may not do that."""
+
+    code = "insufficient_scope"
+    http_status = 403
+
+
+class NotFound(RequestError):
+    """No such video, or it has been deleted."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class PayloadTooLarge(RequestError):
+    """The request's body or a file in it is larger than the server accepts."""
+
+    code = "payload_too_large"
+    http_status = 413
+
+
+class NotReady(RequestError):
+    """The video has not been rendered yet. 400 and not 409, which the OpenAI client would retry silently."""
+
+    code = "video_not_ready"
+
+
+class KeyReused(RequestError):
+    """The idempotency key stands for another request."""
+
+    code = "idempotency_key_reused"
+    http_status = 422
+
+
+class TooManyRequests(RequestError):
+    """A limit is reached. After `retry_after_s` it may look better."""
+
+    code = "rate_limit_exceeded"
+    http_status = 429
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_s = retry_after_s
+
+
+class NotImplementedHere(RequestError):
+    """Part of the protocol, but nothing here can do it."""
+
+    code = "not_implemented"
+    http_status = 501
+
+
+class Unavailable(KinorayError):
+    """The job store or the artifact store cannot be reached. Nothing was accepted; the request may be sent again."""
+
+    code = "unavailable"
+    http_status = 503

@@ -1,0 +1,73 @@
+"""What /openapi.json says beyond the routes' signatures: the create body, and every status that is not a success."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from deployments.http.schemas import CreateVideo, ErrorAnswer
+
+WHAT: dict[int, str] = {
+    400: "A field is missing, out of range or unreadable; the message says what to do",
+    401: "The API key is missing or unknown",
+    403: "The API key may not do that",
+    404: "No such video, or it was deleted or has expired",
+    413: "The body is too large",
+    422: "The Idempotency-Key stands for another request",
+    429: "A limit is reached; `retry-after-ms` says when to come back",
+    500: "The video failed",
+    503: "The job store or the artifact store cannot be reached, or the service is still loading",
+}
+
+
+def create_body() -> dict[str, Any]:
+    """The body of a create request, which is read by hand because both forms of it mean the same."""
+    schema = CreateVideo.model_json_schema()
+    form = {**schema, "properties": {**schema["properties"]}}
+    form["properties"]["input_reference"] = {"type": "string", "format": "binary"}
+    kinds = {"application/json": schema, "multipart/form-data": form}
+    return {"requestBody": {"required": True, "content": {kind: {"schema": each} for kind, each in kinds.items()}}}
+
+
+def json_body(model: type[BaseModel]) -> dict[str, Any]:
+    """A body that is read by hand, after the caller is known."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+
+
+def file_body() -> dict[str, Any]:
+    """A body that is a file and nothing else."""
+    content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """A route's `responses`: the errors that it may answer with."""
+    return {status: {"model": ErrorAnswer, "description": WHAT[status]} for status in statuses}
+
+
+def binary(*kinds: str) -> dict[int | str, dict[str, Any]]:
+    """A route's `responses` where it succeeds with something else than JSON, or with a part of it."""
+    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
+    return {
+        200: {"description": "The file", "content": content},
+        206: {"description": "The part of it that Range asks for", "content": content},
+        416: {"description": "No such part of it"},
+    }
+
+
+def describe(app: FastAPI) -> None:
+    """Take out the 422 that FastAPI documents for every parameter: here that is a 400."""
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = make()
+        for path in document["paths"].values():
+            for operation in path.values():
+                unmeant = operation["responses"].get("422", {}).get("content", {}).get("application/json", {})
+                if unmeant.get("schema", {}).get("$ref", "").endswith("HTTPValidationError"):
+                    del operation["responses"]["422"]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

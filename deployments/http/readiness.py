@@ -1,0 +1,28 @@
+"""Whether every leg has a warm replica, from Serve's own status."""
+
+from __future__ import annotations
+
+from ray import serve
+from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview, ReplicaState
+
+from deployments.configuration.graph import APPLICATION
+
+
+def missing_legs() -> list[str]:
+    """Names of the deployments that could not take a call now. Blocks for a call to the controller."""
+    application = serve.status().applications.get(APPLICATION)
+    if application is None:
+        return ["application"]
+    return sorted(name for name, deployment in application.deployments.items() if not is_ready(deployment))
+
+
+def is_ready(deployment: DeploymentStatusOverview) -> bool:
+    """Whether a deployment has a running replica, or none because of its load, which its config then allows.
+
+    One that wakes from zero counts: jobs wait for it in the store, and a load balancer that asks must not turn away
+    the jobs after them.
+    """
+    if deployment.replica_states.get(ReplicaState.RUNNING):
+        return True
+    at_zero = deployment.status is DeploymentStatus.HEALTHY and not any(deployment.replica_states.values())
+    return at_zero or deployment.status in (DeploymentStatus.UPSCALING, DeploymentStatus.DOWNSCALING)

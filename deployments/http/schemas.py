@@ -1,0 +1,223 @@
+"""What goes over the wire: the create request, and the Video object with OpenAI's field names first, then ours."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from deployments.configuration.settings import TEN_YEARS_S
+from deployments.http.queue_view import Place
+from jobs.lifecycle import Status
+from jobs.priority import Priority
+from jobs.record import Job
+from pipelines.catalogue import ModelCard
+from pipelines.errors import InvalidRequest
+from pipelines.output import OutputFields
+from pipelines.requests import GenerationRequest, read_parameters
+
+
+class CreateVideo(OutputFields, GenerationRequest):
+    """The body of POST /v1/videos, as JSON or as form fields. A remix takes what it does not say from its source."""
+
+    model: str | None = None
+    """An id from GET /v1/models."""
+    size: str | None = Field(default=None, pattern=r"^\d{1,5}x\d{1,5}$")
+    """WIDTHxHEIGHT, another way to say width and height."""
+    seconds: str | float | None = None
+    """Length of the video, another way to say num_frames: the nearest number of frames the model can make."""
+    input_reference: str | None = None
+    """The first frame: a file in a form, the id of an upload, or a URL, which may be a data URL."""
+    priority: Literal["high", "normal", "low"] = Priority.NORMAL.value
+    """Which class of the queue it waits in."""
+    webhook_url: str | None = Field(default=None, max_length=2048)
+    """Told when the video is completed or has failed."""
+    expires_in: Annotated[int, Field(ge=1, le=TEN_YEARS_S)] | None = None
+    """Seconds that the finished files stay."""
+    user: str | None = Field(default=None, max_length=256)
+    """Who asks, for your own records."""
+
+    def generation(self) -> GenerationRequest:
+        """The request with `size` written out."""
+        fields = self.model_dump(include=set(GenerationRequest.model_fields))
+        if self.size is not None:
+            if self.width is not None or self.height is not None:
+                raise InvalidRequest("give size, or width and height, not both", param="size")
+            fields["width"], fields["height"] = map(int, self.size.split("x"))
+        return GenerationRequest.model_construct(**fields)
+
+    def duration(self) -> float | None:
+        """`seconds` as a number, which OpenAI's clients send as a string."""
+        if self.seconds is None:
+            return None
+        try:
+            value = float(self.seconds)
+        except ValueError:
+            value = -1.0
+        if not 0 < value <= 3600:
+            raise InvalidRequest("seconds must be a number above 0 and at most 3600", param="seconds")
+        if self.num_frames is not None:
+            raise InvalidRequest("give seconds or num_frames, not both", param="seconds")
+        return value
+
+
+class VideoError(BaseModel):
+    code: str
+    message: str
+
+
+class Video(BaseModel):
+    """A job as clients see it."""
+
+    id: str
+    object: Literal["video"] = "video"
+    model: str
+    status: Status
+    progress: int
+    created_at: int
+    completed_at: int | None
+    expires_at: int | None = None
+    seconds: str
+    size: str
+    prompt: str
+    error: VideoError | None
+    remixed_from_video_id: str | None = None
+    # Ours.
+    seed: int
+    leg: str | None
+    attempts: int
+    parameters: dict[str, Any]
+    leg_seconds: dict[str, float]
+    facts: dict[str, Any]
+    user: str | None
+    priority: Priority
+    step: int | None
+    queue_position: int | None
+    eta_seconds: float | None
+    model_revision: str | None
+    degradations: list[str]
+    urls: dict[str, str]
+
+    @classmethod
+    def of(cls, job: Job, place: Place, urls: dict[str, str]) -> Video:
+        parameters = read_parameters(job.parameters)
+        error = None
+        if job.error_code is not None:
+            error = VideoError(code=job.error_code, message=job.error_message or "")
+        return cls(
+            id=job.id,
+            model=job.model,
+            status=job.status,
+            progress=job.progress,
+            created_at=int(job.created_at),
+            completed_at=None if job.completed_at is None else int(job.completed_at),
+            expires_at=None if job.expires_at is None else int(job.expires_at),
+            seconds=f"{parameters.seconds:g}",
+            size=f"{parameters.width}x{parameters.height}",
+            prompt=job.prompt,
+            error=error,
+            remixed_from_video_id=job.remixed_from,
+            seed=parameters.seed,
+            leg=job.leg,
+            attempts=job.attempts,
+            parameters=job.parameters,
+            leg_seconds=job.leg_seconds,
+            facts=job.facts,
+            user=job.user,
+            priority=job.priority,
+            step=job.step,
+            queue_position=place.position,
+            eta_seconds=place.eta_s,
+            model_revision=job.facts.get("model_revision"),
+            degradations=job.facts.get("degradations", []),
+            urls=urls,
+        )
+
+
+class VideoList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Video]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: Literal["invalid_request_error", "server_error"]
+    param: str | None
+    code: str
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+class DeletedVideo(BaseModel):
+    id: str
+    deleted: Literal[True] = True
+    object: Literal["video.deleted"] = "video.deleted"
+
+
+class Model(BaseModel):
+    """A model this service runs, with what a request may ask of it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    owned_by: Literal["kinoray"] = "kinoray"
+    name: str
+    family: str
+    license: str
+    limits: dict[str, Any]
+    defaults: dict[str, Any]
+
+    @classmethod
+    def of(cls, card: ModelCard) -> Model:
+        limits = {**card.limits.model_dump(), "frames_multiple": card.compression.temporal}
+        return cls(
+            id=card.id, name=card.name, family=card.family, license=card.license, limits=limits,
+            defaults=card.defaults.model_dump(exclude_none=True),
+        )  # fmt: skip
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+def speakable(name: str) -> str | None:
+    """A field's name for an error, or None where it is not one: a misread body must not come back as a name."""
+    return name if re.fullmatch(r"[A-Za-z_]\w{0,63}", name, re.ASCII) else None
+
+
+def parse_create(fields: dict[str, Any]) -> CreateVideo:
+    """Validate the fields of a create request.
+
+    Raises:
+        InvalidRequest: for the first field at fault. The message never repeats what was sent.
+    """
+    for name, value in fields.items():
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise InvalidRequest("this field holds half a surrogate pair, which is no text", param=speakable(name))
+        if isinstance(value, str) and "\0" in value:
+            raise InvalidRequest("this field holds a NUL character, which is no text", param=speakable(name))
+    try:
+        return CreateVideo.model_validate(fields)
+    except ValidationError as error:
+        refusal = refused(error, CreateVideo)
+    if refusal.param == "size":
+        raise InvalidRequest("size must be WIDTHxHEIGHT in pixels, such as 704x480", param="size")
+    raise refusal
+
+
+def refused(error: ValidationError, model: type[BaseModel]) -> InvalidRequest:
+    """What is wrong with the first field at fault, without what was sent."""
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    param = speakable(str(first["loc"][0])) if first["loc"] else None
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(sorted(model.model_fields))
+        return InvalidRequest(f"this field is not known; there are {known}", param=param, code="unknown_field")
+    return InvalidRequest(f"{param or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", param=param)

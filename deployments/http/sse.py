@@ -1,0 +1,66 @@
+"""A job's changes as server-sent events. Each event's id is the job's version, so any replica can go on after it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+
+from deployments.http.watcher import Watcher
+from jobs.lifecycle import ENDED, Status, event_of
+from jobs.record import Job
+from jobs.store import JobStore
+from pipelines.errors import InvalidRequest
+
+KEEPALIVE_S = 15.0
+
+
+class EventStream:
+    """The events of jobs, for any number of clients of one API replica."""
+
+    def __init__(self, store: JobStore, watcher: Watcher) -> None:
+        self._store = store
+        self._watcher = watcher
+
+    async def of(self, job: Job, seen: int | None, snapshot: Callable[[Job], Any]) -> AsyncIterator[bytes]:
+        """A snapshot, then every change until the job ends; what came after the event `seen` for one who has some."""
+        if seen is None or seen > job.version:  # the id of an event that was never sent tells nothing
+            kind = event_of(job.status, job.error_code)
+            yield _event(kind, job.version, await asyncio.to_thread(snapshot, job))
+            seen, ended = job.version, job.ended
+        else:
+            ended = False
+        while not ended:
+            for event in await asyncio.to_thread(self._store.events, job.id, seen):
+                yield _event(event.kind, event.version, {"id": job.id, **event.data})
+                seen = event.version
+                ended = Status(event.data["status"]) in ENDED
+            if ended:
+                return
+            try:
+                async with asyncio.timeout(KEEPALIVE_S):
+                    if await self._watcher.changed(job.id, seen) is None:
+                        yield _event("deleted", seen + 1, {"id": job.id})
+                        return
+            except TimeoutError:
+                yield KEEPALIVE_COMMENT
+
+
+def last_seen(header: str | None) -> int | None:
+    """The number in `Last-Event-ID`, None without one.
+
+    Raises:
+        InvalidRequest: it is none that this service sent.
+    """
+    if header is None or header == "":
+        return None
+    if not (header.isascii() and header.isdigit() and len(header) < 10):
+        raise InvalidRequest("Last-Event-ID must be the id of an event of this stream", param="Last-Event-ID")
+    return int(header)
+
+
+def _event(kind: str, version: int, data: Any) -> bytes:
+    return format_sse_event(event=f"video.{kind}", id=str(version), data_str=json.dumps(data))

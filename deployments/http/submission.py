@@ -1,0 +1,200 @@
+"""From a request to an accepted job: everything that can be refused is refused here, before anything is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from deployments.configuration.settings import Settings, webhook_secret
+from deployments.events import emit
+from deployments.http.auth import Caller
+from deployments.http.errors import KeyReused, NotFound
+from deployments.http.images import IMAGE_FIELD, check_image
+from deployments.http.limits import limits_of, too_many
+from deployments.http.schemas import CreateVideo, parse_create
+from deployments.http.uploads import Uploads
+from deployments.outbound import Outbound
+from deployments.outbound import Refused as UrlRefused
+from jobs import admission
+from jobs.admission import Limits, Refused, Repeatable
+from jobs.database import UNREACHABLE, Database
+from jobs.ids import is_upload_id, new_job_id
+from jobs.lifecycle import Leg
+from jobs.priority import Priority
+from jobs.record import Job
+from pipelines.errors import InvalidRequest
+from pipelines.output import Output
+from pipelines.requests import GenerationRequest, Parameters, resolve
+from storage.artifacts import ArtifactStore
+from storage.keys import input_key, job_folder, job_prefix
+from storage.store import delete_or_leave
+
+SHAPE = {"size": ("width", "height"), "seconds": ("num_frames",)}
+"""Fields that are another way to say others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A create request as it was read from the wire."""
+
+    fields: dict[str, Any]
+    image: bytes | str | None  # a file, the URL of one, or the id of an upload
+    caller: Caller
+    idempotency_key: str | None = None
+    remix_of: Job | None = None
+
+
+class Acceptance:
+    """Shared by all requests of one API replica."""
+
+    def __init__(
+        self, settings: Settings, database: Database, artifacts: ArtifactStore, uploads: Uploads, files: Executor
+    ) -> None:
+        self._settings = settings
+        self._cards = settings.cards()
+        self._database = database
+        self._artifacts = artifacts
+        self._files = files
+        self._uploads = uploads
+        self._outbound = Outbound(settings.outbound_allow)
+        self._sends_webhooks = webhook_secret() is not None
+        # Decoding a large image takes seconds; it must not hold up the threads that read the job store.
+        self._images = ThreadPoolExecutor(1, thread_name_prefix="image")
+
+    async def accept(self, asked: Asked) -> Job:
+        """Validate a request, store its image, and the job with its place in the queue. Then it will be rendered.
+
+        Raises:
+            InvalidRequest, NotFound, TooManyRequests, KeyReused: nothing is stored.
+        """
+        repeatable = _repeatable(asked)
+        body = parse_create(asked.fields if asked.remix_of is None else _remixed(asked.fields, asked.remix_of))
+        image = await self._image(asked)
+        job = self._job(body, asked, has_image=image is not None)
+        # One without an image needs no artifact store, and must not wait behind those that do.
+        threads = None if image is None else self._files
+        accepted = await asyncio.get_running_loop().run_in_executor(
+            threads, self._store, job, image, limits_of(self._settings, asked.caller), repeatable
+        )
+        if accepted.id == job.id:
+            size = f"{job.parameters['width']}x{job.parameters['height']}"
+            emit("job.accepted", job_id=job.id, model=job.model, size=size, cost_s=round(accepted.cost_s, 2))
+        return accepted
+
+    def _job(self, body: CreateVideo, asked: Asked, *, has_image: bool) -> Job:
+        model = body.model or self._settings.models[0]
+        card = self._cards.get(model)
+        if card is None:
+            known = ", ".join(self._cards)
+            raise InvalidRequest(f"no such model here; there are {known}", param="model", code="model_not_found")
+        if body.webhook_url is not None:
+            if not self._sends_webhooks:
+                raise InvalidRequest(
+                    "this service sends no webhooks: its operator must set KINORAY_WEBHOOK_SECRET", param="webhook_url"
+                )
+            self._outbound.check_url(body.webhook_url, param="webhook_url")
+        parameters = resolve(body.generation(), card, seconds=body.duration(), has_image=has_image)
+        job_id, now, bucket = new_job_id(), time.time(), self._settings.bucket
+        return Job(
+            id=job_id,
+            model=model,
+            prompt=body.prompt or "",
+            parameters=parameters.model_dump(mode="json"),
+            created_at=now,
+            has_image=has_image,
+            user=body.user,
+            api_key=asked.caller.name,
+            priority=Priority(body.priority),
+            work=work_of(parameters),
+            output=Output.of(body).model_dump(),
+            webhook_url=body.webhook_url,
+            expires_in_s=body.expires_in or self._settings.expires_in_s,
+            remixed_from=asked.remix_of.id if asked.remix_of else None,
+            folder=None if bucket is None else job_folder(bucket.folders, job_id=job_id, model=model, accepted_at=now),
+            facts={"prompt_used": False} if body.prompt and not card.TAKES_PROMPT else {},
+        )
+
+    async def _image(self, asked: Asked) -> bytes | None:
+        source = asked.remix_of
+        if asked.image is not None:
+            given = await self._referred(asked.image) if isinstance(asked.image, str) else asked.image
+            limits = self._settings.max_image_pixels, self._settings.max_image_aspect_ratio
+            return await asyncio.get_running_loop().run_in_executor(self._images, check_image, given, *limits)
+        if source is None or not source.has_image:
+            return None
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._files, self._artifacts.get, input_key(source))
+        except FileNotFoundError:
+            raise NotFound(
+                "the video's image is gone; send it again", param=IMAGE_FIELD, code="video_expired"
+            ) from None
+
+    async def _referred(self, reference: str) -> bytes:
+        if is_upload_id(reference):
+            read = partial(self._uploads.read, reference, param=IMAGE_FIELD)
+            return await asyncio.get_running_loop().run_in_executor(self._files, read)
+        return await self._fetch(reference)
+
+    async def _fetch(self, url: str) -> bytes:
+        self._outbound.check_url(url, param=IMAGE_FIELD)
+        try:
+            return await self._outbound.fetch(url, self._settings.max_body_bytes)
+        except UrlRefused as refused:
+            raise InvalidRequest(f"the image cannot be fetched: {refused}", param=IMAGE_FIELD) from None
+
+    def _store(self, job: Job, image: bytes | None, limits: Limits, repeatable: Repeatable | None) -> Job:
+        """Store the image, then the job, which is the moment of acceptance; or neither."""
+        accepted = None
+        try:
+            if image is not None:
+                self._artifacts.put(input_key(job), image)
+            accepted = admission.accept(self._database, job, limits, repeatable)
+        except Refused as refused:
+            raise too_many(refused) from None
+        except admission.KeyReused:
+            raise KeyReused("this Idempotency-Key was sent with another request; choose a new one") from None
+        except UNREACHABLE:
+            accepted = job  # perhaps: its answer may be what was lost. If it is not there, its image is swept.
+            raise
+        finally:
+            if image is not None and (accepted is None or accepted.id != job.id):
+                delete_or_leave(self._artifacts, job_prefix(job))
+        return accepted
+
+
+def work_of(parameters: Parameters) -> dict[str, float]:
+    """How much there is to do in each leg, in the units of jobs/costs.py."""
+    return {
+        Leg.ENCODE: 1.0, Leg.DENOISE: parameters.denoising_work, Leg.DECODE: parameters.megapixels, Leg.PUBLISH: 1.0,
+    }  # fmt: skip
+
+
+def _remixed(fields: dict[str, Any], source: Job) -> dict[str, Any]:
+    """The source's request with what is said now in its place. The seed stays unless it is said."""
+    if "model" in fields:
+        raise InvalidRequest("a remix is made by the model of its source; leave model out", param="model")
+    said_otherwise = {name for field in fields for name in SHAPE.get(field, ())}
+    kept = {
+        name: value
+        for name, value in source.parameters.items()
+        if name in GenerationRequest.model_fields and name not in said_otherwise and value is not None
+    }
+    return {**kept, "prompt": source.prompt, "model": source.model, **fields}
+
+
+def _repeatable(asked: Asked) -> Repeatable | None:
+    if asked.idempotency_key is None:
+        return None
+    if not 1 <= len(asked.idempotency_key) <= 255:
+        raise InvalidRequest("Idempotency-Key must have 1 to 255 characters", param="Idempotency-Key")
+    given = asked.image.encode() if isinstance(asked.image, str) else asked.image
+    image = hashlib.sha256(given).hexdigest() if given is not None else None
+    source = asked.remix_of.id if asked.remix_of else None
+    said = json.dumps([asked.fields, image, source], sort_keys=True)
+    return Repeatable(asked.idempotency_key, hashlib.sha256(said.encode()).hexdigest())

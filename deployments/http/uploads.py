@@ -1,0 +1,111 @@
+"""Input files that go straight into the artifact store, so that their bytes do not pass through the API.
+
+A client asks for an upload, sends the file to the URL that it gets, and names the upload in `input_reference`. Whoever
+knows an upload's id may use it; nobody can guess one. It is looked at when a job asks for it, and goes after a day.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deployments.configuration.settings import Settings
+from deployments.http.auth import Caller
+from deployments.http.errors import PayloadTooLarge
+from deployments.http.limits import limits_of, too_many
+from deployments.http.schemas import refused
+from jobs import admission
+from jobs.database import Database
+from jobs.ids import UPLOAD_KEPT_S, is_outdated, is_upload_id, new_upload_id
+from pipelines.errors import InvalidRequest
+from storage.artifacts import ArtifactStore, Target
+from storage.keys import upload_key
+
+
+class BeginUpload(BaseModel):
+    """The body of POST /v1/uploads."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    bytes: Annotated[int, Field(ge=1)]
+    """How large the file is; another size is refused."""
+    mime_type: Annotated[str, Field(pattern=r"^image/[a-z0-9.+-]{1,64}$")]
+    """What it is."""
+
+
+def parse_upload(fields: dict[str, Any]) -> BeginUpload:
+    """Validate the fields of a request for an upload. Raises InvalidRequest."""
+    try:
+        return BeginUpload.model_validate(fields)
+    except ValidationError as error:
+        raise refused(error, BeginUpload) from None
+
+
+class Upload(BaseModel):
+    """Where to send a file, and what to call it afterwards."""
+
+    id: str
+    object: Literal["upload"] = "upload"
+    method: Literal["PUT"] = "PUT"
+    url: str
+    headers: dict[str, str]
+    expires_at: int
+
+
+class Uploads:
+    """Shared by all requests of one API replica. Methods block."""
+
+    def __init__(self, settings: Settings, database: Database, artifacts: ArtifactStore) -> None:
+        self._settings = settings
+        self._database = database
+        self._artifacts = artifacts
+        self._max_bytes = settings.max_body_bytes
+
+    def begin(self, asked: BeginUpload, caller: Caller, here: str) -> Upload:
+        """A place for a file: in the bucket, or under this service's own address, which `here` is.
+
+        Raises:
+            PayloadTooLarge, TooManyRequests
+        """
+        if asked.bytes > self._max_bytes:
+            raise PayloadTooLarge(f"a file must have at most {self._max_bytes} bytes", param="bytes")
+        self._count(caller)
+        upload_id = new_upload_id()
+        target = self._artifacts.upload_target(upload_key(upload_id), asked.mime_type, asked.bytes)
+        if target is None:
+            headers = {"content-type": asked.mime_type, "content-length": str(asked.bytes)}
+            target = Target(f"{here.rstrip('/')}/v1/uploads/{upload_id}", headers)
+        expires_at = int(time.time() + UPLOAD_KEPT_S)
+        return Upload(id=upload_id, url=target.url, headers=dict(target.headers), expires_at=expires_at)
+
+    def receive(self, upload_id: str, caller: Caller, data: bytes) -> None:
+        """Store a file that was sent to this service. Raises InvalidRequest, TooManyRequests."""
+        if not is_upload_id(upload_id) or is_outdated(upload_id):
+            raise InvalidRequest("this is no id of an upload; POST /v1/uploads gives one", param="upload_id")
+        if self._artifacts.url(upload_key(upload_id)) is not None:
+            raise InvalidRequest("send the file to the url that POST /v1/uploads gave", param="upload_id")
+        self._count(caller)
+        self._artifacts.put(upload_key(upload_id), data)
+
+    def read(self, upload_id: str, *, param: str) -> bytes:
+        """The bytes of a file that was uploaded.
+
+        Raises:
+            InvalidRequest: there is none, or it is too large; with `param` as the field at fault.
+        """
+        key = upload_key(upload_id)
+        size = self._artifacts.size(key)
+        if size is None:
+            raise InvalidRequest("there is no such upload: send the file first", param=param, code="upload_not_found")
+        if size > self._max_bytes:
+            raise InvalidRequest(f"the uploaded file must have at most {self._max_bytes} bytes", param=param)
+        return self._artifacts.get(key)
+
+    def _count(self, caller: Caller) -> None:
+        """An upload costs no computing, but room: it is a request like any other."""
+        try:
+            admission.count_request(self._database, caller.name, limits_of(self._settings, caller))
+        except admission.Refused as reached:
+            raise too_many(reached) from None

@@ -1,0 +1,150 @@
+"""A denoiser's commits: what a retry or another replica goes on from, written under the job's lease."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
+
+from deployments import metrics
+from deployments.stages.messages import Committed, Stopped, Ticket
+from jobs.database import UNREACHABLE
+from jobs.leases import Leases
+from pipelines.errors import LatentsLost
+from pipelines.serialization import from_bytes, to_bytes
+from storage.artifacts import ArtifactStore
+from storage.errors import StorageUnavailable
+from storage.keys import checkpoint_key
+
+log = logging.getLogger("ray.serve")
+
+T = TypeVar("T")
+
+
+class Writer:
+    """Writes one checkpoint at a time, beside the thread that computes, which waits before it hands over another."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._last: Future[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._last is not None and not self._last.done()
+
+    def begin(self, write: Callable[..., None], *values: Any) -> None:
+        """Wait for the one before, then let this be written."""
+        self.wait()
+        self._last = self._thread.submit(write, *values)
+        self._last.add_done_callback(_tell_of_faults)
+
+    def wait(self) -> None:
+        """Until what was begun is written, or was given up."""
+        if self._last is not None:
+            wait([self._last])
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+
+class Commits:
+    """One denoise's checkpoints. Used from the leg's worker thread, which computes while `writer` writes.
+
+    A checkpoint is advice: whatever keeps one from being written costs a repetition of steps, never the job. So an
+    outage of the store is logged and the render goes on. The denoiser commits by itself, so that the work of one whose
+    conductor has died counts until its lease runs out, and it stops then.
+    """
+
+    def __init__(
+        self, leases: Leases, artifacts: ArtifactStore, ticket: Ticket, every_s: float, writer: Writer
+    ) -> None:
+        self._writer = writer
+        self._leases = leases
+        self._artifacts = artifacts
+        self._ticket = ticket
+        self._every_s = every_s
+        self._last = ticket.checkpoint
+        self._spent_s = float(ticket.checkpoint["seconds"]) if ticket.checkpoint else 0.0
+        self._began = self._saved_at = time.monotonic()
+        self._expires_at = 0.0
+
+    def resume(self, kind: type[T]) -> T | None:
+        """The state to go on from; None to begin, also where a checkpoint cannot be read.
+
+        Raises:
+            StorageUnavailable: it can be read once the store is back.
+        """
+        if self._last is None:
+            return None
+        try:
+            return read_committed(self._artifacts, Committed(self._last["key"]), kind)
+        except LatentsLost as lost:
+            log.warning("%s begins anew: %s", self._ticket.job_id, lost.message)
+            self._spent_s = 0.0
+            return None
+
+    def due(self) -> bool:
+        """Whether so much work is uncommitted that it is time, and the last checkpoint is written."""
+        return time.monotonic() - self._saved_at >= self._every_s and not self._writer.busy
+
+    def require_lease(self) -> None:
+        """Raise Stopped once nobody renews the job's lease. The store is asked only when what it said has run out."""
+        if time.time() < self._expires_at:
+            return
+        try:
+            expires_at = self._leases.expiry(self._ticket.token)
+        except UNREACHABLE as error:
+            log.warning("whether %s is still leased cannot be seen: %s", self._ticket.job_id, type(error).__name__)
+            return
+        if expires_at is None or expires_at < time.time():
+            raise Stopped
+        self._expires_at = expires_at
+
+    def save(self, value: Any, step: int, *, final: bool = False, facts: Mapping[str, Any] | None = None) -> None:
+        """Begin to store a state or the final latents, and to record them if the lease is then still the ticket's.
+
+        `facts` are those of the leg, for the attempt that goes on from its end without it.
+        """
+        self._saved_at = time.monotonic()
+        checkpoint: dict[str, Any] = {
+            "key": checkpoint_key(self._ticket.job_id, step, self._ticket.token),
+            "step": step,
+            "final": final,
+            "seconds": round(self._spent_s + self._saved_at - self._began, 4),
+            "facts": dict(facts or {}),
+        }
+        self._writer.begin(self._write, checkpoint, to_bytes(value))
+
+    def _write(self, checkpoint: dict[str, Any], data: bytes) -> None:
+        started = time.monotonic()
+        try:
+            self._artifacts.put(checkpoint["key"], data)
+            kept = self._leases.commit(self._ticket.token, checkpoint)
+            outdated, self._last = (self._last, checkpoint) if kept else (checkpoint, self._last)
+            if outdated is not None and (self._last is None or outdated["key"] != self._last["key"]):
+                self._artifacts.delete(outdated["key"])
+        except (*UNREACHABLE, OSError) as error:
+            log.warning("the checkpoint of %s could not be stored: %s", self._ticket.job_id, type(error).__name__)
+        metrics.checkpoint_seconds().observe(time.monotonic() - started, {"model": self._ticket.model})
+
+
+def _tell_of_faults(writing: Future[None]) -> None:
+    if not writing.cancelled() and (error := writing.exception()) is not None:
+        log.error("a checkpoint could not be written", exc_info=error)
+
+
+def read_committed(artifacts: ArtifactStore, committed: Committed, kind: type[T]) -> T:
+    """Latents from the store: final ones, or a state to go on from.
+
+    Raises:
+        LatentsLost: they cannot be read; they have to be made again.
+        StorageUnavailable: they can be read once the store is back.
+    """
+    try:
+        return from_bytes(kind, artifacts.get(committed.key))
+    except StorageUnavailable:
+        raise
+    except (OSError, ValueError) as error:
+        raise LatentsLost(f"committed latents cannot be read: {type(error).__name__}") from error

@@ -1,0 +1,193 @@
+"""What every leg that computes has in common: one worker thread, a stream of small events, cancellation, health.
+
+A leg answers a call with a stream: `Started`, `Progress` while it works, perhaps `Ending`, then `Finished`, then its
+value, if it has one. The caller awaits the small events and passes the reference of the value on, unread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import sys
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import ray
+from ray import serve
+
+from deployments import metrics
+from deployments.background import until_set
+from deployments.configuration.settings import Settings
+from deployments.events import emit
+from deployments.stages.messages import Ending, Event, Finished, Progress, Started, Stopped
+from pipelines.catalogue import ModelCard
+
+T = TypeVar("T")
+
+EVENTS_PER_SECOND = 1
+
+
+class Control:
+    """The worker thread's side of a call: report progress, and learn at each step whether to stop."""
+
+    def __init__(self, report: Callable[[Started | Progress | Ending], None]) -> None:
+        self._report = report
+        self._stop = threading.Event()
+        self.last_beat = time.monotonic()
+        self.facts: dict[str, Any] = {}
+
+    def start(self, replica: str) -> None:
+        """The call leaves the queue. Raises Stopped when it was cancelled there."""
+        self.begin()
+        self._report(Started(replica))
+
+    def begin(self) -> None:
+        """Call before a part that cannot be stopped. Raises Stopped when the call was cancelled."""
+        self.last_beat = time.monotonic()
+        if self._stop.is_set():
+            raise Stopped
+
+    def step(self, done: int, of: int) -> None:
+        """Call between steps. Raises Stopped when the call was cancelled."""
+        self.begin()
+        self._report(Progress(done, of))
+
+    def ending(self) -> None:
+        """Call once, when the rest takes no time worth speaking of."""
+        self._report(Ending())
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
+class Worker:
+    """Runs a leg's calls one at a time in a thread, so that the replica's event loop stays free."""
+
+    def __init__(self, step_timeout_s: float) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="leg")
+        self._step_timeout_s = step_timeout_s
+        self._current: Control | None = None
+
+    async def stream(self, work: Callable[[Control], T]) -> AsyncGenerator[Event | T, None]:
+        """Run `work` and yield its events. Cancelled, it ends only when the thread has really stopped."""
+        loop = asyncio.get_running_loop()
+        latest: list[Progress] = []
+        at_once: list[Started | Ending] = []
+        news = asyncio.Event()
+        quiet_until = 0.0
+
+        def receive(event: Started | Progress | Ending) -> None:
+            if not isinstance(event, Progress):
+                at_once.append(event)
+                news.set()
+            elif latest:  # which is on its way, at its time
+                latest[:] = [event]
+            else:
+                latest.append(event)
+                news.set()
+
+        def report(event: Started | Progress | Ending) -> None:
+            loop.call_soon_threadsafe(receive, event)
+
+        control = Control(report)
+        call = self._pool.submit(self._timed, control, work, this_replica())
+        future = asyncio.wrap_future(call)
+        future.add_done_callback(lambda _: news.set())
+        try:
+            while True:
+                news.clear()
+                while at_once:
+                    yield at_once.pop(0)
+                done = future.done()
+                if latest and (done or loop.time() >= quiet_until):
+                    yield latest.pop()
+                    quiet_until = loop.time() + 1 / EVENTS_PER_SECOND
+                elif done:
+                    break
+                else:
+                    await until_set(news, quiet_until - loop.time() if latest else None)
+            value, seconds = future.result()
+            yield Finished(seconds, payload_bytes(value), control.facts)
+            yield value
+        finally:
+            # The slot stays taken until the thread is out of the GPU, however often the call is cancelled.
+            control.stop()
+            call.cancel()  # which only works before its turn has come
+            await ended(future)
+
+    def run(self, work: Callable[..., T], *args: Any) -> T:
+        """Run something in the worker's thread and wait for it, as a constructor may.
+
+        A leg's weights are loaded and warmed up there too: OpenMP keeps a team of threads for each thread that uses it,
+        and a second team competes with the first for the same cores.
+        """
+        return self._pool.submit(work, *args).result()
+
+    def check(self) -> None:
+        """Raise when the current call shows no sign of life, or the GPU's context is lost."""
+        control = self._current
+        if control is not None and time.monotonic() - control.last_beat > self._step_timeout_s:
+            raise RuntimeError(f"no step finished in {self._step_timeout_s:.0f} s; the replica is wedged")
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.mem_get_info()
+
+    def _timed(self, control: Control, work: Callable[[Control], T], replica: str) -> tuple[T, float]:
+        self._current = control
+        started = time.perf_counter()
+        try:
+            control.start(replica)
+            return work(control), time.perf_counter() - started
+        finally:
+            self._current = None
+
+
+async def ended(future: asyncio.Future[Any]) -> None:
+    """Wait for something that cannot be interrupted, however often the caller is."""
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            continue
+    if not future.cancelled():
+        future.exception()
+
+
+def this_replica() -> str:
+    """The id of the Serve replica that this process is."""
+    replica: str = serve.get_replica_context().replica_id.unique_id
+    return replica
+
+
+def payload_bytes(value: Any) -> int:
+    """Bytes of the tensors or the blob in a hand-over."""
+    if isinstance(value, bytes):
+        return len(value)
+    if not dataclasses.is_dataclass(value):
+        return 0
+    parts = (getattr(value, field.name) for field in dataclasses.fields(value))
+    return sum(part.nbytes if hasattr(part, "nbytes") else payload_bytes(part) for part in parts)
+
+
+def load(leg: str, card: ModelCard, settings: Settings) -> Any:
+    """Load and warm up one leg of a model in this replica, with the GPU that Ray gave it, if any."""
+    started = time.perf_counter()
+    # Importing torch and diffusers makes millions of objects that live as long as the process: collecting among them
+    # costs a tenth of the start, and again at every full collection later.
+    gc.disable()
+    from pipelines.families import load_leg, place
+
+    placement = place(card, gpu=bool(ray.get_gpu_ids()), threads=getattr(settings.threads, leg))
+    loaded = load_leg(leg, card, placement)  # type: ignore[arg-type]
+    loaded.warm_up()
+    gc.freeze()
+    gc.enable()
+    seconds = time.perf_counter() - started
+    metrics.model_load_seconds().observe(seconds, {"model": card.id, "leg": leg})
+    where: dict[str, Any] = placement.facts()
+    emit("leg.loaded", leg=leg, model=card.id, seconds=round(seconds, 3), **where)
+    return loaded
