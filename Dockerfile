@@ -1,5 +1,5 @@
 # docker build --target api -t kinoray:api .    The head and the front pods: no torch, no CUDA.
-# docker build --target gpu -t kinoray:gpu .    The legs, or all of it on one machine.
+# docker build --target gpu -t kinoray:gpu .    The stages, or all of it on one machine.
 # Both have the same Python and Ray, as all nodes of a Ray cluster must. Pin the base to a digest where you build.
 ARG PYTHON=python:3.11.14-slim-bookworm
 FROM ${PYTHON} AS base

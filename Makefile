@@ -84,7 +84,7 @@ bench-overhead: setup ## the service against diffusers in one process
 	$(BIN)/python -m benchmarks.overhead
 
 .PHONY: bench-gpu
-bench-gpu: setup ## every leg at its real size on this machine's GPU, against diffusers; OUT=configs/gpus/NAME.yaml keeps it
+bench-gpu: setup ## every stage at its real size on this machine's GPU, against diffusers; OUT=configs/gpus/NAME.yaml keeps it
 	$(BIN)/python -m benchmarks.gpu $(OUT)
 
 .PHONY: bench-jobs

@@ -1,6 +1,6 @@
 """The whole service as one graph: `serve run configs/local.yaml` imports `build_app` from here.
 
-    Api ──nudge──▶ Conductor ──▶ TextEncoder ──▶ Denoiser-MODEL ──▶ VideoDecoder-MODEL ──▶ Publisher
+    Api ──notify─▶ Conductor ──▶ TextEncoder ──▶ Denoiser-MODEL ──▶ VideoDecoder-MODEL ──▶ Publisher
      └──────── job store ───────▶ ImageEncoder ──────▲
 
 Hardware, replicas and autoscaling of each deployment are in the config file's `deployments`; what is bound here are the
@@ -21,9 +21,14 @@ from deployments.denoiser import Denoiser
 from deployments.encoders import ImageEncoder, TextEncoder
 from deployments.publisher import Publisher
 from deployments.video_decoder import VideoDecoder
-from pipelines.card import Leg
+from pipelines.stages import Stage
 
-LEGS: dict[Leg, Any] = {"text": TextEncoder, "image": ImageEncoder, "denoise": Denoiser, "decode": VideoDecoder}
+STAGES: dict[Stage, Any] = {
+    Stage.TEXT_ENCODE: TextEncoder,
+    Stage.IMAGE_ENCODE: ImageEncoder,
+    Stage.DENOISE: Denoiser,
+    Stage.DECODE: VideoDecoder,
+}
 
 
 def build_app(args: dict[str, Any]) -> Application:
@@ -35,13 +40,13 @@ def build_app(args: dict[str, Any]) -> Application:
     settings = load_settings(args)
     cards = settings.cards()
     bound: dict[str, Application] = {}
-    legs: dict[str, dict[Leg, Application]] = {}
+    stages: dict[str, dict[Stage, Application]] = {}
     for model, names in deployment_names(cards).items():
-        for leg, name in names.items():
+        for stage, name in names.items():
             if name not in bound:  # else another model brought it, from the same checkpoint
-                bound[name] = _bind(LEGS[leg], cards[model], settings, name=name)
-        legs[model] = {leg: bound[name] for leg, name in names.items()}
-    conductor = _bind(Conductor, settings, legs, _bind(Publisher, settings))
+                bound[name] = _bind(STAGES[stage], cards[model], settings, name=name)
+        stages[model] = {stage: bound[name] for stage, name in names.items()}
+    conductor = _bind(Conductor, settings, stages, _bind(Publisher, settings))
     return _bind(Api, settings, conductor)
 
 

@@ -1,7 +1,7 @@
 """Staged output against diffusers' own pipelines, bit for bit, on random-weight checkpoints: `make fidelity`.
 
-Each case is computed three times from one seed: by diffusers in one call, by the legs one after the other, and by the
-legs with the denoise stopped after every step, serialised to bytes and begun anew from them.
+Each case is computed three times from one seed: by diffusers in one call, by the stages one after the other, and by the
+stages with the denoise stopped after every step, serialised to bytes and begun anew from them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint with both of its sides: the legs, and diffusers' own pipeline."""
+    """A checkpoint with both of its sides: the stages, and diffusers' own pipeline."""
 
     name: str
     staged: LocalPipeline
@@ -59,7 +59,7 @@ class Subject:
     cases: list[Case] = field(repr=False)
 
     def difference(self, case: Case) -> float:
-        """The largest difference of any pixel between the legs and diffusers; 0.0 means equal bits."""
+        """The largest difference of any pixel between the stages and diffusers; 0.0 means equal bits."""
         parameters, image = case.parameters(self.staged.card), picture() if case.from_image else None
         return largest(self.staged.generate(PROMPT, parameters, image), self.stock(parameters, image))
 
@@ -67,7 +67,7 @@ class Subject:
         """The same, between a denoise that was stopped after every step and one that ran through."""
         parameters, image = case.parameters(self.staged.card), picture() if case.from_image else None
         conditioning = self.staged.condition(PROMPT, parameters, image)
-        state_type = import_module(f"pipelines.{self.staged.card.family}.handover").DenoiseState
+        state_type = import_module(f"pipelines.{self.staged.card.family}.outputs").DenoiseState
         run = self.staged.denoiser.begin(parameters, *conditioning)
         while run.step_index < run.num_steps:
             run.step()

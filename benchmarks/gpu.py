@@ -1,4 +1,4 @@
-"""What each leg of the published models costs on this machine's GPU, and diffusers in one process: `make bench-gpu`.
+"""What each stage of the published models costs on this machine's GPU, and diffusers in one process: `make bench-gpu`.
 
 The weights are random and of the real size and dtype, so that nothing is fetched; a video is one of the model's
 defaults. The measured seconds can be kept for `kinoray plan --gpu` and for simulated models.
@@ -25,22 +25,23 @@ from torch import Tensor
 
 from benchmarks.fidelity import PROMPT, Case, largest, picture, verdict
 from benchmarks.full_size import ARCHITECTURES, checkpoint
-from pipelines.families import load_leg, place
+from pipelines.families import load_stage, place
 from pipelines.ltx.card import LTXCard
 from pipelines.ltx.reference import reference_video as ltx_reference
 from pipelines.requests import Parameters
+from pipelines.stages import Stage
 from pipelines.svd.card import SVDCard
 from pipelines.svd.reference import reference_video as svd_reference
 
 GPU = torch.device("cuda")
 ROUNDS, ENOUGH_S = 3, 20.0
-"""A leg is timed three times, or until it has taken so long."""
+"""A stage is timed three times, or until it has taken so long."""
 GB = 1e9
 
 
 @dataclass(slots=True)
 class Cost:
-    """Of one leg, in seconds and bytes of the GPU's memory."""
+    """Of one stage, in seconds and bytes of the GPU's memory."""
 
     load_s: float
     seconds: float
@@ -54,33 +55,34 @@ class Cost:
 
 @dataclass(slots=True)
 class Bench:
-    """One model, leg by leg: each is loaded, warmed up, timed and freed before the next, as if on a GPU of its own."""
+    """One model, stage by stage: each is loaded, warmed up, timed and freed before the next, as on a GPU of its own."""
 
     card: LTXCard | SVDCard
     device: torch.device
-    costs: dict[str, Cost] = field(default_factory=dict)
+    costs: dict[Stage, Cost] = field(default_factory=dict)
 
-    def legs(self) -> Tensor:
-        """Time every leg on what the one before it made; the video, [F, 3, H, W] float32 on the CPU."""
+    def stages(self) -> Tensor:
+        """Time every stage on what the one before it made; the video, [F, 3, H, W] float32 on the CPU."""
         parameters, image = self.parameters(), picture() if self.card.NEEDS_IMAGE else None
         text = pixels = None
-        if "text" in self.card.LEGS:
+        if Stage.TEXT_ENCODE in self.card.STAGES:
             others = map(f"{PROMPT} {{}}".format, count())  # a prompt that was embedded before costs nothing
             text = self._time(
-                "text", lambda leg: (leg.encode(next(others), parameters), leg.encode(PROMPT, parameters))
+                Stage.TEXT_ENCODE,
+                lambda stage: (stage.encode(next(others), parameters), stage.encode(PROMPT, parameters)),
             )[1]
         if image is not None:
-            pixels = self._time("image", lambda leg: leg.encode(image, parameters))
+            pixels = self._time(Stage.IMAGE_ENCODE, lambda stage: stage.encode(image, parameters))
 
-        def denoise(leg: Any) -> Any:
-            run = leg.begin(parameters, text, pixels)
+        def denoise(stage: Any) -> Any:
+            run = stage.begin(parameters, text, pixels)
             while run.step_index < run.num_steps:
                 run.step()
-                leg.placement.synchronize()  # as a replica does
+                stage.placement.synchronize()  # as a replica does
             return run.result()
 
-        final = self._time("denoise", denoise)
-        video: Tensor = self._time("decode", lambda leg: torch.cat(list(leg.chunks(final, parameters))).cpu())
+        final = self._time(Stage.DENOISE, denoise)
+        video: Tensor = self._time(Stage.DECODE, lambda stage: torch.cat(list(stage.chunks(final, parameters))).cpu())
         return video.float()
 
     def stock(self) -> tuple[Cost, Tensor]:
@@ -101,13 +103,13 @@ class Bench:
         """The model's defaults."""
         return Case({}, from_image=self.card.NEEDS_IMAGE).parameters(self.card)
 
-    def _time(self, leg: Any, work: Callable[[Any], Any]) -> Any:
+    def _time(self, stage: Stage, work: Callable[[Any], Any]) -> Any:
         def load() -> Any:
-            loaded = load_leg(leg, self.card, place(self.card, gpu=self.device.type == "cuda"))
+            loaded = load_stage(stage, self.card, place(self.card, gpu=self.device.type == "cuda"))
             loaded.warm_up()
             return loaded
 
-        self.costs[leg], made = self._measured(load, work)
+        self.costs[stage], made = self._measured(load, work)
         return made
 
     def _measured(self, load: Callable[[], Any], work: Callable[[Any], Any]) -> tuple[Cost, Any]:
@@ -132,10 +134,10 @@ def timings(bench: Bench) -> dict[str, Any]:
     """What was measured, in the words of a simulated model's card."""
     steps = bench.parameters().num_inference_steps
     costs = bench.costs
-    encode = sum(costs[leg].seconds for leg in ("text", "image") if leg in costs)
-    times = {"text": encode, "step": costs["denoise"].seconds / steps, "decode": costs["decode"].seconds}
+    encode = sum(costs[stage].seconds for stage in (Stage.TEXT_ENCODE, Stage.IMAGE_ENCODE) if stage in costs)
+    times = {"text": encode, "step": costs[Stage.DENOISE].seconds / steps, "decode": costs[Stage.DECODE].seconds}
     load = {"load_s": round(max(cost.load_s for cost in costs.values()), 1)}
-    return {**load, **{leg: {"fixed_s": round(seconds, 4)} for leg, seconds in times.items()}}
+    return {**load, **{stage: {"fixed_s": round(seconds, 4)} for stage, seconds in times.items()}}
 
 
 def main(models: list[str], out: Path | None = None, device: torch.device = GPU) -> None:
@@ -143,19 +145,21 @@ def main(models: list[str], out: Path | None = None, device: torch.device = GPU)
     name = torch.cuda.get_device_name(device)
     software = f"PyTorch {torch.__version__}, diffusers {diffusers.__version__}"
     print(f"{name}, {software}; medians of up to {ROUNDS} runs\n")
-    print("| model | leg | load and warm-up | a video | weights | peak memory |\n|---|---|---|---|---|---|", flush=True)
+    print(
+        "| model | stage | load and warm-up | a video | weights | peak memory |\n|---|---|---|---|---|---|", flush=True
+    )
     measured: dict[str, Any] = {}
     for model in models or list(ARCHITECTURES):
         with tempfile.TemporaryDirectory(prefix="kinoray-gpu-") as folder:
             bench = Bench(checkpoint(model, Path(folder), device), device)
-            ours = bench.legs()
-            for leg, cost in bench.costs.items():
-                print(f"| {model} | {leg} | {cost} |", flush=True)
+            ours = bench.stages()
+            for stage, cost in bench.costs.items():
+                print(f"| {model} | {stage} | {cost} |", flush=True)
             stock, theirs = bench.stock()
         total = sum(cost.seconds for cost in bench.costs.values())
         same = verdict(largest(ours, theirs))
         print(f"| {model} | diffusers, all at once | {stock} |")
-        print(f"| {model} | ours, leg after leg | | {total:.3f} s, ratio {total / stock.seconds:.3f}, {same} | | |")
+        print(f"| {model} | ours, stage after stage | | {total:.3f} s, ratio {total / stock.seconds:.3f}, {same} | | |")
         measured[model] = timings(bench)
     if out is not None:
         how = "random weights of the real size, each model's default video."

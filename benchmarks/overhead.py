@@ -1,6 +1,6 @@
 """The service against diffusers in one process: the same jobs, the same seed, the same threads, in turns.
 
-The long job says what a render costs more through the relay; the short one what is added to any job. Both clocks stop
+The long job says what a render costs more through the service; the short one what is added to any job. Both clocks stop
 when the mp4's bytes are in the caller's hands; the short job is watched without a polling interval. On a GPU the model
 is LTX-Video 0.9.5 at its real size, with random weights; elsewhere it is ltx-tiny.
 """

@@ -1,6 +1,6 @@
 """What a bucket that fails costs: `make storage-faults`. A service renders on while the way to its bucket is spoilt.
 
-For each fault some jobs are accepted while it lasts; all must wait in the leg `publish`, and be whole once it is over.
+For each fault some jobs are accepted while it lasts; all must wait in `publish`, and be whole once it is over.
 So must an object that is large enough to go in parts, which is sent again and again meanwhile.
 """
 
@@ -124,7 +124,7 @@ def _suffer(
             large = pool.submit(_put_in_parts, server, url)
             jobs = [_create(http) for _ in range(JOBS)]
             for job in jobs:
-                _until(http, job, lambda video: video["leg"] == "publish")
+                _until(http, job, lambda video: video["stage"] == "publish")
             time.sleep(max(OUTAGE_S - (time.monotonic() - began), 0))  # how long it lasts is what is tried
         over = time.monotonic()
         row.accepted = len(jobs)
@@ -157,7 +157,7 @@ def _put_in_parts(server: BucketServer, url: str) -> tuple[int, int]:
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         try:
-            BucketStore(_settings(url), hurried=True).put(key, data)
+            BucketStore(_settings(url), fail_fast=True).put(key, data)
         except StorageUnavailable:
             time.sleep(1)  # a publisher's first pause
             half += _size(server, PREFIX + key) not in (None, len(data))

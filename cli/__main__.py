@@ -102,7 +102,7 @@ def plan(
     gpu: Annotated[
         str | None, typer.Option(help="A GPU of configs/gpus, instead of what the job store has measured.")
     ] = None,
-    seconds: Annotated[list[str] | None, typer.Option(help="LEG=SECONDS, instead of what was measured.")] = None,
+    seconds: Annotated[list[str] | None, typer.Option(help="STAGE=SECONDS, instead of what was measured.")] = None,
     busy: Annotated[float, typer.Option(min=0.05, max=0.99, help="The share of its time a replica may work.")] = 0.8,
     within: Annotated[float | None, typer.Option(help="Seconds that 95 % of the videos may take.")] = None,
     gpu_hour: Annotated[float | None, typer.Option(help="What a GPU costs an hour, in any currency.")] = None,

@@ -35,8 +35,8 @@ def run_demo(
     console.print(f"Starting Ray and the service for [bold]{model}[/] ...")
     with tempfile.TemporaryDirectory(prefix="kinoray-demo-") as data, console.status("Loading") as status:
 
-        def on_waiting(legs: list[str]) -> None:
-            status.update(f"Loading {', '.join(legs)}")
+        def on_waiting(stages: list[str]) -> None:
+            status.update(f"Loading {', '.join(stages)}")
 
         with run_service(config, data=Path(data), private=True, graceful=False, on_waiting=on_waiting) as url:
             status.stop()
@@ -71,7 +71,7 @@ def _render(console: Console, client: Client, fields: dict[str, Any], image: Pat
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("queued", total=100)
         for video in client.watch(created["id"]):
-            bar.update(task, completed=video["progress"], description=video["leg"] or video["status"])
+            bar.update(task, completed=video["progress"], description=video["stage"] or video["status"])
     if video["status"] == "failed":
         raise KinorayError(f"the video failed: {video['error']['message']}")
     return video
@@ -83,9 +83,9 @@ def _report(console: Console, video: dict[str, Any], out: Path, seconds: float) 
     sheet = out.with_suffix(".png")
     contact_sheet(out).save(sheet)
     parameters = video["parameters"]
-    legs = ", ".join(f"{leg} {spent:.2f} s" for leg, spent in video["leg_seconds"].items())
+    stages = ", ".join(f"{stage} {spent:.2f} s" for stage, spent in video["stage_seconds"].items())
     console.print(
         f"[bold]{out}[/]: {parameters['num_frames']} frames of {video['size']} at {parameters['fps']} fps, "
         f"{parameters['num_inference_steps']} steps, seed {video['seed']}, {out.stat().st_size} bytes, {seconds:.1f} s"
     )
-    console.print(f"The relay: {legs}. Frames side by side: [bold]{sheet}[/]")
+    console.print(f"The job_run: {stages}. Frames side by side: [bold]{sheet}[/]")

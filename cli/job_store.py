@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from deployments.configuration.settings import database_url
 from jobs.costs import mean_seconds
 from jobs.database import UNREACHABLE, Database, DatabaseUnusable, open_database
-from jobs.lifecycle import Leg
 from jobs.record import Job
 from jobs.store import JobStore
 from pipelines.errors import ConfigError
+from pipelines.stages import Stage
 
 
 def check_job_store() -> None:
@@ -43,12 +43,12 @@ def redrive(job_id: str) -> None:
             raise ConfigError(f"no dead job {job_id}; `./kinoray jobs --dead` lists them")
 
 
-def measured_seconds(model: str) -> dict[Leg, float]:
-    """What the legs of a model's finished jobs have taken lately, on average. Raises ConfigError."""
+def measured_seconds(model: str) -> dict[Stage, float]:
+    """What the stages of a model's finished jobs have taken lately, on average. Raises ConfigError."""
     with _one_sentence(), open_database(database_url()) as database:
         lines = JobStore(database).lines(model)
     means = mean_seconds(lines)
-    return {leg: means[leg] for leg in lines}
+    return {stage: means[stage] for stage in lines}
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.job_store import measured_seconds
-from cli.planning import LEGS, plan
+from cli.planning import plan
 from deployments.configuration.graph import deployment_names
 from deployments.configuration.serve_config import load_config
 from deployments.configuration.settings import load_settings
-from jobs.lifecycle import Leg
 from pipelines.catalogue import get_card
 from pipelines.errors import ConfigError
 from pipelines.simulated.timings import measured
+from pipelines.stages import Stage
 
 PER = {"s": 1.0, "min": 60.0, "h": 3600.0, "day": 86400.0}
 
@@ -39,23 +39,24 @@ def run_plan(
     per_s = _rate(rate)
     gpus = _gpus(config, model)
     known = measured_seconds(model) if gpu is None else _on(gpu, model)
-    costs = {**known, **_given(seconds)}
-    if missing := [leg for leg in LEGS if leg not in costs]:
+    stages = _stages(model)
+    said = {**known, **_given(seconds, stages)}
+    if missing := [stage for stage in stages if stage not in said]:
         raise ConfigError(
             f"no job of {model} has finished in this job store; name a GPU that was measured (--gpu), or say how long "
-            "a leg takes: " + " ".join(f"--seconds {leg}=SECONDS" for leg in missing)
+            "a stage takes: " + " ".join(f"--seconds {stage}=SECONDS" for stage in missing)
         )
     try:
-        made = plan(per_s, costs, busy=busy, within_s=within_s)
+        made = plan(per_s, {stage: said[stage] for stage in stages}, busy=busy, within_s=within_s)
     except ValueError as error:
         raise ConfigError(f"--within: {error}") from None
-    table = Table("leg", "seconds", "replicas", "busy", "GPUs", title=f"{model} at {rate}")
+    table = Table("stage", "seconds", "replicas", "busy", "GPUs", title=f"{model} at {rate}")
     for stage in made.stages:
         share = f"{stage.utilisation(per_s):.0%}"
-        used = f"{stage.replicas * gpus[stage.leg]:g}"
-        table.add_row(stage.leg, f"{stage.seconds:.2f}", str(stage.replicas), share, used)
+        used = f"{stage.replicas * gpus[stage.stage]:g}"
+        table.add_row(stage.stage, f"{stage.seconds:.2f}", str(stage.replicas), share, used)
     console.print(table)
-    total = sum(stage.replicas * gpus[stage.leg] for stage in made.stages)
+    total = sum(stage.replicas * gpus[stage.stage] for stage in made.stages)
     console.print(f"a video takes {made.p50_s:.1f} s, 95 % of them less than {made.p95_s:.1f} s")
     if gpu_hour is not None:
         cost = total * gpu_hour / 3600 / per_s
@@ -70,31 +71,38 @@ def _rate(text: str) -> float:
     return float(found[1]) / PER[found[2]]
 
 
-def _on(gpu: str, model: str) -> dict[Leg, float]:
+def _on(gpu: str, model: str) -> dict[Stage, float]:
     """What the model's default video took on a GPU that was measured. Raises ConfigError."""
     timings, parameters = measured(gpu, model), get_card(model).default_parameters()
     size = parameters.megapixels
     step_s = timings.step.seconds(size)
     return {
-        Leg.ENCODE: timings.text.seconds(size),
-        Leg.DENOISE: step_s * parameters.num_inference_steps,
-        Leg.DECODE: timings.decode.seconds(size),
+        _stages(model)[0]: timings.text.seconds(size),
+        Stage.DENOISE: step_s * parameters.num_inference_steps,
+        Stage.DECODE: timings.decode.seconds(size),
     }
 
 
-def _given(seconds: list[str]) -> dict[Leg, float]:
+def _stages(model: str) -> list[Stage]:
+    """Those that every video of a model runs through, on replicas of their own."""
+    card = get_card(model)
+    optional = {Stage.IMAGE_ENCODE} if not card.NEEDS_IMAGE else set()
+    return [stage for stage in Stage if stage in card.STAGES and stage not in optional]
+
+
+def _given(seconds: list[str], stages: Collection[Stage]) -> dict[Stage, float]:
     """What `--seconds` says. Raises ConfigError."""
-    given: dict[Leg, float] = {}
+    given: dict[Stage, float] = {}
     for text in seconds:
         found = re.fullmatch(r"(\w+)=(\d+(?:\.\d+)?)", text)
-        if found is None or found[1] not in LEGS:
-            raise ConfigError(f"--seconds {text}: write LEG=SECONDS; the legs are {', '.join(LEGS)}")
-        given[Leg(found[1])] = float(found[2])
+        if found is None or found[1] not in stages:
+            raise ConfigError(f"--seconds {text}: write STAGE=SECONDS; the stages are {', '.join(stages)}")
+        given[Stage(found[1])] = float(found[2])
     return given
 
 
-def _gpus(path: Path, model: str) -> Mapping[Leg, float]:
-    """GPUs of one replica of each leg, as a config file says. Raises ConfigError."""
+def _gpus(path: Path, model: str) -> Mapping[Stage, float]:
+    """GPUs of one replica of each stage, as a config file says. Raises ConfigError."""
     (application,) = load_config(path)["applications"]
     names = deployment_names(load_settings(application.get("args") or {}).cards())
     if model not in names:
@@ -102,6 +110,8 @@ def _gpus(path: Path, model: str) -> Mapping[Leg, float]:
     options: dict[str, dict[str, Any]] = {
         each["name"]: each.get("ray_actor_options") or {} for each in application["deployments"]
     }
-    share = {leg: float(options.get(name, {}).get("num_gpus", 0)) for leg, name in names[model].items()}
-    encode = share.get("text", 0) + share.get("image", 0)
-    return {Leg.ENCODE: encode, Leg.DENOISE: share["denoise"], Leg.DECODE: share["decode"]}
+    gpus = {stage: float(options.get(name, {}).get("num_gpus", 0)) for stage, name in names[model].items()}
+    first, *_ = _stages(model)
+    if first is not Stage.IMAGE_ENCODE:  # one for requests with an image stands beside each text encoder
+        gpus[first] += gpus.get(Stage.IMAGE_ENCODE, 0.0)
+    return gpus

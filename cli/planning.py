@@ -1,6 +1,6 @@
-"""How many replicas a rate of jobs needs, and how long a job then takes: the relay as queues one behind another.
+"""How many replicas a rate of jobs needs, and how long a job then takes: the stages as queues one behind another.
 
-Jobs come at random moments (a Poisson process) and are served first come, first served; a leg takes the same time for
+Jobs come at random moments (a Poisson process) and are served first come, first served; a stage takes the same time for
 each. A real service also preempts, ages and fails: this says how large a cluster has to be, not how it behaves.
 """
 
@@ -13,18 +13,17 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from jobs.lifecycle import Leg
+from pipelines.stages import Stage
 
-LEGS = (Leg.ENCODE, Leg.DENOISE, Leg.DECODE)
 JOBS = 20_000
 """Simulated for each plan: enough for a 95th percentile that is good to a few percent."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """A leg with its replicas."""
+class StagePlan:
+    """A stage with its replicas."""
 
-    leg: Leg
+    stage: Stage
     seconds: float
     replicas: int
 
@@ -37,25 +36,30 @@ class Stage:
 class Plan:
     """What a rate needs, and what its jobs get."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[StagePlan, ...]
     p50_s: float
     p95_s: float
 
 
-def plan(rate: float, seconds: Mapping[Leg, float], *, busy: float, within_s: float | None = None) -> Plan:
+def plan(rate: float, seconds: Mapping[Stage, float], *, busy: float, within_s: float | None = None) -> Plan:
     """The fewest replicas that are busy for at most a share of their time, and more until 95 % of jobs are in time.
 
     Args:
         rate: jobs a second.
+        seconds: of each stage that needs replicas of its own.
         busy: between 0 and 1.
         within_s: what 95 % of the jobs may take, from accepted to decoded; None asks for nothing.
 
     Raises:
         ValueError: no number of replicas makes a job so fast.
     """
-    if within_s is not None and sum(seconds[leg] for leg in LEGS) >= within_s:
-        raise ValueError(f"one job alone takes {sum(seconds[leg] for leg in LEGS):.1f} s; ask for more than that")
-    stages = tuple(Stage(leg, seconds[leg], max(math.ceil(rate * seconds[leg] / busy), 1)) for leg in LEGS)
+    if within_s is not None and sum(seconds.values()) >= within_s:
+        raise ValueError(f"one job alone takes {sum(seconds.values()):.1f} s; ask for more than that")
+    stages = tuple(
+        StagePlan(stage, seconds[stage], max(math.ceil(rate * seconds[stage] / busy), 1))
+        for stage in Stage
+        if stage in seconds
+    )
     while True:
         waits = simulate(rate, stages)
         alone = sum(stage.seconds for stage in stages)
@@ -67,7 +71,7 @@ def plan(rate: float, seconds: Mapping[Leg, float], *, busy: float, within_s: fl
         stages = tuple(replace(each, replicas=each.replicas + (place == longest)) for place, each in enumerate(stages))
 
 
-def simulate(rate: float, stages: Sequence[Stage], jobs: int = JOBS, seed: int = 0) -> list[list[float]]:
+def simulate(rate: float, stages: Sequence[StagePlan], jobs: int = JOBS, seed: int = 0) -> list[list[float]]:
     """Seconds that each job waits at each stage."""
     dice = random.Random(seed)
     arrivals: list[float] = []

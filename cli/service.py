@@ -24,6 +24,7 @@ from pipelines.catalogue import get_card
 from pipelines.errors import KinorayError
 from pipelines.families import CLASSES
 from pipelines.paths import ROOT
+from pipelines.stages import Stage
 
 START_TIMEOUT_S = 300
 STARTS = 3
@@ -62,19 +63,19 @@ def default_config() -> Path:
 
 
 def for_model(config: dict[str, Any], model: str, *, with_image: bool) -> dict[str, Any]:
-    """A config's copy that serves one model only, every leg once; without an image its encoder need not start."""
+    """A config's copy that serves one model only, every stage once; without an image its encoder need not start."""
     config = copy.deepcopy(config)
     (application,) = config["applications"]
     application["args"]["models"] = [model]
     deployments = application["deployments"]
     application["deployments"] = [each for each in deployments if each["name"] in ALWAYS]
-    for leg in get_card(model).LEGS:
-        kind = CLASSES[leg]
-        # The model's own options, or those of another model's leg of the same kind.
+    for stage in get_card(model).STAGES:
+        kind = CLASSES[stage]
+        # The model's own options, or those of another model's stage of the same kind.
         alike = [each for each in deployments if each["name"].startswith(kind)]
         own = [each for each in alike if each["name"] == f"{kind}-{model}"]
         options = {**(own or alike)[0], "name": f"{kind}-{model}"}
-        if leg == "image" and not with_image:
+        if stage is Stage.IMAGE_ENCODE and not with_image:
             options.pop("num_replicas", None)
             options["autoscaling_config"] = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1}
         application["deployments"].append(options)
@@ -106,7 +107,7 @@ def run_service(
     show_logs: bool = False,
     on_waiting: Callable[[list[str]], None] = lambda _: None,
 ) -> Iterator[str]:
-    """Start Ray and the application, and yield its base URL once every leg is ready.
+    """Start Ray and the application, and yield its base URL once every stage is ready.
 
     Args:
         config: a Serve config, as `load_config` returns it; its `http_options` say where it listens.
@@ -115,7 +116,7 @@ def run_service(
         private: keep Ray's session in a folder of its own, removed at the end, and the jobs under `data` whatever the
             environment says, so that services can run side by side.
         graceful: let Serve drain at the end, so that running jobs are given back; otherwise everything is just stopped.
-        on_waiting: called with the legs that are still loading.
+        on_waiting: called with the stages that are still loading.
 
     Raises:
         StartFailed: the port is taken, Serve reports a failed deployment, or it takes longer than five minutes.
@@ -244,12 +245,12 @@ def _wait_until_ready(url: str, on_waiting: Callable[[list[str]], None]) -> None
             raise StartFailed(f"the application could not be deployed: {application.message}")
         if time.monotonic() > deadline:
             raise StartFailed(f"not ready within {START_TIMEOUT_S} s; still waiting for {', '.join(waiting)}")
-        time.sleep(0.5)  # each question costs the controller some work, and the legs are loading
+        time.sleep(0.5)  # each question costs the controller some work, and the stages are loading
 
 
 def _waiting_for(error: urllib.error.HTTPError) -> list[str]:
     try:
-        legs: list[str] = json.loads(error.read())["waiting_for"]
+        stages: list[str] = json.loads(error.read())["waiting_for"]
     except (ValueError, KeyError, TypeError):
         return ["Ray Serve"]
-    return legs
+    return stages

@@ -1,1 +1,1 @@
-"""The relay: Ray Serve classes, one per leg, the HTTP API and the conductor. No tensor mathematics."""
+"""The job_run: Ray Serve classes, one per stage, the HTTP API and the conductor. No tensor mathematics."""

@@ -25,11 +25,11 @@ from deployments.http.error_handler import install
 from deployments.http.errors import NotFound, NotImplementedHere, NotReady
 from deployments.http.openapi import answers, binary, create_body, describe, file_body, json_body
 from deployments.http.queue_view import QueueView
-from deployments.http.readiness import missing_legs
+from deployments.http.readiness import missing_stages
 from deployments.http.schemas import DeletedVideo, Model, ModelList, Video, VideoList
 from deployments.http.sse import EventStream, last_seen
 from deployments.http.store_metrics import exposition
-from deployments.http.submission import Acceptance, Asked
+from deployments.http.submission import CreateRequest, Submission
 from deployments.http.uploads import BeginUpload, Upload, Uploads, parse_upload
 from deployments.http.waiting import Waiting, parse_prefer
 from deployments.http.watcher import Watcher
@@ -72,7 +72,7 @@ LATER: dict[int | str, dict[str, Any]] = {202: {"model": Video, "description": "
 SYNC = {**CREATES, **answers(500), **binary("video/mp4"), **ELSEWHERE, **LATER}
 CONTENT = {**READS, **ELSEWHERE, **binary(*(kind for _, kind in VARIANTS.values()))}
 EVENTS = {**READS, **binary("text/event-stream"), 204: {"description": "It has ended, and you have seen all of it"}}
-LOADING: dict[int | str, dict[str, Any]] = {503: {"description": "Some legs are still loading"}}
+LOADING: dict[int | str, dict[str, Any]] = {503: {"description": "Some stages are still loading"}}
 
 
 def _unknown() -> NotFound:
@@ -96,12 +96,12 @@ class Api:
         self.settings = settings
         self.cards = settings.cards()
         self.conductor = conductor
-        self.store = open_store(settings.bucket, data_dir(), hurried=True)
+        self.store = open_store(settings.bucket, data_dir(), fail_fast=True)
         database = open_database(database_url())
         self.jobs = JobStore(database)
         self.files = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="files")
         self.uploads = Uploads(settings, database, self.store)
-        self.acceptance = Acceptance(settings, database, self.store, self.uploads, self.files)
+        self.submission = Submission(settings, database, self.store, self.uploads, self.files)
         self.queue = QueueView(self.jobs)
         watcher = Watcher(self.jobs.versions)
         self.waiting, self.event_stream = Waiting(self.jobs, watcher), EventStream(self.jobs, watcher)
@@ -266,14 +266,14 @@ class Api:
 
     @app.get("/readyz", responses=LOADING)
     async def readyz(self, response: Response) -> dict[str, Any]:
-        """200 once every model could run at once; a leg that load scaled to zero counts as ready."""
-        waiting = await asyncio.to_thread(missing_legs)
+        """200 once every model could run at once; a stage that load scaled to zero counts as ready."""
+        waiting = await asyncio.to_thread(missing_stages)
         response.status_code = 503 if waiting else 200
         return {"status": "loading" if waiting else "ready", "waiting_for": waiting}
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=answers(503))
     async def metrics(self) -> Response:
-        """Cluster-wide facts from the job store, for Prometheus."""
+        """Cluster-wide result_metadata from the job store, for Prometheus."""
         text, kind = await asyncio.to_thread(exposition, self.jobs)
         return Response(text, media_type=kind)
 
@@ -281,8 +281,8 @@ class Api:
         self, request: Request, caller: Caller, idempotency_key: str | None, remix_of: Job | None = None
     ) -> Job:
         fields, image = await read_body(request, self.settings.max_body_bytes)
-        job = await self.acceptance.accept(Asked(fields, image, caller, idempotency_key, remix_of))
-        self.conductor.nudge.remote()
+        job = await self.submission.accept(CreateRequest(fields, image, caller, idempotency_key, remix_of))
+        self.conductor.notify.remote()
         return job
 
     async def _answer(self, job: Job, response: Response, prefer: str | None) -> Video:

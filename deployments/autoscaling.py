@@ -1,8 +1,8 @@
-"""How many replicas each leg needs, from work and not from request counts: the application's autoscaling policy.
+"""How many replicas each stage needs, from work and not from request counts: the application's autoscaling policy.
 
 Serve's own policy counts the calls that a deployment has. A queue of jobs makes no calls, and a call says nothing of
 how long it takes: here the seconds of work that wait decide how many denoisers there are, and the measured costs of the
-other legs how many of each keep up. Those start with the denoisers, before anything has come so far.
+other stages how many of each keep up. Those start with the denoisers, before anything has come so far.
 
     applications:
       - autoscaling_policy:
@@ -10,7 +10,7 @@ other legs how many of each keep up. Those start with the denoisers, before anyt
           policy_kwargs: {drain_s: 60}
 
 It runs in Serve's controller ten times a second, so it never waits: the job store is read in a thread beside it.
-Bounds, delays and steps are those of each deployment's `autoscaling_config`, as ever; every leg must have one.
+Bounds, delays and steps are those of each deployment's `autoscaling_config`, as ever; every stage must have one.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from deployments.configuration.graph import deployment_names
 from deployments.configuration.settings import database_url
 from jobs.costs import mean_seconds
 from jobs.database import UNREACHABLE, Database
-from jobs.lifecycle import AHEAD_OF_DENOISE, Leg
+from jobs.lifecycle import AHEAD_OF_DENOISE
 from jobs.store import JobStore
-from pipelines.card import Leg as PipelineLeg
 from pipelines.catalogue import read_anew
+from pipelines.stages import Stage
 
 log = logging.getLogger("ray.serve")
 
@@ -40,7 +40,6 @@ BUSY = 0.8
 LOOK_EVERY_S = 0.5
 STALE_S = 30.0
 """A view so old says nothing: replicas stay as they are until the job store answers again."""
-COSTS: dict[PipelineLeg, Leg] = {"text": Leg.ENCODE, "image": Leg.ENCODE, "denoise": Leg.DENOISE, "decode": Leg.DECODE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,44 +47,44 @@ class Demand:
     """What one model's jobs need."""
 
     waiting: int  # jobs
-    working: Mapping[Leg, int]  # jobs in each leg
+    working: Mapping[Stage, int]  # jobs in each stage
     busy: int  # denoisers that have a job
     work_s: float  # seconds of computing that those before the end of their denoise still need
-    leg_s: Mapping[Leg, float]  # what each leg of a job takes on average
+    stage_s: Mapping[Stage, float]  # what each stage of a job takes on average
 
     def denoisers(self, drain_s: float) -> int:
         """As many as have the work done in `drain_s`; not more than there are jobs, nor fewer than are at work.
 
         A job that is past its denoise needs none, however long it waits for a bucket.
         """
-        computing_s = sum(seconds for leg, seconds in self.leg_s.items() if leg is not Leg.PUBLISH)
-        denoising_s = self.work_s * self.leg_s[Leg.DENOISE] / computing_s
-        jobs = self.waiting + sum(self.working.get(leg, 0) for leg in AHEAD_OF_DENOISE)
+        computing_s = sum(seconds for stage, seconds in self.stage_s.items() if stage is not Stage.PUBLISH)
+        denoising_s = self.work_s * self.stage_s[Stage.DENOISE] / computing_s
+        jobs = self.waiting + sum(self.working.get(stage, 0) for stage in AHEAD_OF_DENOISE)
         return min(jobs, max(self.busy, math.ceil(denoising_s / drain_s)))
 
-    def replicas(self, leg: PipelineLeg, drain_s: float) -> float:
-        """Of one leg: denoisers; or what keeps up with them, and at least one for jobs that are in it.
+    def replicas(self, stage: Stage, drain_s: float) -> float:
+        """Of one stage: denoisers; or what keeps up with them, and at least one for jobs that are in it.
 
         Of decoders, as many as have those done in `drain_s`: they may have come before there was one.
         """
         denoisers = self.denoisers(drain_s)
-        if leg == "denoise":
+        if stage is Stage.DENOISE:
             return denoisers
-        seconds = self.leg_s[COSTS[leg]]
-        keeping_up = denoisers * seconds / self.leg_s[Leg.DENOISE] / BUSY
-        there = self.working.get(COSTS[leg], 0)
-        least = math.ceil(there * seconds / drain_s) if leg == "decode" else 1
+        seconds = self.stage_s[stage]
+        keeping_up = denoisers * seconds / self.stage_s[Stage.DENOISE] / BUSY
+        there = self.working.get(stage, 0)
+        least = math.ceil(there * seconds / drain_s) if stage is Stage.DECODE else 1
         return max(keeping_up, min(there, least))
 
 
 def replicas_needed(
-    demands: Mapping[str, Demand], names: Mapping[str, Mapping[PipelineLeg, str]], drain_s: float
+    demands: Mapping[str, Demand], names: Mapping[str, Mapping[Stage, str]], drain_s: float
 ) -> dict[str, int]:
     """Replicas of each deployment. One that several models share has the sum of what each needs."""
     needed: dict[str, float] = {}
     for model, demand in demands.items():
-        for leg, name in names[model].items():
-            needed[name] = needed.get(name, 0.0) + demand.replicas(leg, drain_s)
+        for stage, name in names[model].items():
+            needed[name] = needed.get(name, 0.0) + demand.replicas(stage, drain_s)
     return {name: math.ceil(round(replicas, 6)) for name, replicas in needed.items()}
 
 
@@ -141,7 +140,7 @@ class Balance:
 
 
 class Backlog:
-    """The same for the denoisers of one model, as the policy of that deployment; its other legs scale by their calls.
+    """The same for the denoisers of one model, as the policy of that deployment; its other stages scale by their calls.
 
     - name: Denoiser-ltx-video-0.9.5
       autoscaling_config:
@@ -161,6 +160,6 @@ def demand_of(store: JobStore, model: str) -> Demand:
     """What the job store says of a model's jobs now. Blocks."""
     waiting, waiting_s = store.waiting(model)
     working = store.working(model)
-    left_s = sum(working[leg][1] for leg in AHEAD_OF_DENOISE if leg in working)
-    counts = {leg: count for leg, (count, _) in working.items()}
+    left_s = sum(working[stage][1] for stage in AHEAD_OF_DENOISE if stage in working)
+    counts = {stage: count for stage, (count, _) in working.items()}
     return Demand(waiting, counts, store.denoising(model), waiting_s + left_s, mean_seconds(store.lines(model)))

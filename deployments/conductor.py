@@ -1,4 +1,4 @@
-"""Claims jobs by lease and runs the relay for each. Any number of replicas; all state is in the job store."""
+"""Claims jobs by lease and runs each through its stages. Any number of replicas; all state is in the job store."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from deployments.background import forever, until_set, until_written
 from deployments.configuration.graph import deployment_names
 from deployments.configuration.settings import Settings, database_url
 from deployments.events import emit
-from deployments.orchestration.denoiser_pool import WaitingRoom
-from deployments.orchestration.job_run import Relay, Route, cause_of
+from deployments.orchestration.denoiser_pool import DenoiserPool
+from deployments.orchestration.job_run import JobRun, Route, cause_of
 from deployments.orchestration.lease import Lease, LeaseLost
 from deployments.orchestration.replicas import look
-from deployments.orchestration.takeover_guard import Expiries
-from deployments.orchestration.write_batcher import Together
+from deployments.orchestration.takeover_guard import TakeoverGuard
+from deployments.orchestration.write_batcher import WriteBatcher
 from deployments.stages.worker import this_replica
-from jobs.allocation import Turns
+from jobs.allocation import Allocation
 from jobs.database import UNREACHABLE, open_database
 from jobs.leases import Leases, Rendered
 from jobs.lifecycle import CANCELED, Status
@@ -36,6 +36,7 @@ from jobs.priority import Priority
 from jobs.record import Job
 from jobs.store import JobStore
 from pipelines.errors import JobFailed, RequestError
+from pipelines.stages import Stage
 from storage.errors import StorageUnavailable
 from storage.keys import checkpoint_prefix, prefixes_of
 
@@ -44,7 +45,7 @@ log = logging.getLogger("ray.serve")
 T = TypeVar("T")
 
 STORAGE_DELAY_S = 10.0
-LOOK_EVERY_S, MAKE_WAY_EVERY_S, TIDY_EVERY_S = 0.5, 1.0, 1.0
+LOOK_EVERY_S, PREEMPT_EVERY_S, TIDY_EVERY_S = 0.5, 1.0, 1.0
 DISCARD_S = 5.0
 GATHER_S = 0.25
 """Denoisers report once a second; the first report is written at once."""
@@ -61,45 +62,45 @@ def storage_delay_s() -> float:
 class Held:
     """A job that this conductor has claimed. Only `running` is ever cancelled; `conduct` settles how it ended."""
 
-    relay: Relay
+    job_run: JobRun
     running: asyncio.Task[None]
     conduct: asyncio.Task[None]
 
 
 @serve.deployment(name="Conductor", max_ongoing_requests=1000, graceful_shutdown_timeout_s=60)
 class Conductor:
-    """Its relays are background work that Serve does not wait for: on shutdown it gives every job back."""
+    """Its job runs are background work that Serve does not wait for: on shutdown it gives every job back."""
 
     def __init__(
         self,
         settings: Settings,
-        legs: dict[str, dict[str, Any]],
+        stages: dict[str, dict[str, Any]],
         publisher: DeploymentHandle[Any],
     ) -> None:
         self.settings = settings
         self.publisher = publisher
-        self.routes = {model: Route(publisher, **handles) for model, handles in legs.items()}
+        self.routes = {model: Route(publisher, **handles) for model, handles in stages.items()}
         database = open_database(database_url())
-        self.store, self.leases, self.turns = JobStore(database), Leases(database), Turns(database)
+        self.store, self.leases, self.allocation = JobStore(database), Leases(database), Allocation(database)
         self.owner = this_replica()
         self.held: dict[str, Held] = {}  # by lease token
         self.wake = asyncio.Event()
-        denoisers = {model: names["denoise"] for model, names in deployment_names(settings.cards()).items()}
-        self.waiting_room = WaitingRoom(self.turns, denoisers, on_freed=self.wake.set)
+        denoisers = {model: names[Stage.DENOISE] for model, names in deployment_names(settings.cards()).items()}
+        self.denoiser_pool = DenoiserPool(self.allocation, denoisers, on_freed=self.wake.set)
         self.stopping = False
         loop = asyncio.get_running_loop()
         self.renewing = ThreadPoolExecutor(1, thread_name_prefix="renew")  # others may wait long for one of the shared
-        self.expiries = Expiries(settings.lease_s)
+        self.takeover_guard = TakeoverGuard(settings.lease_s)
         self.claiming = loop.create_task(forever(self._claim_all, self._stops))
         self.renewal = loop.create_task(forever(self._renew_all))
         move = partial(self.leases.move, lease_s=settings.lease_s)
-        self.positions = Together(move, on_lost=self._let_go, pause_s=GATHER_S)
-        self.completions = Together(self.leases.complete, stopped=self._stops)
-        self.leftovers: list[str] = []  # prefixes of files
-        loops = (self._watch_replicas, self._make_way, self.waiting_room.assign, self._tidy)
+        self.positions = WriteBatcher(move, on_lost=self._abort, pause_s=GATHER_S)
+        self.completions = WriteBatcher(self.leases.complete, stopped=self._stops)
+        self.pending_cleanup: list[str] = []  # prefixes of files
+        loops = (self._watch_replicas, self._preempt, self.denoiser_pool.assign, self._tidy)
         self.others = [loop.create_task(forever(work)) for work in loops]
 
-    async def nudge(self) -> None:
+    async def notify(self) -> None:
         """There is a new job. Saves it the wait for the next poll; losing this call loses nothing."""
         self.wake.set()
 
@@ -108,7 +109,7 @@ class Conductor:
             raise RuntimeError("the conductor's loop has ended")
 
     async def __del__(self) -> None:
-        """Called by Serve when the replica stops: hand over every job it holds."""
+        """Called by Serve when the replica stops: give back every job it holds."""
         self.stopping = True
         self.wake.set()
         await self.claiming  # not cancelled: a claim on its way must come back to be released
@@ -116,7 +117,7 @@ class Conductor:
             loop.cancel()
         conducts = [each.conduct for each in self.held.values()]
         for token in list(self.held):
-            self._let_go(token)
+            self._abort(token)
         await asyncio.gather(*conducts, return_exceptions=True)
         self.renewal.cancel()  # not before: a step may take longer than a lease
         with suppress(TimeoutError):  # where the application is deleted there may be no publisher any more
@@ -142,12 +143,12 @@ class Conductor:
         try:
             valid = await in_thread(self.leases.renew, tokens, self.settings.lease_s)
         except UNREACHABLE:
-            self.expiries.not_renewed()
+            self.takeover_guard.not_renewed()
             raise
         for token in tokens - valid:
-            self._let_go(token)
-        self.expiries.renewed()
-        if self.expiries.trusted():
+            self._abort(token)
+        self.takeover_guard.renewed()
+        if self.takeover_guard.trusted():
             await in_thread(self._fail_spent)
         await asyncio.sleep(self.settings.lease_s / 3)
 
@@ -158,30 +159,32 @@ class Conductor:
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": "failed"})
             emit("job.failed", job_id=job.id, model=job.model, attempt=job.attempts)
 
-    def _let_go(self, token: str) -> None:
-        """Stop a job's relay: it was deleted or canceled, another conductor has it, or this one stops."""
+    def _abort(self, token: str) -> None:
+        """Stop a job run: it was deleted or canceled, another conductor has it, or this one stops."""
         if token in self.held and not (running := self.held[token].running).cancelling():
-            running.cancel()  # once: again, it would not wait for its leg to end
+            running.cancel()  # once: again, it would not wait for its stage to end
 
     async def _watch_replicas(self) -> None:
-        """Learn how many denoisers there are, and hand over the jobs of those that were told to stop."""
-        now = self.waiting_room.replicas = await asyncio.to_thread(look)
+        """Learn how many denoisers there are, and migrate the jobs of those that were told to stop."""
+        now = self.denoiser_pool.replicas = await asyncio.to_thread(look)
         for each in self.held.values():
-            if each.relay.replica in now.stopping or each.relay.waits_in_vain():
-                each.relay.hand_over()
+            if each.job_run.replica in now.stopping or each.job_run.waits_in_vain():
+                each.job_run.migrate()
         await asyncio.sleep(LOOK_EVERY_S)
 
-    async def _make_way(self) -> None:
-        """Hand over the jobs whose denoisers go to jobs of a higher class."""
-        await asyncio.sleep(MAKE_WAY_EVERY_S)
+    async def _preempt(self) -> None:
+        """Migrate the jobs whose denoisers go to jobs of a higher class."""
+        await asyncio.sleep(PREEMPT_EVERY_S)
         if (after_s := self.settings.preempt_after_s) is None:
             return
-        lower = {each.relay.job.model for each in self.held.values() if each.relay.job.priority is not Priority.HIGH}
+        lower = {
+            each.job_run.job.model for each in self.held.values() if each.job_run.job.priority is not Priority.HIGH
+        }
         for model in lower:
-            denoisers = len(self.waiting_room.denoisers(model))
-            for token in await asyncio.to_thread(self.turns.yielding, model, denoisers, after_s):
+            denoisers = len(self.denoiser_pool.denoisers(model))
+            for token in await asyncio.to_thread(self.allocation.preempted, model, denoisers, after_s):
                 if token in self.held:
-                    self.held[token].relay.make_way()
+                    self.held[token].job_run.preempt()
 
     async def _tidy(self) -> None:
         await asyncio.sleep(TIDY_EVERY_S)
@@ -189,12 +192,12 @@ class Conductor:
 
     async def _discard(self) -> None:
         """Have removed what ended jobs have left. What is missed, the sweeper finds."""
-        leftovers, self.leftovers = self.leftovers, []
-        if leftovers:
-            await self.publisher.discard.remote(leftovers)
+        pending_cleanup, self.pending_cleanup = self.pending_cleanup, []
+        if pending_cleanup:
+            await self.publisher.discard.remote(pending_cleanup)
 
     def _claim(self, model: str) -> Job | None:
-        denoisers = len(self.waiting_room.denoisers(model))
+        denoisers = len(self.denoiser_pool.denoisers(model))
         ahead = max(self.settings.look_ahead, denoisers)  # all may end at once
         return self.leases.claim(
             model,
@@ -202,7 +205,8 @@ class Conductor:
             lease_s=self.settings.lease_s,
             max_attempts=self.settings.max_attempts,
             capacity=denoisers + ahead,
-            take_over=self.expiries.trusted(),
+            begins_with=self.routes[model].first,
+            take_over=self.takeover_guard.trusted(),
         )
 
     def _start(self, job: Job) -> None:
@@ -210,26 +214,26 @@ class Conductor:
         if job.attempts == 1:
             metrics.queue_wait_seconds().observe(time.time() - job.created_at, {"model": job.model})
         emit("job.claimed", job_id=job.id, model=job.model, attempt=job.attempts)
-        relay = Relay(job, self.routes[job.model], lease, self.waiting_room)
+        job_run = JobRun(job, self.routes[job.model], lease, self.denoiser_pool)
         loop = asyncio.get_running_loop()
-        running = loop.create_task(relay.run())
-        conduct = loop.create_task(self._conduct(job, lease.token, relay, running))
-        self.held[lease.token] = Held(relay, running, conduct)
+        running = loop.create_task(job_run.run())
+        conduct = loop.create_task(self._conduct(job, lease.token, job_run, running))
+        self.held[lease.token] = Held(job_run, running, conduct)
 
-    async def _conduct(self, job: Job, token: str, relay: Relay, running: asyncio.Task[None]) -> None:
-        """The job boundary: however the relay ends, it becomes a state of the job."""
+    async def _conduct(self, job: Job, token: str, job_run: JobRun, running: asyncio.Task[None]) -> None:
+        """The job boundary: however the run ends, it becomes a state of the job."""
         outcome: str | None = None
         try:
             await asyncio.wait([running])
-            outcome = await self._settle(job, token, relay, running)
+            outcome = await self._settle(job, token, job_run, running)
             if outcome is None:
                 now = await self._durably(self.store.get, job.id)
                 outcome = "canceled" if now is not None and now.error_code == CANCELED else "lease_lost"
                 if now is None or now.error_code == CANCELED:
                     # Deleted or canceled, perhaps after the publisher had stored the video: leave nothing behind.
-                    self.leftovers += prefixes_of(job)
+                    self.pending_cleanup += prefixes_of(job)
             elif outcome in ("completed", "failed"):
-                self.leftovers.append(checkpoint_prefix(job.id))
+                self.pending_cleanup.append(checkpoint_prefix(job.id))
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": outcome})
             if outcome != CANCELED:  # which the API has said
                 emit(f"job.{outcome}", job_id=job.id, model=job.model, attempt=job.attempts)
@@ -241,13 +245,13 @@ class Conductor:
             if outcome != "completed":  # its denoiser was free long before
                 self.wake.set()
 
-    async def _settle(self, job: Job, token: str, relay: Relay, running: asyncio.Task[None]) -> str | None:
-        """Write down how a relay ended; None when the lease was lost and nothing could be written."""
+    async def _settle(self, job: Job, token: str, job_run: JobRun, running: asyncio.Task[None]) -> str | None:
+        """Write down how a run ended; None when the lease was lost and nothing could be written."""
         if running.cancelled():
             return "released" if await self._durably(self.leases.release, token) else None
         error = running.exception()
         if error is None:
-            kept = await self.completions.written(token, Rendered(relay.seconds, relay.facts))
+            kept = await self.completions.written(token, Rendered(job_run.seconds, job_run.result_metadata))
             return "completed" if kept else None
         if isinstance(error, LeaseLost):
             return None

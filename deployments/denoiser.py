@@ -1,4 +1,4 @@
-"""Leg 2: the step loop, with one control point per step: progress, cancellation, lease, checkpoint."""
+"""The step loop, with one control point per step: progress, cancellation, lease, checkpoint."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from ray.serve.config import RequestRouterConfig
 
 from deployments import metrics
 from deployments.configuration.settings import Settings, data_dir, database_url
-from deployments.stages.messages import Stopped, Ticket
+from deployments.stages.messages import DenoiseRequest, Stopped
 from deployments.stages.worker import Control, Worker, ended, load
 from jobs.database import Database
 from jobs.leases import Leases
 from pipelines.catalogue import ModelCard
-from pipelines.families import handover, revision
+from pipelines.families import outputs, revision
 from pipelines.requests import Parameters
+from pipelines.stages import Stage
 from storage.store import open_checkpoints
 
 ROUTER = RequestRouterConfig(
@@ -49,14 +50,14 @@ class Denoiser:
         # Not `open_database`: before there is a job, the conductor that claimed it has seen to the tables.
         self.leases = Leases(Database(database_url()))
         self.artifacts = open_checkpoints(settings.bucket, data_dir())
-        self.handover = handover(card.family)
+        self.outputs = outputs(card.family)
         self.worker = Worker(settings.step_timeout_s)
         self.revision = revision(card)
-        self.denoiser = self.worker.run(load, "denoise", card, settings)
+        self.denoiser = self.worker.run(load, Stage.DENOISE, card, settings)
 
-    async def run(self, parameters: Parameters, text: Any, image: Any, ticket: Ticket) -> AsyncIterator[Any]:
+    async def run(self, parameters: Parameters, text: Any, image: Any, request: DenoiseRequest) -> AsyncIterator[Any]:
         def work(control: Control) -> Any:
-            return self._denoise(control, parameters, text, image, ticket)
+            return self._denoise(control, parameters, text, image, request)
 
         try:
             async with aclosing(self.worker.stream(work)) as items:
@@ -74,11 +75,11 @@ class Denoiser:
         """Wait for the last checkpoint, as Serve lets a replica do before it ends it."""
         self.writer.close()
 
-    def _denoise(self, control: Control, parameters: Parameters, text: Any, image: Any, ticket: Ticket) -> Any:
-        commits = self.commits(self.leases, self.artifacts, ticket, self.settings.checkpoint_every_s, self.writer)
-        run = self.denoiser.begin(parameters, text, image, commits.resume(self.handover.DenoiseState))
+    def _denoise(self, control: Control, parameters: Parameters, text: Any, image: Any, request: DenoiseRequest) -> Any:
+        commits = self.commits(self.leases, self.artifacts, request, self.settings.checkpoint_every_s, self.writer)
+        run = self.denoiser.begin(parameters, text, image, commits.resume(self.outputs.DenoiseState))
         if run.step_index:
-            control.facts["resumed_at_step"] = run.step_index
+            control.result_metadata["resumed_at_step"] = run.step_index
         ending = False
         try:
             while run.step_index < run.num_steps:
@@ -102,7 +103,7 @@ class Denoiser:
             # Whoever goes on with the job goes on from here; if nobody may, the lease is gone and nothing is recorded.
             commits.save(run.state, run.step_index)
             raise
-        control.facts.update(**self.denoiser.placement.facts(), model_revision=self.revision)
+        control.result_metadata.update(**self.denoiser.placement.result_metadata(), model_revision=self.revision)
         final = run.result()
-        commits.save(final, run.num_steps, final=True, facts=control.facts)
+        commits.save(final, run.num_steps, final=True, result_metadata=control.result_metadata)
         return final

@@ -1,4 +1,4 @@
-"""Legs 1a and 1b: prompt and image to conditioning. Models that use the same checkpoint share a deployment."""
+"""Prompt and image to conditioning. Models that use the same checkpoint share a deployment."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from deployments.configuration.settings import Settings, data_dir
 from deployments.stages.worker import Control, Worker, load
 from pipelines.catalogue import ModelCard
 from pipelines.requests import Parameters
+from pipelines.stages import Stage
 from storage.store import open_store
 
 
@@ -22,7 +23,7 @@ class TextEncoder:
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         self.worker = Worker(settings.step_timeout_s)
-        self.encoder = self.worker.run(load, "text", card, settings)
+        self.encoder = self.worker.run(load, Stage.TEXT_ENCODE, card, settings)
 
     async def run(self, prompt: str, parameters: Parameters) -> AsyncIterator[Any]:
         async with aclosing(self.worker.stream(lambda control: self._encode(control, prompt, parameters))) as items:
@@ -34,7 +35,7 @@ class TextEncoder:
 
     def _encode(self, control: Control, prompt: str, parameters: Parameters) -> Any:
         if self.encoder.truncates(prompt, parameters):
-            control.facts["prompt_truncated"] = True
+            control.result_metadata["prompt_truncated"] = True
         return self.encoder.encode(prompt, parameters)
 
 
@@ -44,8 +45,8 @@ class ImageEncoder:
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         self.worker = Worker(settings.step_timeout_s)
-        self.encoder = self.worker.run(load, "image", card, settings)
-        self.store = open_store(settings.bucket, data_dir(), hurried=True)
+        self.encoder = self.worker.run(load, Stage.IMAGE_ENCODE, card, settings)
+        self.store = open_store(settings.bucket, data_dir(), fail_fast=True)
 
     async def run(self, key: str, parameters: Parameters) -> AsyncIterator[Any]:
         async with aclosing(self.worker.stream(lambda _: self._encode(key, parameters))) as items:

@@ -1,4 +1,4 @@
-"""One JSON log line per event, with the job's id, leg and model, on Ray Serve's own logger.
+"""One JSON log line per event, with the job's id, stage and model, on Ray Serve's own logger.
 
 `logging_config: {encoding: JSON}` in the config file turns them into JSON. Prompts are never logged.
 """
@@ -12,6 +12,6 @@ log = logging.getLogger("ray.serve")
 
 
 def emit(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
-    """Log an event, such as `emit("leg.finished", job_id=..., leg=..., model=..., seconds=...)`."""
+    """Log an event, such as `emit("stage.finished", job_id=..., stage=..., model=..., seconds=...)`."""
     shown = " ".join(f"{key}={value}" for key, value in fields.items())
     log.log(level, f"{event} {shown}", extra={"ray_serve_extra_fields": {"event": event, **fields}})

@@ -1,4 +1,4 @@
-"""Every metric the relay exports, once. Ray adds application, deployment and replica, and the prefix `ray_`.
+"""Every metric that replicas export, once. Ray adds application, deployment and replica, and the prefix `ray_`.
 
 Names end up as `ray_kinoray_*` on each node's metrics port. No ids and no prompts in labels.
 """
@@ -28,9 +28,12 @@ def queue_wait_seconds() -> Histogram:
 
 
 @cache
-def leg_seconds() -> Histogram:
+def stage_seconds() -> Histogram:
     return Histogram(
-        "kinoray_leg_seconds", description="Seconds of work in a leg.", boundaries=SECONDS, tag_keys=("model", "leg")
+        "kinoray_stage_seconds",
+        description="Seconds of work in a stage.",
+        boundaries=SECONDS,
+        tag_keys=("model", "stage"),
     )
 
 
@@ -52,12 +55,12 @@ def checkpoint_seconds() -> Histogram:
 
 
 @cache
-def handover_bytes() -> Histogram:
+def stage_output_bytes() -> Histogram:
     return Histogram(
-        "kinoray_handover_bytes",
-        description="Bytes that a leg hands to the next.",
+        "kinoray_stage_output_bytes",
+        description="Bytes that a stage hands to the next.",
         boundaries=BYTES,
-        tag_keys=("model", "leg"),
+        tag_keys=("model", "stage"),
     )
 
 
@@ -79,7 +82,7 @@ def frames_total() -> Counter:
 def model_load_seconds() -> Histogram:
     return Histogram(
         "kinoray_model_load_seconds",
-        description="From an empty process to a warm leg.",
+        description="From an empty process to a warm stage.",
         boundaries=SECONDS,
-        tag_keys=("model", "leg"),
+        tag_keys=("model", "stage"),
     )

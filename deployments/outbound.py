@@ -39,7 +39,7 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 _SPECIAL = (
     IPv4Network("168.63.129.16/32"),  # Azure's platform, from every virtual machine
     IPv4Network("192.0.0.0/24"),  # protocol assignments; Oracle's metadata
-    IPv4Network("192.88.99.0/24"),  # relays of 6to4
+    IPv4Network("192.88.99.0/24"),  # 6to4 anycast
     IPv6Network("3fff::/20"),  # documentation
 )
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")

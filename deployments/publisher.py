@@ -1,4 +1,4 @@
-"""Leg 4: a video's files into the artifact store; and what is owed after the end of a job: webhooks, tidiness."""
+"""A video's files into the artifact store; and what is owed after the end of a job: webhooks, tidiness."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from jobs.leases import Leases
 from jobs.record import Job
 from jobs.webhooks import Outbox
 from pipelines.output import RenderedVideo
-from storage.artifacts import KEEP, About, keep_class
+from storage.artifacts import KEEP, ObjectMetadata, keep_class
 from storage.errors import StorageUnavailable
 from storage.keys import download_name, metadata_key, spritesheet_key, thumbnail_key, video_key
 from storage.store import delete_or_leave, open_store
@@ -121,7 +121,7 @@ class Publisher:
         }
         for key, data in files.items():
             if data is not None:
-                self.store.put(key, data, About(download_name(key), _tags(job)))
+                self.store.put(key, data, ObjectMetadata(download_name(key), _tags(job)))
 
 
 def _put_off(job: Job, state: RetryCallState) -> None:

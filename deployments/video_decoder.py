@@ -1,4 +1,4 @@
-"""Leg 3: latents to a video's files. Raw frames never leave this process.
+"""Latents to a video's files. Raw frames never leave this process.
 
 Models that use the same checkpoint share a deployment.
 """
@@ -13,12 +13,13 @@ from ray import serve
 
 from deployments import metrics
 from deployments.configuration.settings import Settings, data_dir
-from deployments.stages.messages import Committed
+from deployments.stages.messages import CheckpointRef
 from deployments.stages.worker import Control, Worker, load
 from pipelines.catalogue import ModelCard
-from pipelines.families import handover, video
+from pipelines.families import outputs, video
 from pipelines.output import Output, RenderedVideo
 from pipelines.requests import Parameters
+from pipelines.stages import Stage
 from storage.store import open_checkpoints
 
 
@@ -34,11 +35,11 @@ class VideoDecoder:
         self.frames = frames
         self.read_committed = read_committed
         self.video = video(card.family)
-        self.mp4_threads = settings.threads.mp4
+        self.encoder_threads = settings.threads.video_encode
         self.artifacts = open_checkpoints(settings.bucket, data_dir())
-        self.latents = handover(card.family).FinalLatents
+        self.latents = outputs(card.family).FinalLatents
         self.worker = Worker(settings.step_timeout_s)
-        self.decoder = self.worker.run(load, "decode", card, settings)
+        self.decoder = self.worker.run(load, Stage.DECODE, card, settings)
 
     async def run(self, model: str, latents: Any, parameters: Parameters, output: Output) -> AsyncIterator[Any]:
         def work(control: Control) -> RenderedVideo:
@@ -54,7 +55,7 @@ class VideoDecoder:
     def _decode(
         self, control: Control, model: str, latents: Any, parameters: Parameters, output: Output
     ) -> RenderedVideo:
-        if isinstance(latents, Committed):
+        if isinstance(latents, CheckpointRef):
             latents = self.read_committed(self.artifacts, latents, self.latents)
         metadata = self.video.metadata_of(model, parameters)
 
@@ -70,9 +71,9 @@ class VideoDecoder:
                 yield frame
 
         def render(frames: Any) -> RenderedVideo:
-            return self.video.render(counted(frames), parameters, metadata, output, threads=self.mp4_threads)
+            return self.video.render(counted(frames), parameters, metadata, output, threads=self.encoder_threads)
 
         rendered = self.frames.consume_meanwhile(self.frames.to_frames(chunks()), render)
         metrics.frames_total().inc(parameters.num_frames, {"model": model})
-        control.facts.update(frames=parameters.num_frames, bytes=len(rendered.mp4))
+        control.result_metadata.update(frames=parameters.num_frames, bytes=len(rendered.mp4))
         return rendered

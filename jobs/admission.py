@@ -1,4 +1,4 @@
-"""Acceptance: the moment a job becomes durable. Its idempotency key, its limits and its turn, in one transaction."""
+"""Submission: the moment a job becomes durable. Its idempotency key, its limits and its turn, in one transaction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, TextClause, delete, func, inse
 
 from jobs.changes import tell
 from jobs.costs import estimate, read_lines
-from jobs.database import Database, insert_if_absent, take_turns
+from jobs.database import Database, insert_if_absent, serialize
 from jobs.lifecycle import Status
 from jobs.priority import fair_start
 from jobs.record import Job, read_job
@@ -74,7 +74,7 @@ def accept(
     with database.write() as connection:
         if repeatable is not None and (known := _known(connection, job, repeatable, clock())) is not None:
             return known
-        take_turns(connection, f"accept {job.model}")
+        serialize(connection, f"accept {job.model}")
         now = clock()
         lines = read_lines(connection, job.model)
         job = dataclasses.replace(job, cost_s=estimate(lines, job.work).computing_s)
@@ -90,7 +90,7 @@ def accept(
 def count_request(database: Database, api_key: str, limits: Limits) -> None:
     """Count a request that makes no job. Raises Refused."""
     with database.write() as connection:
-        take_turns(connection, f"requests of {api_key}")
+        serialize(connection, f"requests of {api_key}")
         now = time.time()
         _check_rate(connection, api_key, limits, now)
         charge(connection, api_key, now, requests=1)

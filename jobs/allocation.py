@@ -15,12 +15,13 @@ from sqlalchemy import ColumnElement, Connection, and_, select
 
 from jobs.changes import OLD_TURN
 from jobs.costs import LEFT_S
-from jobs.database import Database, take_turns, update_each
-from jobs.lifecycle import Leg, Status
+from jobs.database import Database, serialize, update_each
+from jobs.lifecycle import Status
 from jobs.priority import Priority
 from jobs.schema import jobs
+from pipelines.stages import Stage
 
-HAS_DENOISER: ColumnElement[bool] = and_(jobs.c.leg == Leg.DENOISE, jobs.c.replica.is_not(None))
+HAS_DENOISER: ColumnElement[bool] = and_(jobs.c.stage == Stage.DENOISE, jobs.c.replica.is_not(None))
 _TURN = OLD_TURN.label("turn")
 _CLASS = {priority.value: place for place, priority in enumerate(Priority)}
 
@@ -30,10 +31,10 @@ UNBELIEVABLE, SOON_S = 3, 1.0
 
 def hold_denoisers(connection: Connection, model: str) -> None:
     """Until this transaction ends, on PostgreSQL nobody else gives out the model's denoisers."""
-    take_turns(connection, f"denoisers of {model}")
+    serialize(connection, f"denoisers of {model}")
 
 
-class Turns:
+class Allocation:
     """The denoisers of each model, shared by any number of conductors. Methods block for the database."""
 
     def __init__(self, database: Database) -> None:
@@ -50,7 +51,7 @@ class Turns:
         """
         query = (
             select(jobs.c.id, jobs.c.lease_token, jobs.c.replica, jobs.c.lease_expires_at)
-            .where(jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS, jobs.c.leg == Leg.DENOISE)
+            .where(jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS, jobs.c.stage == Stage.DENOISE)
             .order_by(OLD_TURN, jobs.c.id)
         )
         with self._database.write() as connection:
@@ -75,7 +76,7 @@ class Turns:
             update_each(connection, jobs, given, keys=("id", "lease_token"))
         return mine | {each["lease_token"]: each["replica"] for each in given if each["lease_token"] in tokens}
 
-    def yielding(self, model: str, denoisers: int, after_s: float) -> set[str]:
+    def preempted(self, model: str, denoisers: int, after_s: float) -> set[str]:
         """Leases of the jobs that are to give their denoiser to one of a higher class which has waited `after_s`.
 
         One job for each that waits, encoded, and will not get a free denoiser: of the lowest class, the one whose turn
@@ -89,7 +90,7 @@ class Turns:
         now = time.time()
         waiting = (
             select(jobs.c.priority, jobs.c.created_at, _TURN)
-            .where(*here, jobs.c.leg == Leg.DENOISE, jobs.c.replica.is_(None), jobs.c.lease_expires_at >= now)
+            .where(*here, jobs.c.stage == Stage.DENOISE, jobs.c.replica.is_(None), jobs.c.lease_expires_at >= now)
             .where(jobs.c.created_at <= now - after_s, jobs.c.priority != Priority.LOW)
             .order_by(OLD_TURN, jobs.c.id)
         )

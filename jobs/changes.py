@@ -12,22 +12,23 @@ from sqlalchemy import ColumnElement, Connection, TextClause, case, delete, inse
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from jobs.database import update_each
-from jobs.lifecycle import Leg, Status, before, event_of
+from jobs.lifecycle import Status, before, event_of
 from jobs.priority import HAD_ITS_TURN
 from jobs.record import Job, read_job
 from jobs.schema import job_events, jobs
 from jobs.usage import charge
 from jobs.webhooks import enqueue
+from pipelines.stages import Stage
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a job is: at the beginning of a leg, or within one.
+    """Where a job is: at the beginning of a stage, or within one.
 
-    One from within that comes late, for a leg or a denoiser that the job has left, is of no job.
+    One from within that comes late, for a stage or a denoiser that the job has left, is of no job.
     """
 
-    leg: Leg
+    stage: Stage
     progress: int  # percent of the whole job; what is recorded never falls, also not over a retry
     step: int | None = None
     replica: str | None = None
@@ -35,15 +36,17 @@ class Position:
 
     def is_of(self, job: Job) -> bool:
         """Whether the job may go there. A denoiser is a job's own before it reports."""
-        return self.begins or (job.leg is self.leg and (self.leg is not Leg.DENOISE or job.replica == self.replica))
+        return self.begins or (
+            job.stage is self.stage and (self.stage is not Stage.DENOISE or job.replica == self.replica)
+        )
 
     def values(self, job: Job) -> dict[str, Any]:
         """What it changes of the job."""
         progress = max(job.progress, self.progress)
-        return {"leg": self.leg, "progress": progress, "step": self.step, "replica": self.replica}
+        return {"stage": self.stage, "progress": progress, "step": self.step, "replica": self.replica}
 
 
-SEEN = ("status", "leg", "progress", "step", "attempts", "error_code", "error_message")
+SEEN = ("status", "stage", "progress", "step", "attempts", "error_code", "error_message")
 """What the events of a job tell of it."""
 NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_expires_at": None, "replica": None}
 _RANK = jobs.c.queue_rank
@@ -127,7 +130,7 @@ def tell(connection: Connection, changed: Sequence[Job]) -> None:
 def _event(job: Job) -> dict[str, Any]:
     error = None if job.error_code is None else {"code": job.error_code, "message": job.error_message or ""}
     data = {
-        "status": job.status, "leg": job.leg, "progress": job.progress, "step": job.step,
+        "status": job.status, "stage": job.stage, "progress": job.progress, "step": job.step,
         "attempts": job.attempts, "error": error,
     }  # fmt: skip
     kind = event_of(job.status, job.error_code)
@@ -156,6 +159,6 @@ def _settle(connection: Connection, ended: Sequence[Job]) -> None:
 
 def _computed(job: Job) -> float:
     """Seconds of computing that a job has used, as well as they are known."""
-    if job.leg_seconds:
-        return sum(seconds for leg, seconds in job.leg_seconds.items() if leg != Leg.PUBLISH)
+    if job.stage_seconds:
+        return sum(seconds for stage, seconds in job.stage_seconds.items() if stage != Stage.PUBLISH)
     return job.cost_s * job.progress / 100

@@ -23,7 +23,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from jobs.allocation import HAS_DENOISER
 from jobs.changes import OLD_TURN, changing
-from jobs.lifecycle import AHEAD_OF_DENOISE, Leg, Status
+from jobs.lifecycle import AHEAD_OF_DENOISE, Status
 from jobs.schema import jobs
 
 
@@ -32,7 +32,8 @@ def claim_statement() -> ReturningUpdate[Any]:
     """Take a job of a model by lease, for `jobs.changes.carry_out`.
 
     Its parameters: `of` (the model), `owner`, `token`, `now`, `lease_s`, `expired_by` (a lease that ran out before then
-    is abandoned), `max_attempts` and `capacity`. Made once, as making it takes longer than carrying it out.
+    is abandoned), `max_attempts`, `capacity` and `begins_with` (the
+    first stage). Made once, as making it takes longer than carrying it out.
     """
     now, model = bindparam("now", type_=Float), bindparam("of", type_=String)
     of = jobs.c.model == model
@@ -44,7 +45,7 @@ def claim_statement() -> ReturningUpdate[Any]:
     turn: list[ColumnElement[Any] | UnaryExpression[Any]] = [jobs.c.queue_rank, jobs.c.id]
     denoised = _first(turn, *due, jobs.c.queue_rank < 0, jobs.c.checkpoint["final"].as_boolean())
     live = (jobs.c.status == Status.IN_PROGRESS, jobs.c.lease_expires_at >= now)
-    ahead = (of, *live, jobs.c.leg.in_(AHEAD_OF_DENOISE))
+    ahead = (of, *live, jobs.c.stage.in_(AHEAD_OF_DENOISE))
 
     def if_there_is_room(first: Select[Any]) -> Select[Any]:
         head = first.add_columns(OLD_TURN.label("turn")).subquery()
@@ -57,7 +58,7 @@ def claim_statement() -> ReturningUpdate[Any]:
     return changing(
         jobs.c.id == func.coalesce(*(each.scalar_subquery() for each in (left, denoised, begun, new))),
         status=Status.IN_PROGRESS,
-        leg=Leg.ENCODE,
+        stage=bindparam("begins_with", type_=String),
         step=None,
         replica=None,
         progress=case((jobs.c.progress < 1, 1), else_=jobs.c.progress),

@@ -110,7 +110,7 @@ def insert_if_absent(connection: Connection, table: Table, **values: Any) -> boo
     return connection.execute(statement).first() is not None
 
 
-def take_turns(connection: Connection, what: str) -> None:
+def serialize(connection: Connection, what: str) -> None:
     """Wait for other transactions that do the same thing, until they end: PostgreSQL's are otherwise side by side."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))"), {"what": what})

@@ -10,7 +10,7 @@ import random
 import time
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import select, update
@@ -28,9 +28,10 @@ from jobs.changes import (
 from jobs.claims import abandoned, claim_statement
 from jobs.costs import Estimate, estimate, learn, read_lines
 from jobs.database import Database
-from jobs.lifecycle import SERVER_ERROR, Leg, Status
-from jobs.record import Job
+from jobs.lifecycle import SERVER_ERROR, Status
+from jobs.record import Checkpoint, Job
 from jobs.schema import jobs
+from pipelines.stages import Stage
 
 RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 1.0, 60.0
 
@@ -39,16 +40,16 @@ RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 1.0, 60.0
 class Rendered:
     """What is known of a job once its video is stored."""
 
-    leg_seconds: dict[str, float]
-    facts: dict[str, Any]
+    stage_seconds: dict[str, float]
+    result_metadata: dict[str, Any]
 
     def values(self, job: Job) -> dict[str, Any]:
         """What its completion changes. The time for which it is kept begins when there is something to keep."""
         values = {
             **ended_values(Status.COMPLETED),
             "progress": 100,
-            "leg_seconds": self.leg_seconds,
-            "facts": self.facts,
+            "stage_seconds": self.stage_seconds,
+            "result_metadata": self.result_metadata,
         }
         expires_at = None if job.expires_in_s is None else values["completed_at"] + job.expires_in_s
         return {**values, "expires_at": expires_at}
@@ -61,7 +62,15 @@ class Leases:
         self._database = database
 
     def claim(
-        self, model: str, *, owner: str, lease_s: float, max_attempts: int, capacity: int, take_over: bool = True
+        self,
+        model: str,
+        *,
+        owner: str,
+        lease_s: float,
+        max_attempts: int,
+        capacity: int,
+        begins_with: Stage = Stage.TEXT_ENCODE,
+        take_over: bool = True,
     ) -> Job | None:
         """Take a job of a model: the one whose lease expired first, to `take_over`, else the first of the queue.
 
@@ -71,13 +80,14 @@ class Leases:
         parameters = {
             "of": model, "owner": owner, "token": uuid.uuid4().hex, "now": (now := time.time()), "lease_s": lease_s,
             "expired_by": now if take_over else 0.0, "max_attempts": max_attempts, "capacity": capacity,
+            "begins_with": begins_with,
         }  # fmt: skip
         with self._database.write() as connection:
             claimed = carry_out(connection, claim_statement(), **parameters)
         return claimed[0] if claimed else None
 
     def estimate(self, job: Job) -> Estimate:
-        """What a job's legs will cost, as far as finished jobs of its model tell."""
+        """What a job's stages will cost, as far as finished jobs of its model tell."""
         with self._database.read() as connection:
             return estimate(read_lines(connection, job.model), job.work)
 
@@ -112,18 +122,18 @@ class Leases:
             change_each(connection, [(job, positions[token].values(job) | renewed) for token, job in moved.items()])
         return set(held)
 
-    def commit(self, token: str, checkpoint: Mapping[str, Any] | None) -> bool:
-        """Record the denoiser's last checkpoint: where a retry or a hand-over goes on. None forgets a lost one."""
-        committed = update(jobs).where(jobs.c.lease_token == token).values(checkpoint=checkpoint)
+    def commit(self, token: str, checkpoint: Checkpoint | None) -> bool:
+        """Record the denoiser's last checkpoint; None forgets a lost one."""
+        committed = update(jobs).where(jobs.c.lease_token == token).values(checkpoint=checkpoint and asdict(checkpoint))
         with self._database.write() as connection:
             return connection.execute(committed).rowcount == 1
 
-    def checkpoint(self, token: str) -> dict[str, Any] | None:
+    def checkpoint(self, token: str) -> Checkpoint | None:
         """The checkpoint that was committed last."""
         query = select(jobs.c.checkpoint).where(jobs.c.lease_token == token)
         with self._database.read() as connection:
-            checkpoint: dict[str, Any] | None = connection.execute(query).scalar_one_or_none()
-        return checkpoint
+            checkpoint = connection.execute(query).scalar_one_or_none()
+        return Checkpoint(**checkpoint) if checkpoint else None
 
     def complete(self, rendered: Mapping[str, Rendered]) -> set[str]:
         """End jobs well, by lease, and learn from them what their models cost; returns the leases that were valid."""
@@ -132,9 +142,7 @@ class Leases:
             changes = [(job, rendered[token].values(job)) for token, job in held.items()]
             completed = change_each(connection, changes)
             for model in sorted({job.model for job in completed}):
-                learn(
-                    connection, model, [(job.work, by_leg(job.leg_seconds)) for job in completed if job.model == model]
-                )
+                learn(connection, model, [(job.work, job.stage_seconds) for job in completed if job.model == model])
         return set(held)
 
     def fail(self, token: str, code: str, message: str) -> bool:
@@ -155,7 +163,7 @@ class Leases:
                 return Status.FAILED
             waits: dict[str, Any] = {
                 "status": Status.QUEUED,
-                "leg": None,
+                "stage": None,
                 "not_before": time.time() + retry_delay_s(attempt),
                 "queue_rank": BEFORE_OTHERS,
             }
@@ -167,7 +175,7 @@ class Leases:
         One that has to wait for something keeps its turn; others do not wait behind it.
         """
         back: dict[str, Any] = {
-            "status": Status.QUEUED, "leg": None, "attempts": jobs.c.attempts - 1, "not_before": time.time() + for_s,
+            "status": Status.QUEUED, "stage": None, "attempts": jobs.c.attempts - 1, "not_before": time.time() + for_s,
         }  # fmt: skip
         if not for_s:
             back["queue_rank"] = BEFORE_OTHERS
@@ -185,12 +193,3 @@ class Leases:
 def retry_delay_s(attempt: int) -> float:
     """Seconds until a job is tried again after its attempt number `attempt` (from 1) ended in a fault."""
     return min(RETRY_DELAY_S * 2.0 ** (attempt - 1), LONGEST_RETRY_DELAY_S) * random.uniform(0.5, 1.5)
-
-
-def by_leg(seconds: Mapping[str, float]) -> dict[Leg, float]:
-    """Seconds of a job's parts, as its clients see them, by leg: the prompt and the image are both encoding."""
-    spent: dict[Leg, float] = {}
-    for part, each in seconds.items():
-        leg = Leg.ENCODE if part in ("text", "image") else Leg(part)
-        spent[leg] = spent.get(leg, 0.0) + each
-    return spent

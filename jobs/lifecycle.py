@@ -14,21 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
+from pipelines.stages import Stage
+
 
 class Status(StrEnum):
     QUEUED = "queued"
     IN_PROGRESS = "in_progress"
     COMPLETED = "completed"
     FAILED = "failed"
-
-
-class Leg(StrEnum):
-    """The part of the relay that a job is in, in the order of the relay."""
-
-    ENCODE = "encode"
-    DENOISE = "denoise"
-    DECODE = "decode"
-    PUBLISH = "publish"
 
 
 NEXT: dict[Status, frozenset[Status]] = {
@@ -45,8 +38,8 @@ CANCELED = "canceled"
 SERVER_ERROR = "server_error"
 """The error code of a job whose every attempt ended in a fault: it is dead-lettered; an operator may drive it again."""
 
-AHEAD_OF_DENOISE = (Leg.ENCODE, Leg.DENOISE)
-"""The legs in which a job has, or will soon want, a denoiser."""
+AHEAD_OF_DENOISE = (Stage.TEXT_ENCODE, Stage.IMAGE_ENCODE, Stage.DENOISE)
+"""The stages in which a job has, or will soon want, a denoiser."""
 
 
 def before(status: Status) -> frozenset[Status]:
@@ -54,14 +47,14 @@ def before(status: Status) -> frozenset[Status]:
     return frozenset(source for source, after in NEXT.items() if status in after)
 
 
-def progress_at(leg: Leg, done: float, seconds: Mapping[Leg, float]) -> int:
-    """A job's percent when `done` (0 to 1) of a leg is finished and each leg takes so many seconds.
+def progress_at(stage: Stage, done: float, seconds: Mapping[Stage, float]) -> int:
+    """A job's percent when `done` (0 to 1) of a stage is finished and each stage takes so many seconds.
 
     At least 1 once it has begun, at most 99: only a completed job is at 100.
     """
-    legs = list(Leg)
-    total = sum(seconds[each] for each in legs) or 1.0
-    spent = sum(seconds[each] for each in legs[: legs.index(leg)]) + seconds[leg] * min(max(done, 0.0), 1.0)
+    stages = list(Stage)
+    total = sum(seconds[each] for each in stages) or 1.0
+    spent = sum(seconds[each] for each in stages[: stages.index(stage)]) + seconds[stage] * min(max(done, 0.0), 1.0)
     return min(max(int(100 * spent / total), 1), 99)
 
 

@@ -7,8 +7,20 @@ from typing import Any
 
 from sqlalchemy.engine import Row
 
-from jobs.lifecycle import ENDED, Leg, Status
+from jobs.lifecycle import ENDED, Status
 from jobs.priority import Priority
+from pipelines.stages import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a denoiser has committed: where a retry or another replica goes on."""
+
+    key: str  # of the latents in the artifact store
+    step: int  # denoising steps done
+    final: bool  # whether the denoise is over
+    seconds: float  # of denoising, over all replicas and attempts that came to it
+    result_metadata: dict[str, Any] = field(default_factory=dict)  # of the denoise, once it is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +36,7 @@ class Job:
     user: str | None = None
     api_key: str = ""  # the name of the key that submitted it; empty where none is configured
     priority: Priority = Priority.NORMAL
-    work: dict[str, float] = field(default_factory=dict)  # per leg, in units that `leg_costs` turns into seconds
+    work: dict[str, float] = field(default_factory=dict)  # per stage, in units that `stage_costs` turns into seconds
     cost_s: float = 0.0  # estimated seconds of computing
     fair_start: float = 0.0  # where its turn begins on its model's virtual clock, in seconds of work
     queue_rank: float = 0.0  # its place among the queued: `fair_start` and what its priority adds
@@ -36,17 +48,17 @@ class Job:
     remixed_from: str | None = None
     folder: str | None = None  # of its files, see storage/keys.py
     status: Status = Status.QUEUED
-    leg: Leg | None = None
-    replica: str | None = None  # the Serve replica that works on the leg
+    stage: Stage | None = None
+    replica: str | None = None  # the Serve replica that works on the stage
     progress: int = 0
     step: int | None = None  # denoising steps done
-    checkpoint: dict[str, Any] | None = None  # the last commit of the denoiser, see `Leases.commit`
+    checkpoint: Checkpoint | None = None  # the last commit of the denoiser
     attempts: int = 0
     not_before: float = 0.0  # a retry waits until then
     started_at: float | None = None  # of the first attempt
     completed_at: float | None = None  # when it ended, either way
-    leg_seconds: dict[str, float] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)  # what was found out: bytes, attention kernel, ...
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    result_metadata: dict[str, Any] = field(default_factory=dict)  # what was found out: bytes, attention kernel, ...
     error_code: str | None = None
     error_message: str | None = None
     lease_owner: str | None = None
@@ -64,5 +76,6 @@ def read_job(row: Row[Any]) -> Job:
     values = row._asdict()
     values["status"] = Status(values["status"])
     values["priority"] = Priority(values["priority"])
-    values["leg"] = Leg(values["leg"]) if values["leg"] else None
+    values["stage"] = Stage(values["stage"]) if values["stage"] else None
+    values["checkpoint"] = Checkpoint(**values["checkpoint"]) if values["checkpoint"] else None
     return Job(**values)

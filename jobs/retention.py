@@ -18,7 +18,7 @@ IDS_AT_ONCE = 500
 
 
 class Retention:
-    """Asked by any number of sweepers at once: everything here may be done twice."""
+    """CreateRequest by any number of sweepers at once: everything here may be done twice."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

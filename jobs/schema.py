@@ -36,7 +36,7 @@ jobs = Table(
     Column("remixed_from", String(48)),
     Column("folder", Text),
     Column("status", String(16), nullable=False),
-    Column("leg", String(16)),
+    Column("stage", String(16)),
     Column("replica", String(64)),
     Column("progress", Integer, nullable=False),
     Column("step", Integer),
@@ -45,8 +45,8 @@ jobs = Table(
     Column("not_before", Float, nullable=False),
     Column("started_at", Float),
     Column("completed_at", Float),
-    Column("leg_seconds", JSON, nullable=False),
-    Column("facts", JSON, nullable=False),
+    Column("stage_seconds", JSON, nullable=False),
+    Column("result_metadata", JSON, nullable=False),
     Column("error_code", String(64)),
     Column("error_message", Text),
     Column("lease_owner", String(128)),
@@ -90,11 +90,11 @@ idempotency_keys = Table(
     Column("created_at", Float, nullable=False, index=True),
 )
 
-leg_costs = Table(  # decayed sums over finished jobs, from which a straight line of seconds over work follows
-    "leg_costs",
+stage_costs = Table(  # decayed sums over finished jobs, from which a straight line of seconds over work follows
+    "stage_costs",
     metadata,
     Column("model", String(128), primary_key=True),
-    Column("leg", String(16), primary_key=True),
+    Column("stage", String(16), primary_key=True),
     Column("n", Float, nullable=False),
     Column("x", Float, nullable=False),
     Column("y", Float, nullable=False),

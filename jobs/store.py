@@ -15,9 +15,10 @@ from jobs.allocation import HAS_DENOISER
 from jobs.changes import OLD_TURN, change, ended_values
 from jobs.costs import LEFT_S, Line, read_lines
 from jobs.database import Database
-from jobs.lifecycle import CANCELED, ENDED, SERVER_ERROR, Leg, Status
+from jobs.lifecycle import CANCELED, ENDED, SERVER_ERROR, Status
 from jobs.record import Job, read_job
 from jobs.schema import LIVE, idempotency_keys, job_events, jobs
+from pipelines.stages import Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class JobStore:
     def redrive(self, job_id: str) -> bool:
         """Queue a dead job as if it were new; whether there was one."""
         anew: dict[str, Any] = {
-            "status": Status.QUEUED, "attempts": 0, "leg": None, "step": None, "progress": 0, "not_before": 0.0,
+            "status": Status.QUEUED, "attempts": 0, "stage": None, "step": None, "progress": 0, "not_before": 0.0,
             "completed_at": None, "error_code": None, "error_message": None, "queue_rank": OLD_TURN,
         }  # fmt: skip
         with self._database.write() as connection:
@@ -123,24 +124,24 @@ class JobStore:
             row = connection.execute(query).one()
         return row[0], float(row[1])
 
-    def working(self, model: str) -> dict[Leg, tuple[int, float]]:
-        """How many jobs of a model are in each leg, and the estimated seconds of computing that they still need."""
-        query = select(jobs.c.leg, func.count(), func.sum(LEFT_S)).where(
+    def working(self, model: str) -> dict[Stage, tuple[int, float]]:
+        """How many jobs of a model are in each stage, and the estimated seconds of computing that they still need."""
+        query = select(jobs.c.stage, func.count(), func.sum(LEFT_S)).where(
             jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS
         )
         with self._database.read() as connection:
-            rows = connection.execute(query.group_by(jobs.c.leg))
-            return {Leg(leg): (count, float(left_s)) for leg, count, left_s in rows}
+            rows = connection.execute(query.group_by(jobs.c.stage))
+            return {Stage(stage): (count, float(left_s)) for stage, count, left_s in rows}
 
     def denoising(self, model: str) -> int:
-        """How many denoisers a model's jobs occupy; a job that waits for one is in that leg too, without a replica."""
+        """How many denoisers a model's jobs occupy; one that waits is in that stage too, without a replica."""
         busy = (jobs.c.status == Status.IN_PROGRESS, HAS_DENOISER)
         query = select(func.count()).where(jobs.c.model == model, *busy)
         with self._database.read() as connection:
             count: int = connection.execute(query).scalar_one()
         return count
 
-    def lines(self, model: str) -> dict[Leg, Line]:
+    def lines(self, model: str) -> dict[Stage, Line]:
         """What finished jobs of a model have taught about its costs."""
         with self._database.read() as connection:
             return read_lines(connection, model)

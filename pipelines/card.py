@@ -13,9 +13,9 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from pipelines.paths import ROOT
+from pipelines.stages import Stage
 from pipelines.strict import StrictModel
 
-Leg = Literal["text", "image", "denoise", "decode"]
 Component = Literal[
     "text_encoder", "tokenizer", "image_encoder", "feature_extractor", "transformer", "unet", "vae", "scheduler"
 ]
@@ -128,8 +128,8 @@ class CommonParameters(StrictModel):
 class CommonCard(StrictModel):
     """One model the service can run."""
 
-    LEGS: ClassVar[dict[Leg, tuple[Component, ...]]]
-    """The legs of the family, and which components of the checkpoint each loads."""
+    STAGES: ClassVar[dict[Stage, tuple[Component, ...]]]
+    """The stages of the family, and which components of the checkpoint each loads."""
     TAKES_PROMPT: ClassVar[bool]
     NEEDS_IMAGE: ClassVar[bool]
 
@@ -142,8 +142,8 @@ class CommonCard(StrictModel):
     """A picture to try the model with; a relative path starts at the repository's root."""
 
     @abstractmethod
-    def shared_by(self, leg: Leg) -> object:
-        """Models for which this is equal can use the same replicas of a leg."""
+    def shared_by(self, stage: Stage) -> object:
+        """Models for which this is equal can use the same replicas of a stage."""
 
 
 DTYPES: dict[Literal["cpu", "cuda"], Dtype] = {"cpu": "float32", "cuda": "bfloat16"}
@@ -154,11 +154,11 @@ class CheckpointCard(CommonCard):
 
     source: Source
     components: dict[Component, Source] = Field(default_factory=dict)
-    """Components that come from elsewhere than `source`; models that name the same place share the leg that uses it."""
+    """Components that come from elsewhere than `source`; models that name the same place share its replicas."""
     dtype: dict[Literal["cpu", "cuda"], Dtype] = Field(default_factory=lambda: {**DTYPES})
 
     def component_source(self, component: Component) -> Source:
         return self.components.get(component, self.source)
 
-    def shared_by(self, leg: Leg) -> object:
-        return (type(self), *(self.component_source(each) for each in self.LEGS[leg]), *sorted(self.dtype.items()))
+    def shared_by(self, stage: Stage) -> object:
+        return (type(self), *(self.component_source(each) for each in self.STAGES[stage]), *sorted(self.dtype.items()))

@@ -1,4 +1,4 @@
-"""Where a leg computes: device, dtype, threads and attention kernel.
+"""Where a stage computes: device, dtype, threads and attention kernel.
 
 A replica without a GPU of its own uses the CPU even on a machine that has one: Ray leaves the other replicas' GPUs
 visible to it.
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where and how one leg runs."""
+    """Where and how one stage runs."""
 
     device: torch.device
     dtype: torch.dtype
@@ -29,14 +29,14 @@ class Placement:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def facts(self) -> dict[str, str]:
+    def result_metadata(self) -> dict[str, str]:
         """The same in words, for a job's record."""
         dtype = str(self.dtype).removeprefix("torch.")
         return {"device": self.device.type, "dtype": dtype, "attention": self.attention}
 
 
 def place(card: CheckpointCard, *, gpu: bool, threads: int | None = None) -> Placement:
-    """Choose a leg's device and dtype, and fix its thread count, which is part of what "same bits" means on a CPU."""
+    """Choose a stage's device and dtype, and fix its thread count, which is part of what "same bits" means on a CPU."""
     if threads is not None:
         torch.set_num_threads(threads)
     device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
@@ -56,7 +56,7 @@ def _hide_xformers() -> None:
 def attention_backend(device: torch.device, dtype: torch.dtype) -> str:
     """xformers where one token of attention with it really runs on the device, PyTorch's own kernels otherwise.
 
-    xformers has no CPU kernels, so a CPU leg does not ask.
+    xformers has no CPU kernels, so a CPU stage does not ask.
     """
     if device.type != "cuda":
         return "native"

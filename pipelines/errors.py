@@ -54,7 +54,7 @@ class WeightsUnavailable(JobFailed):
 
 
 class LatentsLost(KinorayError):
-    """Committed latents cannot be read back: the file is gone, or another version wrote it. They are made again."""
+    """CheckpointRef latents cannot be read back: the file is gone, or another version wrote it. They are made again."""
 
     code = "latents_lost"
 

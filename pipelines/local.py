@@ -1,4 +1,4 @@
-"""Every leg in one process: the same mathematics without the relay, for evaluation, benchmarks and offline use."""
+"""Every stage in one process: the same mathematics without the job_run, for evaluation, benchmarks and offline use."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from pipelines.card import Leg
 from pipelines.catalogue import ModelCard
-from pipelines.families import load_leg, place
+from pipelines.families import load_stage, place
 from pipelines.requests import Parameters
+from pipelines.stages import Stage
 
 
 class LocalPipeline:
-    """A model whose legs load when first used."""
+    """A model whose stages load when first used."""
 
     def __init__(self, card: ModelCard, *, gpu: bool = True, threads: int | None = None) -> None:
         self.card = card
@@ -25,19 +25,19 @@ class LocalPipeline:
 
     @cached_property
     def text(self) -> Any:
-        return self._load("text")
+        return self._load(Stage.TEXT_ENCODE)
 
     @cached_property
     def image(self) -> Any:
-        return self._load("image")
+        return self._load(Stage.IMAGE_ENCODE)
 
     @cached_property
     def denoiser(self) -> Any:
-        return self._load("denoise")
+        return self._load(Stage.DENOISE)
 
     @cached_property
     def decoder(self) -> Any:
-        return self._load("decode")
+        return self._load(Stage.DECODE)
 
     def generate(
         self,
@@ -56,12 +56,12 @@ class LocalPipeline:
 
     def condition(self, prompt: str, parameters: Parameters, image: Image | None) -> tuple[Any, Any]:
         """What the denoiser is given: text and image conditioning, None for what the family or request lacks."""
-        text = self.text.encode(prompt, parameters) if "text" in self.card.LEGS else None
+        text = self.text.encode(prompt, parameters) if Stage.TEXT_ENCODE in self.card.STAGES else None
         return text, None if image is None else self.image.encode(image, parameters)
 
     def decode(self, final: Any, parameters: Parameters) -> Tensor:
         """A whole video from its latents, [F, 3, H, W] float32 in [0, 1]."""
         return torch.cat(list(self.decoder.chunks(final, parameters)))
 
-    def _load(self, leg: Leg) -> Any:
-        return load_leg(leg, self.card, self.placement)
+    def _load(self, stage: Stage) -> Any:
+        return load_stage(stage, self.card, self.placement)

@@ -1,4 +1,4 @@
-"""Hand-over values as bytes: tensors in safetensors, everything else as JSON in its header.
+"""Stage outputs as bytes: tensors in safetensors, everything else as JSON in its header.
 
 A serialised denoise state *is* the checkpoint, so this is also the checkpoint's format. Nothing is unpickled.
 """
@@ -28,9 +28,9 @@ def to_bytes(value: Any) -> bytes:
     items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     arrays = {name: item for name, item in items.items() if isinstance(item, np.ndarray)}
     tensors = {name: item for name, item in items.items() if hasattr(item, "detach")}
-    assert not (arrays and tensors), "a hand-over holds one or the other"
-    facts = {name: item for name, item in items.items() if name not in arrays and name not in tensors}
-    header = {"type": type(value).__name__, "facts": facts}
+    assert not (arrays and tensors), "a stage output holds one or the other"
+    plain = {name: item for name, item in items.items() if name not in arrays and name not in tensors}
+    header = {"type": type(value).__name__, "plain": plain}
     if arrays:
         return _save_arrays(arrays, {**header, "of": NUMPY})
     return _save_tensors(tensors, header)
@@ -46,11 +46,11 @@ def from_bytes(kind: type[T], data: bytes) -> T:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER])
         tensors = _load(data, header.get("of"))
+        fields = {**header["plain"], **tensors}
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ValueError(f"these bytes hold no {kind.__name__}: {type(error).__name__}") from error
     if header["type"] != kind.__name__:
         raise ValueError(f"these bytes hold a {header['type']}, not a {kind.__name__}")
-    fields = {**header["facts"], **tensors}
     if unknown := fields.keys() - {field.name for field in dataclasses.fields(kind)}:  # type: ignore[arg-type]
         raise ValueError(f"{kind.__name__} has no {', '.join(sorted(unknown))}; another version wrote this checkpoint")
     return kind(**fields)

@@ -18,7 +18,7 @@ from pipelines.paths import ROOT
 if TYPE_CHECKING:
     import torch
 
-FACTS = ("*.json", "*.model", "*.txt")
+DESCRIPTIONS = ("*.json", "*.model", "*.txt")
 ENDS_BYTES = 2**20
 WEIGHTLESS = frozenset({"tokenizer", "feature_extractor", "scheduler"})
 
@@ -71,7 +71,7 @@ def locate_config(card: CheckpointCard, source: Source, component: Component) ->
     """The folder with a single-file component's configuration."""
     config = source.config or ""
     folder = ROOT / config
-    return str(folder if folder.is_dir() else _from_hub(card, config, None, component, FACTS))
+    return str(folder if folder.is_dir() else _from_hub(card, config, None, component, DESCRIPTIONS))
 
 
 def revision(card: CheckpointCard, component: Component) -> str:
@@ -102,7 +102,7 @@ def prefetch(card: CommonCard) -> list[Path]:
     """Bring every component of a model onto this machine, with a progress bar for what has to be fetched."""
     if not isinstance(card, CheckpointCard):
         return []  # it has no weights
-    components = sorted({component for leg in card.LEGS.values() for component in leg})
+    components = sorted({component for stage in card.STAGES.values() for component in stage})
     places = []
     for component in components:
         source = card.component_source(component)
@@ -115,8 +115,8 @@ def prefetch(card: CommonCard) -> list[Path]:
 def _patterns(component: Component, variant: str | None) -> tuple[str, ...]:
     """A component's files, the indispensable ones first; of one variant, if the card names one."""
     if component in WEIGHTLESS:
-        return FACTS
-    return (f"*.{variant}.safetensors" if variant else "*.safetensors", *FACTS)
+        return DESCRIPTIONS
+    return (f"*.{variant}.safetensors" if variant else "*.safetensors", *DESCRIPTIONS)
 
 
 def _single_file(card: CheckpointCard, source: Source) -> Path:

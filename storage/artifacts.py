@@ -12,7 +12,7 @@ KEEP, KEEP_DAYS = "keep", (1, 7, 30, 90, 365)
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class ObjectMetadata:
     """What a bucket shows of an object beside its bytes. A folder has no place for it."""
 
     file_name: str | None = None  # what a browser saves it as
@@ -20,7 +20,7 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class UploadTarget:
     """Where and how a file is sent that does not pass through the service."""
 
     url: str
@@ -34,7 +34,7 @@ class ArtifactStore(Protocol):
     not. A store that cannot be used for now raises OSError: `storage.errors.StorageUnavailable` where it is a bucket.
     """
 
-    def put(self, key: str, data: bytes | Path, about: About | None = None) -> None:
+    def put(self, key: str, data: bytes | Path, about: ObjectMetadata | None = None) -> None:
         """Store bytes, or what a file holds. Once this returns they are there to stay."""
 
     def get(self, key: str) -> bytes:
@@ -49,7 +49,7 @@ class ArtifactStore(Protocol):
     def url(self, key: str) -> str | None:
         """An address from which anybody can get an object for a while; None where there is none but the service's."""
 
-    def upload_target(self, key: str, content_type: str, nbytes: int) -> Target | None:
+    def upload_target(self, key: str, content_type: str, nbytes: int) -> UploadTarget | None:
         """Where anybody can PUT just such a file for a while; None where only the service can."""
 
     def list(self, prefix: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
-from storage.artifacts import About, Target, check_prefix
+from storage.artifacts import ObjectMetadata, UploadTarget, check_prefix
 from storage.checksum import PartChecksums, opened, sha256_of, sha256_of_parts, size_of
 from storage.client import ATTEMPTS, CONDITION, NO_KEY, connect, encryption, in_our_words, transfer_config
 from storage.errors import ObjectDamaged, StorageUnavailable
@@ -40,24 +40,24 @@ mimetypes.add_type("image/webp", ".webp")
 
 
 class BucketStore:
-    """One bucket, or what is under a prefix of it. Thread-safe; methods block. `hurried` gives up soon.
+    """One bucket, or what is under a prefix of it. Thread-safe; methods block. `fail_fast` gives up soon.
 
     Raises, beside what the interface says:
         StorageUnavailable: the server cannot be reached, is overloaded, refuses, or does not keep what it is sent.
     """
 
-    def __init__(self, settings: BucketSettings, *, hurried: bool = False) -> None:
+    def __init__(self, settings: BucketSettings, *, fail_fast: bool = False) -> None:
         self.settings = settings
-        self._attempts = 1 if hurried else ATTEMPTS
-        self._client = connect(settings, settings.endpoint_url, hurried=hurried)
+        self._attempts = 1 if fail_fast else ATTEMPTS
+        self._client = connect(settings, settings.endpoint_url, fail_fast=fail_fast)
         self._sent = PartChecksums(self._client)
         self._transfer = transfer_config(settings)
 
-    def put(self, key: str, data: bytes | Path, about: About | None = None) -> None:
+    def put(self, key: str, data: bytes | Path, about: ObjectMetadata | None = None) -> None:
         in_parts = size_of(data) >= self._transfer.multipart_threshold
-        (self._put_in_parts if in_parts else self._put_at_once)(key, data, about or About())
+        (self._put_in_parts if in_parts else self._put_at_once)(key, data, about or ObjectMetadata())
 
-    def _put_at_once(self, key: str, data: bytes | Path, about: About) -> None:
+    def _put_at_once(self, key: str, data: bytes | Path, about: ObjectMetadata) -> None:
         """One request, which changes nothing where an object is already; only then is it asked what that is."""
         with opened(data) as body:
             checksum = sha256_of(body)
@@ -87,7 +87,7 @@ class BucketStore:
         stated: str | None = answer.get("ChecksumSHA256")
         return stated
 
-    def _put_in_parts(self, key: str, data: bytes | Path, about: About) -> None:
+    def _put_in_parts(self, key: str, data: bytes | Path, about: ObjectMetadata) -> None:
         """Asks first, which costs little beside so large an object."""
         part_bytes = self._transfer.multipart_chunksize
         if self.size(key) == size_of(data):
@@ -157,10 +157,10 @@ class BucketStore:
         """An address from which anybody can get an object for a while. Made here, without asking the server."""
         return self._presigned("get_object", key)
 
-    def upload_target(self, key: str, content_type: str, nbytes: int) -> Target | None:
+    def upload_target(self, key: str, content_type: str, nbytes: int) -> UploadTarget | None:
         wanted = {"ContentType": content_type, "ContentLength": nbytes, **encryption(self.settings)}
         headers = {HEADERS[name]: str(value) for name, value in wanted.items()}
-        return Target(self._presigned("put_object", key, **wanted), headers)
+        return UploadTarget(self._presigned("put_object", key, **wanted), headers)
 
     def list(self, prefix: str) -> Iterator[str]:
         start = len(self.settings.prefix)
@@ -233,7 +233,7 @@ class BucketStore:
     def _path(self, key: str) -> str:
         return self.settings.prefix + key
 
-    def _extra(self, key: str, about: About, metadata: dict[str, str]) -> dict[str, Any]:
+    def _extra(self, key: str, about: ObjectMetadata, metadata: dict[str, str]) -> dict[str, Any]:
         settings = self.settings
         extra: dict[str, Any] = {
             "Metadata": metadata,

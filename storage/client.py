@@ -19,7 +19,7 @@ from storage.settings import MIB, BucketSettings
 
 ATTEMPTS = 3
 CONNECT_S, READ_S = 5, 20
-HURRIED_S, HURRIED_ATTEMPTS = 5, 2
+FAIL_FAST_S, FAIL_FAST_ATTEMPTS = 5, 2
 """The patience of one for whom somebody waits, or who has somewhere else to put it."""
 
 NO_KEY = frozenset({"NoSuchKey"})
@@ -45,13 +45,13 @@ def encryption(settings: BucketSettings) -> dict[str, str]:
     return {name: value for name, value in wanted.items() if value is not None}
 
 
-def connect(settings: BucketSettings, endpoint_url: str | None, *, hurried: bool = False) -> Any:
+def connect(settings: BucketSettings, endpoint_url: str | None, *, fail_fast: bool = False) -> Any:
     """boto3's client for a bucket's server. It calls nobody yet."""
     config = Config(
         signature_version="s3v4",
-        connect_timeout=HURRIED_S if hurried else CONNECT_S,
-        read_timeout=HURRIED_S if hurried else READ_S,
-        retries={"mode": "standard", "total_max_attempts": HURRIED_ATTEMPTS if hurried else ATTEMPTS},
+        connect_timeout=FAIL_FAST_S if fail_fast else CONNECT_S,
+        read_timeout=FAIL_FAST_S if fail_fast else READ_S,
+        retries={"mode": "standard", "total_max_attempts": FAIL_FAST_ATTEMPTS if fail_fast else ATTEMPTS},
         max_pool_connections=2 * settings.parallel_parts + 10,
         s3={"addressing_style": "path" if settings.path_style else "auto"},
     )

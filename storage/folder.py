@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from storage.artifacts import About, Target, check_prefix
+from storage.artifacts import ObjectMetadata, UploadTarget, check_prefix
 
 _PARTIAL = ".partial-"
 _ATTEMPTS = 100
@@ -25,7 +25,7 @@ class FolderStore:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
 
-    def put(self, key: str, data: bytes | Path, about: About | None = None) -> None:  # noqa: ARG002 see About
+    def put(self, key: str, data: bytes | Path, about: ObjectMetadata | None = None) -> None:  # noqa: ARG002 see ObjectMetadata
         path = self.path(key)
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -47,7 +47,7 @@ class FolderStore:
     def url(self, key: str) -> str | None:  # noqa: ARG002 it has none
         return None
 
-    def upload_target(self, key: str, content_type: str, nbytes: int) -> Target | None:  # noqa: ARG002 it has none
+    def upload_target(self, key: str, content_type: str, nbytes: int) -> UploadTarget | None:  # noqa: ARG002 it has none
         return None
 
     def local_path(self, key: str) -> Path | None:

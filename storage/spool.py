@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from storage.artifacts import About, ArtifactStore, Target
+from storage.artifacts import ArtifactStore, ObjectMetadata, UploadTarget
 from storage.errors import StorageUnavailable
 from storage.folder import FolderStore
 
@@ -24,7 +24,7 @@ class Spool:
     """A store in front of another: it takes what the other cannot, up to `max_bytes`, and is looked at first.
 
     It is node-local and advice only. Where it is full the oldest goes, and what is lost with it, or with its node, is
-    made again by the leg that made it.
+    made again by the stage that made it.
     """
 
     def __init__(self, store: ArtifactStore, folder: Path, max_bytes: int) -> None:
@@ -34,7 +34,7 @@ class Spool:
         self._away_until = 0.0
         self._tidied_at = 0.0
 
-    def put(self, key: str, data: bytes | Path, about: About | None = None) -> None:
+    def put(self, key: str, data: bytes | Path, about: ObjectMetadata | None = None) -> None:
         if time.monotonic() >= self._away_until:
             try:
                 self._store.put(key, data, about)
@@ -63,7 +63,7 @@ class Spool:
     def url(self, key: str) -> str | None:
         return self._store.url(key)
 
-    def upload_target(self, key: str, content_type: str, nbytes: int) -> Target | None:
+    def upload_target(self, key: str, content_type: str, nbytes: int) -> UploadTarget | None:
         return self._store.upload_target(key, content_type, nbytes)
 
     def list(self, prefix: str) -> Iterator[str]:

@@ -29,15 +29,15 @@ def delete_or_leave(artifacts: ArtifactStore, prefix: str) -> bool:
     return True
 
 
-def open_store(bucket: BucketSettings | None, data_dir: Path, *, hurried: bool = False) -> ArtifactStore:
+def open_store(bucket: BucketSettings | None, data_dir: Path, *, fail_fast: bool = False) -> ArtifactStore:
     """The bucket that a service's settings name, else a folder beside the job store: the embedded default.
 
-    `hurried` is for one who answers a client, and rather says that the bucket cannot be reached than to let it wait.
+    `fail_fast` is for one who answers a client, and rather says that the bucket cannot be reached than to let it wait.
     """
     if bucket is not None:
         from storage.bucket import BucketStore  # boto3, which nobody needs who has no bucket
 
-        return BucketStore(bucket, hurried=hurried)
+        return BucketStore(bucket, fail_fast=fail_fast)
     from storage.folder import FolderStore
 
     return FolderStore(data_dir / "artifacts")
@@ -50,4 +50,4 @@ def open_checkpoints(bucket: BucketSettings | None, data_dir: Path) -> ArtifactS
     from storage.bucket import BucketStore
     from storage.spool import Spool
 
-    return Spool(BucketStore(bucket, hurried=True), data_dir / "spool", bucket.spool_mib * 2**20)
+    return Spool(BucketStore(bucket, fail_fast=True), data_dir / "spool", bucket.spool_mib * 2**20)

@@ -22,8 +22,8 @@ DEADLINE_S = 300
 """How long anything may take: far longer than it does, since neighbors may be at work on the same cores."""
 ENDLESS = {"num_inference_steps": 1000, "width": 384, "height": 384}
 """A request for ltx-tiny that takes longer than any deadline, though no step of it takes many seconds."""
-ROOMS = ("unit", "deploy", "storage", "cli", "chaos", "scale", "front", "contract", "serve")
-"""In this order: what one room starts does not run beside the next, but for the service that the last two share."""
+FOLDERS = ("unit", "deploy", "storage", "cli", "chaos", "scale", "front", "contract", "serve")
+"""In this order: what one folder starts does not run beside the next, but for the service that the last two share."""
 WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"a secret of at least 24 bytes").decode()
 
 
@@ -68,9 +68,9 @@ class ServiceClient:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the rooms apart; inside each its tests stay as they were shuffled."""
+    """Keep the folders apart; inside each its tests stay as they were shuffled."""
     here = Path(__file__).parent
-    items.sort(key=lambda item: ROOMS.index(item.path.relative_to(here).parts[0]))
+    items.sort(key=lambda item: FOLDERS.index(item.path.relative_to(here).parts[0]))
 
 
 @pytest.fixture(scope="session")

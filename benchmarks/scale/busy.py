@@ -1,4 +1,4 @@
-"""Row 1: how busy denoisers are while jobs wait. Row 5: legs on GPUs of their own against all of them on each."""
+"""Row 1: how busy denoisers are while jobs wait. Row 5: stages on GPUs of their own against all of them on each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 from benchmarks.scale.row import Row
 from benchmarks.scale.world import Model, World, fixed, run_world, warm
 from jobs.allocation import hold_denoisers
-from jobs.lifecycle import Leg
+from pipelines.stages import Stage
 from tests.harness.processes import until
 
 STEP_S = 0.5
@@ -45,7 +45,7 @@ def _queue(world: World, model: Model, requests: Sequence[Mapping[str, Any]]) ->
     """Fill the queue before any of it gets a denoiser: how fast a client can ask is not what is measured."""
 
     def encoded() -> bool:
-        return sum(row.leg == Leg.DENOISE for row in world.rows(ids)) >= model.denoisers
+        return sum(row.stage == Stage.DENOISE for row in world.rows(ids)) >= model.denoisers
 
     with world.database.write() as connection:
         hold_denoisers(connection, model.name)
@@ -55,10 +55,10 @@ def _queue(world: World, model: Model, requests: Sequence[Mapping[str, Any]]) ->
 
 
 def _makespan(rows: Sequence[Any]) -> float:
-    """Seconds from the first denoise's start to the last one's end; waits between later legs count as denoising."""
-    after = [sum(row.leg_seconds[leg] for leg in ("decode", "publish")) for row in rows]
+    """Seconds from the first denoise's start to the last one's end; waits between later stages count as denoising."""
+    after = [sum(row.stage_seconds[stage] for stage in ("decode", "publish")) for row in rows]
     ends = [row.completed_at - each for row, each in zip(rows, after, strict=True)]
-    return max(ends) - min(end - row.leg_seconds["denoise"] for row, end in zip(rows, ends, strict=True))
+    return max(ends) - min(end - row.stage_seconds["denoise"] for row, end in zip(rows, ends, strict=True))
 
 
 GB = 1e9
@@ -66,7 +66,7 @@ WEIGHTS: dict[str, Mapping[str, float]] = {
     "like LTX-Video 0.9.5": {"text": 9.5 * GB, "denoise": 3.8 * GB, "decode": 2.5 * GB},
     "like Wan 2.1 14B": {"text": 11.4 * GB, "denoise": 28.6 * GB, "decode": 0.3 * GB},
 }
-"""Bytes of each leg in bfloat16, two for each of the parameters that the models' authors state."""
+"""Bytes of each stage in bfloat16, two for each of the parameters that the models' authors state."""
 SECONDS: dict[str, Mapping[str, float]] = {
     "like LTX-Video 0.9.5": {"text": 0.1, "denoise": 10.0, "decode": 1.0},
     "like Wan 2.1 14B": {"text": 0.05, "denoise": 7.5, "decode": 0.25},
@@ -75,7 +75,7 @@ SECONDS: dict[str, Mapping[str, float]] = {
 
 
 def split_against_fused() -> Iterator[Row]:
-    """The same GPUs twice: each with every leg, and all but one as denoisers with the other legs on the last."""
+    """The same GPUs twice: each with every stage, and all but one as denoisers with the other stages on the last."""
     # As many videos as all GPUs can share evenly, on either side.
     cases = [("like LTX-Video 0.9.5", 8, 56), ("like Wan 2.1 14B", 8, 56), ("like LTX-Video 0.9.5", 2, 6)]
     models: list[tuple[Model, Model]] = []
@@ -83,7 +83,7 @@ def split_against_fused() -> Iterator[Row]:
         s = SECONDS[name]
         steps = round(s["denoise"] / STEP_S)
         split = Model(f"split-{place}", s["text"], STEP_S, s["decode"], 1, gpus - 1, 1)
-        # All legs of a job keep its GPU busy: to the relay that is one long denoise.
+        # All stages of a job keep its GPU busy: to the service that is one long denoise.
         fused = Model(f"fused-{place}", 0, sum(s.values()) / steps, 0, 1, gpus, 1)
         models.append((split, fused))
     every = [model for pair in models for model in pair]

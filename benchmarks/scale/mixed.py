@@ -20,7 +20,7 @@ SEED = 7
 
 
 def previews() -> Iterator[Row]:
-    """How long previews wait, with jobs that make way and without."""
+    """How long previews wait, with preemption and without."""
     model = Model("scale", 0.1, STEP_S, 0.5, encoders=1, denoisers=DENOISERS, decoders=2)
     bound = 1.5 * PREVIEW_S
     for after_s in (3.0, None):
@@ -32,7 +32,7 @@ def previews() -> Iterator[Row]:
         stretched = statistics.mean((row.completed_at - row.created_at) / LONG_S for row in long)
         yield Row(
             f"{len(short)} previews of {PREVIEW_S:.0f} s among {len(long)} videos of {LONG_S:.0f} s, "
-            f"{OFFERED:.0%} load, " + ("nobody makes way" if after_s is None else f"`preempt_after_s: {after_s:.0f}`"),
+            f"{OFFERED:.0%} load, " + ("no preemption" if after_s is None else f"`preempt_after_s: {after_s:.0f}`"),
             "none" if after_s is None else f"p95 wait <= {bound} s",
             f"wait: p50 {statistics.median(waits):.1f} s, p95 {p95:.1f} s, most {waits[-1]:.1f} s; a long one takes "
             f"{stretched:.2f} times its time",

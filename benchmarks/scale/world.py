@@ -31,7 +31,7 @@ ENDED_S = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a simulated model costs, in seconds of one GPU, and how many replicas each leg has."""
+    """What a simulated model costs, in seconds of one GPU, and how many replicas each stage has."""
 
     name: str
     text_s: float
@@ -45,7 +45,7 @@ class Model:
         """Its card, made from that of the `simulated` model."""
         card: dict[str, Any] = yaml.safe_load((ROOT / "configs/models/simulated.yaml").read_text())
         times = {"text": self.text_s, "step": self.step_s, "decode": self.decode_s}
-        timings = {leg: {"fixed_s": seconds} for leg, seconds in times.items()}
+        timings = {stage: {"fixed_s": seconds} for stage, seconds in times.items()}
         return {**card, "id": self.name, "timings": {"load_s": card["timings"]["load_s"], **timings}}
 
     def replicas(self) -> dict[str, int]:
@@ -124,7 +124,7 @@ def fixed(models: Sequence[Model], **args: Any) -> dict[str, Any]:
 
 
 def scaled(model: Model, drain_s: float, **args: Any) -> dict[str, Any]:
-    """The same with one model, whose legs come and go with the work; each denoiser needs a node."""
+    """The same with one model, whose stages come and go with the work; each denoiser needs a node."""
     config = fixed([model], **args)
     (application,) = config["applications"]
     policy = {"policy_function": BALANCE, "policy_kwargs": {"drain_s": drain_s}}
@@ -173,5 +173,5 @@ def warm(world: World, model: Model, requests: Sequence[Mapping[str, Any]]) -> N
 
 
 def waited(row: Any) -> float:
-    """Seconds of a job's life in which no leg worked on it."""
-    return float(row.completed_at - row.created_at - sum(row.leg_seconds.values()))
+    """Seconds of a job's life in which no stage worked on it."""
+    return float(row.completed_at - row.created_at - sum(row.stage_seconds.values()))

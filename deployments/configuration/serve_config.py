@@ -79,10 +79,10 @@ def check_config(config: dict[str, Any]) -> list[str]:
 
 def _not_in_the_graph(application: dict[str, Any]) -> list[str]:
     """Entries for deployments that the application will not have, such as those of a model that is not served."""
-    legs = _names(application)
-    if not legs:
+    stages = _names(application)
+    if not stages:
         return []
-    there = {*ALWAYS, *legs}
+    there = {*ALWAYS, *stages}
     given = [deployment.get("name") for deployment in _mappings(application.get("deployments"))]
     return [
         f"this application has no deployment {name!r}; it has {', '.join(sorted(there))}"
@@ -92,16 +92,16 @@ def _not_in_the_graph(application: dict[str, Any]) -> list[str]:
 
 
 def _names(application: dict[str, Any]) -> set[str]:
-    """The deployments of all legs; none where the args are wrong, which is said elsewhere."""
+    """The deployments of all stages; none where the args are wrong, which is said elsewhere."""
     try:
         names = deployment_names(load_settings(application.get("args") or {}).cards())
     except ConfigError:
         return set()
-    return {name for legs in names.values() for name in legs.values()}
+    return {name for stages in names.values() for name in stages.values()}
 
 
 def _scaling(application: dict[str, Any]) -> list[str]:
-    """What is wrong with the policy by which an application's legs scale together."""
+    """What is wrong with the policy by which an application's stages scale together."""
     policy = application.get("autoscaling_policy")
     if not isinstance(policy, dict):
         return [
@@ -118,7 +118,7 @@ def _scaling(application: dict[str, Any]) -> list[str]:
     given = _mappings(application.get("deployments"))
     scaled = {deployment.get("name") for deployment in given if "autoscaling_config" in deployment}
     return problems + [
-        f"deployment {name} needs an autoscaling_config, as every leg that {BALANCE} scales"
+        f"deployment {name} needs an autoscaling_config, as every stage that {BALANCE} scales"
         for name in sorted(_names(application) - scaled)
     ]
 

@@ -20,13 +20,13 @@ TEN_YEARS_S = 10 * 365 * 24 * 3600
 
 
 class Threads(StrictModel):
-    """CPU threads of each leg. On a CPU they are part of what "same seed, same bytes" depends on."""
+    """CPU threads of each stage. On a CPU they are part of what "same seed, same bytes" depends on."""
 
-    text: int = Field(default=1, ge=1)
-    image: int = Field(default=1, ge=1)
+    text_encode: int = Field(default=1, ge=1)
+    image_encode: int = Field(default=1, ge=1)
     denoise: int = Field(default=2, ge=1)
     decode: int = Field(default=2, ge=1)
-    mp4: int = Field(default=1, ge=1)
+    video_encode: int = Field(default=1, ge=1)
 
 
 class Settings(StrictModel):
@@ -53,7 +53,7 @@ class Settings(StrictModel):
     poll_interval_s: float = Field(default=0.5, gt=0)
     """How often a conductor looks for work that nobody told it about."""
     step_timeout_s: float = Field(default=600, gt=0)
-    """A leg that shows no sign of life for so long fails its health check and is replaced."""
+    """A stage that shows no sign of life for so long fails its health check and is replaced."""
     max_queued: int | None = Field(default=1000, ge=1)
     """Jobs of one model that may wait; a request beyond that is answered with 429."""
     max_backlog_s: float | None = Field(default=None, gt=0)

@@ -6,9 +6,10 @@ import time
 from dataclasses import dataclass
 
 from jobs.costs import Line, estimate
-from jobs.lifecycle import Leg, Status
+from jobs.lifecycle import Status
 from jobs.record import Job
 from jobs.store import JobStore
+from pipelines.stages import Stage
 
 FRESH_S = 1.0
 
@@ -26,7 +27,7 @@ class _View:
     """One model's queue."""
 
     taken_at: float
-    lines: dict[Leg, Line]
+    lines: dict[Stage, Line]
     denoisers: int  # at work
     begun_left_s: float
     waiting_s: float

@@ -1,4 +1,4 @@
-"""Whether every leg has a warm replica, from Serve's own status."""
+"""Whether every stage has a warm replica, from Serve's own status."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview, Replica
 from deployments.configuration.graph import APPLICATION
 
 
-def missing_legs() -> list[str]:
+def missing_stages() -> list[str]:
     """Names of the deployments that could not take a call now. Blocks for a call to the controller."""
     application = serve.status().applications.get(APPLICATION)
     if application is None:

@@ -85,11 +85,11 @@ class Video(BaseModel):
     remixed_from_video_id: str | None = None
     # Ours.
     seed: int
-    leg: str | None
+    stage: str | None
     attempts: int
     parameters: dict[str, Any]
-    leg_seconds: dict[str, float]
-    facts: dict[str, Any]
+    stage_seconds: dict[str, float]
+    result_metadata: dict[str, Any]
     user: str | None
     priority: Priority
     step: int | None
@@ -119,18 +119,18 @@ class Video(BaseModel):
             error=error,
             remixed_from_video_id=job.remixed_from,
             seed=parameters.seed,
-            leg=job.leg,
+            stage=job.stage,
             attempts=job.attempts,
             parameters=job.parameters,
-            leg_seconds=job.leg_seconds,
-            facts=job.facts,
+            stage_seconds=job.stage_seconds,
+            result_metadata=job.result_metadata,
             user=job.user,
             priority=job.priority,
             step=job.step,
             queue_position=place.position,
             eta_seconds=place.eta_s,
-            model_revision=job.facts.get("model_revision"),
-            degradations=job.facts.get("degradations", []),
+            model_revision=job.result_metadata.get("model_revision"),
+            degradations=job.result_metadata.get("degradations", []),
             urls=urls,
         )
 

@@ -1,4 +1,4 @@
-"""Cluster-wide facts for Prometheus, read from the job store at each scrape: every API replica answers the same."""
+"""What the job store tells Prometheus, read at each scrape: every API replica answers the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from jobs.store import JobStore
 
 
-class JobFacts(Collector):
+class StoreMetrics(Collector):
     """How many live jobs are in each state, and how long the oldest has waited."""
 
     def __init__(self, jobs: JobStore) -> None:
@@ -37,5 +37,5 @@ class JobFacts(Collector):
 def exposition(jobs: JobStore) -> tuple[bytes, str]:
     """The text and content type of a scrape. The registry is made here: Serve re-pickles module-level ones."""
     registry = CollectorRegistry()
-    registry.register(JobFacts(jobs))
+    registry.register(StoreMetrics(jobs))
     return generate_latest(registry), CONTENT_TYPE_LATEST

@@ -25,12 +25,13 @@ from jobs import admission
 from jobs.admission import Limits, Refused, Repeatable
 from jobs.database import UNREACHABLE, Database
 from jobs.ids import is_upload_id, new_job_id
-from jobs.lifecycle import Leg
 from jobs.priority import Priority
 from jobs.record import Job
+from pipelines.catalogue import ModelCard
 from pipelines.errors import InvalidRequest
 from pipelines.output import Output
 from pipelines.requests import GenerationRequest, Parameters, resolve
+from pipelines.stages import Stage
 from storage.artifacts import ArtifactStore
 from storage.keys import input_key, job_folder, job_prefix
 from storage.store import delete_or_leave
@@ -40,7 +41,7 @@ SHAPE = {"size": ("width", "height"), "seconds": ("num_frames",)}
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CreateRequest:
     """A create request as it was read from the wire."""
 
     fields: dict[str, Any]
@@ -50,7 +51,7 @@ class Asked:
     remix_of: Job | None = None
 
 
-class Acceptance:
+class Submission:
     """Shared by all requests of one API replica."""
 
     def __init__(
@@ -67,27 +68,27 @@ class Acceptance:
         # Decoding a large image takes seconds; it must not hold up the threads that read the job store.
         self._images = ThreadPoolExecutor(1, thread_name_prefix="image")
 
-    async def accept(self, asked: Asked) -> Job:
+    async def accept(self, request: CreateRequest) -> Job:
         """Validate a request, store its image, and the job with its place in the queue. Then it will be rendered.
 
         Raises:
             InvalidRequest, NotFound, TooManyRequests, KeyReused: nothing is stored.
         """
-        repeatable = _repeatable(asked)
-        body = parse_create(asked.fields if asked.remix_of is None else _remixed(asked.fields, asked.remix_of))
-        image = await self._image(asked)
-        job = self._job(body, asked, has_image=image is not None)
+        repeatable = _repeatable(request)
+        body = parse_create(request.fields if request.remix_of is None else _remixed(request.fields, request.remix_of))
+        image = await self._image(request)
+        job = self._job(body, request, has_image=image is not None)
         # One without an image needs no artifact store, and must not wait behind those that do.
         threads = None if image is None else self._files
         accepted = await asyncio.get_running_loop().run_in_executor(
-            threads, self._store, job, image, limits_of(self._settings, asked.caller), repeatable
+            threads, self._store, job, image, limits_of(self._settings, request.caller), repeatable
         )
         if accepted.id == job.id:
             size = f"{job.parameters['width']}x{job.parameters['height']}"
             emit("job.accepted", job_id=job.id, model=job.model, size=size, cost_s=round(accepted.cost_s, 2))
         return accepted
 
-    def _job(self, body: CreateVideo, asked: Asked, *, has_image: bool) -> Job:
+    def _job(self, body: CreateVideo, request: CreateRequest, *, has_image: bool) -> Job:
         model = body.model or self._settings.models[0]
         card = self._cards.get(model)
         if card is None:
@@ -109,21 +110,21 @@ class Acceptance:
             created_at=now,
             has_image=has_image,
             user=body.user,
-            api_key=asked.caller.name,
+            api_key=request.caller.name,
             priority=Priority(body.priority),
-            work=work_of(parameters),
+            work=work_of(card, parameters, has_image=has_image),
             output=Output.of(body).model_dump(),
             webhook_url=body.webhook_url,
             expires_in_s=body.expires_in or self._settings.expires_in_s,
-            remixed_from=asked.remix_of.id if asked.remix_of else None,
+            remixed_from=request.remix_of.id if request.remix_of else None,
             folder=None if bucket is None else job_folder(bucket.folders, job_id=job_id, model=model, accepted_at=now),
-            facts={"prompt_used": False} if body.prompt and not card.TAKES_PROMPT else {},
+            result_metadata={"prompt_used": False} if body.prompt and not card.TAKES_PROMPT else {},
         )
 
-    async def _image(self, asked: Asked) -> bytes | None:
-        source = asked.remix_of
-        if asked.image is not None:
-            given = await self._referred(asked.image) if isinstance(asked.image, str) else asked.image
+    async def _image(self, request: CreateRequest) -> bytes | None:
+        source = request.remix_of
+        if request.image is not None:
+            given = await self._referred(request.image) if isinstance(request.image, str) else request.image
             limits = self._settings.max_image_pixels, self._settings.max_image_aspect_ratio
             return await asyncio.get_running_loop().run_in_executor(self._images, check_image, given, *limits)
         if source is None or not source.has_image:
@@ -168,11 +169,15 @@ class Acceptance:
         return accepted
 
 
-def work_of(parameters: Parameters) -> dict[str, float]:
-    """How much there is to do in each leg, in the units of jobs/costs.py."""
+def work_of(card: ModelCard, parameters: Parameters, *, has_image: bool) -> dict[str, float]:
+    """How much there is to do in each stage that the job runs through, in the units of jobs/costs.py."""
+    encoders = {Stage.TEXT_ENCODE, Stage.IMAGE_ENCODE} if has_image else {Stage.TEXT_ENCODE}
     return {
-        Leg.ENCODE: 1.0, Leg.DENOISE: parameters.denoising_work, Leg.DECODE: parameters.megapixels, Leg.PUBLISH: 1.0,
-    }  # fmt: skip
+        **dict.fromkeys(encoders & card.STAGES.keys(), 1.0),
+        Stage.DENOISE: parameters.denoising_work,
+        Stage.DECODE: parameters.megapixels,
+        Stage.PUBLISH: 1.0,
+    }
 
 
 def _remixed(fields: dict[str, Any], source: Job) -> dict[str, Any]:
@@ -188,13 +193,13 @@ def _remixed(fields: dict[str, Any], source: Job) -> dict[str, Any]:
     return {**kept, "prompt": source.prompt, "model": source.model, **fields}
 
 
-def _repeatable(asked: Asked) -> Repeatable | None:
-    if asked.idempotency_key is None:
+def _repeatable(request: CreateRequest) -> Repeatable | None:
+    if request.idempotency_key is None:
         return None
-    if not 1 <= len(asked.idempotency_key) <= 255:
+    if not 1 <= len(request.idempotency_key) <= 255:
         raise InvalidRequest("Idempotency-Key must have 1 to 255 characters", param="Idempotency-Key")
-    given = asked.image.encode() if isinstance(asked.image, str) else asked.image
+    given = request.image.encode() if isinstance(request.image, str) else request.image
     image = hashlib.sha256(given).hexdigest() if given is not None else None
-    source = asked.remix_of.id if asked.remix_of else None
-    said = json.dumps([asked.fields, image, source], sort_keys=True)
-    return Repeatable(asked.idempotency_key, hashlib.sha256(said.encode()).hexdigest())
+    source = request.remix_of.id if request.remix_of else None
+    said = json.dumps([request.fields, image, source], sort_keys=True)
+    return Repeatable(request.idempotency_key, hashlib.sha256(said.encode()).hexdigest())

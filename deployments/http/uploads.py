@@ -20,7 +20,7 @@ from jobs import admission
 from jobs.database import Database
 from jobs.ids import UPLOAD_KEPT_S, is_outdated, is_upload_id, new_upload_id
 from pipelines.errors import InvalidRequest
-from storage.artifacts import ArtifactStore, Target
+from storage.artifacts import ArtifactStore, UploadTarget
 from storage.keys import upload_key
 
 
@@ -76,7 +76,7 @@ class Uploads:
         target = self._artifacts.upload_target(upload_key(upload_id), asked.mime_type, asked.bytes)
         if target is None:
             headers = {"content-type": asked.mime_type, "content-length": str(asked.bytes)}
-            target = Target(f"{here.rstrip('/')}/v1/uploads/{upload_id}", headers)
+            target = UploadTarget(f"{here.rstrip('/')}/v1/uploads/{upload_id}", headers)
         expires_at = int(time.time() + UPLOAD_KEPT_S)
         return Upload(id=upload_id, url=target.url, headers=dict(target.headers), expires_at=expires_at)
 

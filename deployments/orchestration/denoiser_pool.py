@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from deployments.background import until_set
 from deployments.orchestration.replicas import Replicas
-from jobs.allocation import Turns
+from jobs.allocation import Allocation
 
 LOST_S = 60.0
 """How long a denoiser that was seen dead gets no job, if the controller still takes it for alive."""
@@ -17,10 +17,10 @@ POLL_S = 0.5
 """How soon a job learns of a denoiser that another conductor's job has left."""
 
 
-class WaitingRoom:
+class DenoiserPool:
     """A job waits here until a denoiser is its own, so that none waits at one that is busy while another is free."""
 
-    def __init__(self, turns: Turns, deployments: Mapping[str, str], on_freed: Callable[[], None]) -> None:
+    def __init__(self, turns: Allocation, deployments: Mapping[str, str], on_freed: Callable[[], None]) -> None:
         self.replicas = Replicas({}, frozenset())
         self._turns = turns
         self._deployments = deployments
@@ -30,7 +30,7 @@ class WaitingRoom:
         self._lost: dict[str, float] = {}  # until when
 
     async def denoiser(self, model: str, token: str) -> str:
-        """The replica that runs the job under this lease from now on, until it is in another leg."""
+        """The replica that runs the job under this lease from now on, until it is in another stage."""
         mine: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting[model][token] = mine
         self._news.set()

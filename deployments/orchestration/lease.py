@@ -1,17 +1,17 @@
-"""A job's lease as its relay uses it: where the job is goes into the store, and whether it is still ours comes back."""
+"""A job's lease, as its run uses it: positions go into the store, and the answer says whether the lease is valid."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from deployments.background import until_written
-from deployments.orchestration.write_batcher import Together
+from deployments.orchestration.write_batcher import WriteBatcher
 from jobs.changes import Position
 from jobs.database import UNREACHABLE
 from jobs.leases import Leases
-from jobs.lifecycle import Leg, progress_at
-from jobs.record import Job
+from jobs.lifecycle import progress_at
+from jobs.record import Checkpoint, Job
+from pipelines.stages import Stage
 
 
 class LeaseLost(Exception):
@@ -21,45 +21,45 @@ class LeaseLost(Exception):
 class Lease:
     """Held by the conductor that claimed the job; every write is in its name."""
 
-    def __init__(self, leases: Leases, positions: Together[Position], job: Job) -> None:
+    def __init__(self, leases: Leases, positions: WriteBatcher[Position], job: Job) -> None:
         assert job.lease_token is not None
         self.token = job.lease_token
         self._leases = leases
         self._positions = positions
         self._job = job
-        self._seconds: dict[Leg, float] | None = None
+        self._seconds: dict[Stage, float] | None = None
 
-    async def advance(self, leg: Leg) -> None:
-        """Record that a leg begins; waits for the store, by which denoisers are given.
+    async def advance(self, stage: Stage) -> None:
+        """Record that a stage begins; waits for the store, by which denoisers are given.
 
         Raises:
             LeaseLost
         """
         if self._seconds is None:
             await until_written(self._estimate)
-        if not await self._positions.written(self.token, Position(leg, self._percent(leg, 0.0), begins=True)):
+        if not await self._positions.written(self.token, Position(stage, self._percent(stage, 0.0), begins=True)):
             raise LeaseLost
 
-    async def report(self, leg: Leg, replica: str, done: float = 0.0, step: int | None = None) -> None:
-        """Let it be recorded soon that `done` (0 to 1) of a leg is finished. It is advice: nobody waits for it."""
+    async def report(self, stage: Stage, replica: str, done: float = 0.0, step: int | None = None) -> None:
+        """Let it be recorded soon that `done` (0 to 1) of a stage is finished. It is advice: nobody waits for it."""
         try:
             if self._seconds is None:
                 await asyncio.to_thread(self._estimate)
         except UNREACHABLE:
             return
-        self._positions.put(self.token, Position(leg, self._percent(leg, done), step, replica))
+        self._positions.put(self.token, Position(stage, self._percent(stage, done), step, replica))
 
-    async def checkpoint(self) -> dict[str, Any] | None:
+    async def checkpoint(self) -> Checkpoint | None:
         """What the denoiser committed last. Waits for the store, as whoever goes on from there has to anyway."""
         return await until_written(self._leases.checkpoint, self.token)
 
     def _estimate(self) -> None:
-        """Ask the store what each leg will take. Blocks."""
+        """Ask the store what each stage will take. Blocks."""
         self._seconds = self._leases.estimate(self._job).seconds
 
-    def _percent(self, leg: Leg, done: float) -> int:
+    def _percent(self, stage: Stage, done: float) -> int:
         assert self._seconds is not None
-        return progress_at(leg, done, self._seconds)
+        return progress_at(stage, done, self._seconds)
 
     async def forget_checkpoint(self) -> None:
         """What was committed cannot be read."""

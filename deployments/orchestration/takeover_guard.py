@@ -10,7 +10,7 @@ TRUSTED = 2 / 3
 out. It is twice the time between renewals."""
 
 
-class Expiries:
+class TakeoverGuard:
     """What one conductor makes of others' leases.
 
     What keeps it from renewing its own, such as a job store that is out of reach, keeps the others from it too. Their

@@ -15,7 +15,7 @@ V = TypeVar("V")
 log = logging.getLogger("ray.serve")
 
 
-class Together(Generic[V]):
+class WriteBatcher(Generic[V]):
     """One write at a time; what comes meanwhile goes together in the next. So nothing waits while there is little.
 
     Every value is of the job under one lease, whose token it goes by; a later one replaces one that is not on its way.

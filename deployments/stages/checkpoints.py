@@ -9,9 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from deployments import metrics
-from deployments.stages.messages import Committed, Stopped, Ticket
+from deployments.stages.messages import CheckpointRef, DenoiseRequest, Stopped
 from jobs.database import UNREACHABLE
 from jobs.leases import Leases
+from jobs.record import Checkpoint
 from pipelines.errors import LatentsLost
 from pipelines.serialization import from_bytes, to_bytes
 from storage.artifacts import ArtifactStore
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 
 class Writer:
-    """Writes one checkpoint at a time, beside the thread that computes, which waits before it hands over another."""
+    """Writes one checkpoint at a time, beside the thread that computes, which waits before it gives another."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -50,7 +51,7 @@ class Writer:
 
 
 class Commits:
-    """One denoise's checkpoints. Used from the leg's worker thread, which computes while `writer` writes.
+    """One denoise's checkpoints. Used from the stage's worker thread, which computes while `writer` writes.
 
     A checkpoint is advice: whatever keeps one from being written costs a repetition of steps, never the job. So an
     outage of the store is logged and the render goes on. The denoiser commits by itself, so that the work of one whose
@@ -58,15 +59,15 @@ class Commits:
     """
 
     def __init__(
-        self, leases: Leases, artifacts: ArtifactStore, ticket: Ticket, every_s: float, writer: Writer
+        self, leases: Leases, artifacts: ArtifactStore, request: DenoiseRequest, every_s: float, writer: Writer
     ) -> None:
         self._writer = writer
         self._leases = leases
         self._artifacts = artifacts
-        self._ticket = ticket
+        self._request = request
         self._every_s = every_s
-        self._last = ticket.checkpoint
-        self._spent_s = float(ticket.checkpoint["seconds"]) if ticket.checkpoint else 0.0
+        self._last = request.checkpoint
+        self._spent_s = request.checkpoint.seconds if request.checkpoint else 0.0
         self._began = self._saved_at = time.monotonic()
         self._expires_at = 0.0
 
@@ -79,9 +80,9 @@ class Commits:
         if self._last is None:
             return None
         try:
-            return read_committed(self._artifacts, Committed(self._last["key"]), kind)
+            return read_committed(self._artifacts, CheckpointRef(self._last.key), kind)
         except LatentsLost as lost:
-            log.warning("%s begins anew: %s", self._ticket.job_id, lost.message)
+            log.warning("%s begins anew: %s", self._request.job_id, lost.message)
             self._spent_s = 0.0
             return None
 
@@ -94,40 +95,42 @@ class Commits:
         if time.time() < self._expires_at:
             return
         try:
-            expires_at = self._leases.expiry(self._ticket.token)
+            expires_at = self._leases.expiry(self._request.token)
         except UNREACHABLE as error:
-            log.warning("whether %s is still leased cannot be seen: %s", self._ticket.job_id, type(error).__name__)
+            log.warning("whether %s is still leased cannot be seen: %s", self._request.job_id, type(error).__name__)
             return
         if expires_at is None or expires_at < time.time():
             raise Stopped
         self._expires_at = expires_at
 
-    def save(self, value: Any, step: int, *, final: bool = False, facts: Mapping[str, Any] | None = None) -> None:
-        """Begin to store a state or the final latents, and to record them if the lease is then still the ticket's.
+    def save(
+        self, value: Any, step: int, *, final: bool = False, result_metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Begin to store a state or the final latents, and to record them if the lease is then still the request's.
 
-        `facts` are those of the leg, for the attempt that goes on from its end without it.
+        `result_metadata` are those of the stage, for the attempt that goes on from its end without it.
         """
         self._saved_at = time.monotonic()
-        checkpoint: dict[str, Any] = {
-            "key": checkpoint_key(self._ticket.job_id, step, self._ticket.token),
-            "step": step,
-            "final": final,
-            "seconds": round(self._spent_s + self._saved_at - self._began, 4),
-            "facts": dict(facts or {}),
-        }
+        checkpoint = Checkpoint(
+            key=checkpoint_key(self._request.job_id, step, self._request.token),
+            step=step,
+            final=final,
+            seconds=round(self._spent_s + self._saved_at - self._began, 4),
+            result_metadata=dict(result_metadata or {}),
+        )
         self._writer.begin(self._write, checkpoint, to_bytes(value))
 
-    def _write(self, checkpoint: dict[str, Any], data: bytes) -> None:
+    def _write(self, checkpoint: Checkpoint, data: bytes) -> None:
         started = time.monotonic()
         try:
-            self._artifacts.put(checkpoint["key"], data)
-            kept = self._leases.commit(self._ticket.token, checkpoint)
+            self._artifacts.put(checkpoint.key, data)
+            kept = self._leases.commit(self._request.token, checkpoint)
             outdated, self._last = (self._last, checkpoint) if kept else (checkpoint, self._last)
-            if outdated is not None and (self._last is None or outdated["key"] != self._last["key"]):
-                self._artifacts.delete(outdated["key"])
+            if outdated is not None and (self._last is None or outdated.key != self._last.key):
+                self._artifacts.delete(outdated.key)
         except (*UNREACHABLE, OSError) as error:
-            log.warning("the checkpoint of %s could not be stored: %s", self._ticket.job_id, type(error).__name__)
-        metrics.checkpoint_seconds().observe(time.monotonic() - started, {"model": self._ticket.model})
+            log.warning("the checkpoint of %s could not be stored: %s", self._request.job_id, type(error).__name__)
+        metrics.checkpoint_seconds().observe(time.monotonic() - started, {"model": self._request.model})
 
 
 def _tell_of_faults(writing: Future[None]) -> None:
@@ -135,7 +138,7 @@ def _tell_of_faults(writing: Future[None]) -> None:
         log.error("a checkpoint could not be written", exc_info=error)
 
 
-def read_committed(artifacts: ArtifactStore, committed: Committed, kind: type[T]) -> T:
+def read_committed(artifacts: ArtifactStore, committed: CheckpointRef, kind: type[T]) -> T:
     """Latents from the store: final ones, or a state to go on from.
 
     Raises:

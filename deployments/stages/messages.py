@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.record import Checkpoint
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -28,11 +30,11 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The leg is done; the next item of the stream is its value, if it has one."""
+    """The stage is done; the next item of the stream is its value, if it has one."""
 
     seconds: float
     nbytes: int
-    facts: dict[str, Any]
+    result_metadata: dict[str, Any]
 
 
 class Stopped(Exception):
@@ -43,18 +45,18 @@ Event = Started | Progress | Ending | Finished
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class DenoiseRequest:
     """What a conductor hands to a denoiser beside the work itself: whose job it is, and where it stands."""
 
     job_id: str
     model: str
     token: str  # of the lease
     denoiser: str  # the replica that is to run it
-    checkpoint: dict[str, Any] | None  # of an earlier replica or attempt, as `Commits.save` wrote it
+    checkpoint: Checkpoint | None  # of an earlier replica or attempt
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
+class CheckpointRef:
     """Latents that are in the artifact store, to be read there."""
 
     key: str

@@ -1,6 +1,6 @@
-"""What every leg that computes has in common: one worker thread, a stream of small events, cancellation, health.
+"""What every stage that computes has in common: one worker thread, a stream of small events, cancellation, health.
 
-A leg answers a call with a stream: `Started`, `Progress` while it works, perhaps `Ending`, then `Finished`, then its
+A stage answers a call with a stream: `Started`, `Progress` while it works, perhaps `Ending`, then `Finished`, then its
 value, if it has one. The caller awaits the small events and passes the reference of the value on, unread.
 """
 
@@ -25,6 +25,7 @@ from deployments.configuration.settings import Settings
 from deployments.events import emit
 from deployments.stages.messages import Ending, Event, Finished, Progress, Started, Stopped
 from pipelines.catalogue import ModelCard
+from pipelines.stages import Stage
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ class Control:
         self._report = report
         self._stop = threading.Event()
         self.last_beat = time.monotonic()
-        self.facts: dict[str, Any] = {}
+        self.result_metadata: dict[str, Any] = {}
 
     def start(self, replica: str) -> None:
         """The call leaves the queue. Raises Stopped when it was cancelled there."""
@@ -65,10 +66,10 @@ class Control:
 
 
 class Worker:
-    """Runs a leg's calls one at a time in a thread, so that the replica's event loop stays free."""
+    """Runs a stage's calls one at a time in a thread, so that the replica's event loop stays free."""
 
     def __init__(self, step_timeout_s: float) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="leg")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="stage")
         self._step_timeout_s = step_timeout_s
         self._current: Control | None = None
 
@@ -111,7 +112,7 @@ class Worker:
                 else:
                     await until_set(news, quiet_until - loop.time() if latest else None)
             value, seconds = future.result()
-            yield Finished(seconds, payload_bytes(value), control.facts)
+            yield Finished(seconds, payload_bytes(value), control.result_metadata)
             yield value
         finally:
             # The slot stays taken until the thread is out of the GPU, however often the call is cancelled.
@@ -122,8 +123,8 @@ class Worker:
     def run(self, work: Callable[..., T], *args: Any) -> T:
         """Run something in the worker's thread and wait for it, as a constructor may.
 
-        A leg's weights are loaded and warmed up there too: OpenMP keeps a team of threads for each thread that uses it,
-        and a second team competes with the first for the same cores.
+        Weights are loaded and warmed up there too: OpenMP keeps a team of threads for each thread that uses it, and a
+        second team competes with the first for the same cores.
         """
         return self._pool.submit(work, *args).result()
 
@@ -164,7 +165,7 @@ def this_replica() -> str:
 
 
 def payload_bytes(value: Any) -> int:
-    """Bytes of the tensors or the blob in a hand-over."""
+    """Bytes of the tensors or the blob in a stage output."""
     if isinstance(value, bytes):
         return len(value)
     if not dataclasses.is_dataclass(value):
@@ -173,21 +174,21 @@ def payload_bytes(value: Any) -> int:
     return sum(part.nbytes if hasattr(part, "nbytes") else payload_bytes(part) for part in parts)
 
 
-def load(leg: str, card: ModelCard, settings: Settings) -> Any:
-    """Load and warm up one leg of a model in this replica, with the GPU that Ray gave it, if any."""
+def load(stage: Stage, card: ModelCard, settings: Settings) -> Any:
+    """Load and warm up one stage of a model in this replica, with the GPU that Ray gave it, if any."""
     started = time.perf_counter()
     # Importing torch and diffusers makes millions of objects that live as long as the process: collecting among them
     # costs a tenth of the start, and again at every full collection later.
     gc.disable()
-    from pipelines.families import load_leg, place
+    from pipelines.families import load_stage, place
 
-    placement = place(card, gpu=bool(ray.get_gpu_ids()), threads=getattr(settings.threads, leg))
-    loaded = load_leg(leg, card, placement)  # type: ignore[arg-type]
+    placement = place(card, gpu=bool(ray.get_gpu_ids()), threads=getattr(settings.threads, stage))
+    loaded = load_stage(stage, card, placement)
     loaded.warm_up()
     gc.freeze()
     gc.enable()
     seconds = time.perf_counter() - started
-    metrics.model_load_seconds().observe(seconds, {"model": card.id, "leg": leg})
-    where: dict[str, Any] = placement.facts()
-    emit("leg.loaded", leg=leg, model=card.id, seconds=round(seconds, 3), **where)
+    metrics.model_load_seconds().observe(seconds, {"model": card.id, "stage": stage})
+    where: dict[str, Any] = placement.result_metadata()
+    emit("stage.loaded", stage=stage, model=card.id, seconds=round(seconds, 3), **where)
     return loaded

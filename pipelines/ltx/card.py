@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from pipelines.card import CheckpointCard, CommonDefaults, CommonParameters, Component, Leg
+from pipelines.card import CheckpointCard, CommonDefaults, CommonParameters, Component
 from pipelines.errors import InvalidRequest
+from pipelines.stages import Stage
 from pipelines.strict import Finite
 
 
@@ -59,11 +60,11 @@ class LTXParameters(CommonParameters):
 class LTXCard(CheckpointCard):
     """An LTX-Video model."""
 
-    LEGS: ClassVar[dict[Leg, tuple[Component, ...]]] = {
-        "text": ("text_encoder", "tokenizer"),
-        "image": ("vae",),
-        "denoise": ("transformer", "scheduler"),
-        "decode": ("vae",),
+    STAGES: ClassVar[dict[Stage, tuple[Component, ...]]] = {
+        Stage.TEXT_ENCODE: ("text_encoder", "tokenizer"),
+        Stage.IMAGE_ENCODE: ("vae",),
+        Stage.DENOISE: ("transformer", "scheduler"),
+        Stage.DECODE: ("vae",),
     }
     TAKES_PROMPT: ClassVar[bool] = True
     NEEDS_IMAGE: ClassVar[bool] = False
@@ -72,7 +73,7 @@ class LTXCard(CheckpointCard):
     defaults: LTXDefaults
 
     def default_parameters(self) -> LTXParameters:
-        """What the model does when nothing is said: what its legs warm up with."""
+        """What the model does when nothing is said: what its stages warm up with."""
         return LTXParameters(**self.defaults.model_dump(), seed=0)
 
     def check(self, parameters: LTXParameters) -> None:

@@ -1,4 +1,4 @@
-"""Leg 3: latents to frames."""
+"""Stage 3: latents to frames."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class VideoDecoder:
 
     @torch.no_grad()
     def decode(self, final: FinalLatents, parameters: LTXParameters) -> Tensor:
-        """Latents to pixels, [F, 3, H, W] float32 in [0, 1] on the leg's device."""
+        """Latents to pixels, [F, 3, H, W] float32 in [0, 1] on the stage's device."""
         vae, device, dtype = self.vae, self.placement.device, self.placement.dtype
         mean, std = (part.view(1, -1, 1, 1, 1).cpu().float() for part in (vae.latents_mean, vae.latents_std))
         latents = (final.latents * std / vae.config.scaling_factor + mean).to(dtype)

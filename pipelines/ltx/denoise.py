@@ -1,4 +1,4 @@
-"""Leg 2: noise to latents, one step at a time.
+"""Stage 2: noise to latents, one step at a time.
 
 The arithmetic and its order are those of diffusers' `LTXPipeline.__call__` and `LTXImageToVideoPipeline.__call__`; the
 loop is ours, so that it can stop between any two steps and go on elsewhere with the same bits.

@@ -1,4 +1,4 @@
-"""Leg 1b: the first frame to the moments of its latent distribution."""
+"""Stage 1b: the first frame to the moments of its latent distribution."""
 
 from __future__ import annotations
 

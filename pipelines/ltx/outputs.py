@@ -1,4 +1,4 @@
-"""What the legs of LTX-Video hand to each other. B is 1; C latent channels; f, h, w latent frames, rows and columns."""
+"""The stage outputs of LTX-Video. B is 1; C latent channels; f, h, w latent frames, rows and columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leg 1a: prompt to T5 embeddings."""
+"""Stage 1a: prompt to T5 embeddings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A family without weights: its legs take the times that its card says, and hand over tensors of real shape. No torch.
+"""A family without weights: its stages take the times of its card, with outputs of real shape. No torch.
 
-It is for planning and for tests of scale, where what is tried is the relay and not the mathematics.
+It is for planning and for tests of scale, where what is tried is the service and not the mathematics.
 """

@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from pipelines.card import CommonCard, CommonDefaults, CommonParameters, Component, Leg
+from pipelines.card import CommonCard, CommonDefaults, CommonParameters, Component
 from pipelines.simulated.timings import Timings, measured
+from pipelines.stages import Stage
 
 
 class SimulatedParameters(CommonParameters):
@@ -24,7 +25,7 @@ class SimulatedParameters(CommonParameters):
 class SimulatedCard(CommonCard):
     """A model that only takes its time."""
 
-    LEGS: ClassVar[dict[Leg, tuple[Component, ...]]] = {"text": (), "denoise": (), "decode": ()}
+    STAGES: ClassVar[dict[Stage, tuple[Component, ...]]] = {Stage.TEXT_ENCODE: (), Stage.DENOISE: (), Stage.DECODE: ()}
     TAKES_PROMPT: ClassVar[bool] = True
     NEEDS_IMAGE: ClassVar[bool] = False
 
@@ -50,5 +51,5 @@ class SimulatedCard(CommonCard):
     def check(self, parameters: SimulatedParameters) -> None:
         """Nothing: it can do whatever its limits allow."""
 
-    def shared_by(self, leg: Leg) -> object:
-        return (self.id, leg)
+    def shared_by(self, stage: Stage) -> object:
+        return (self.id, stage)

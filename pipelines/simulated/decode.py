@@ -1,4 +1,4 @@
-"""Leg 3: frames of a test card, in due time."""
+"""Stage 3: frames of a test card, in due time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from pipelines.simulated.card import SimulatedParameters
 from pipelines.simulated.outputs import FinalLatents
-from pipelines.simulated.stage import SimulatedLeg
+from pipelines.simulated.stage import SimulatedStage
 
 CHUNK = 8  # frames, between which a decode can be cancelled
 
 
-class VideoDecoder(SimulatedLeg):
+class VideoDecoder(SimulatedStage):
     """All chunks together take `timings.decode`."""
 
     def chunks(self, final: FinalLatents, parameters: SimulatedParameters) -> Iterator[NDArray[np.uint8]]:  # noqa: ARG002

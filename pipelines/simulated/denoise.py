@@ -1,4 +1,4 @@
-"""Leg 2: steps that take their time."""
+"""Stage 2: steps that take their time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from pipelines.simulated.card import SimulatedCard, SimulatedParameters
 from pipelines.simulated.outputs import DenoiseState, FinalLatents, TextConditioning
-from pipelines.simulated.stage import SimulatedLeg
+from pipelines.simulated.stage import SimulatedStage
 
 
-class Denoiser(SimulatedLeg):
+class Denoiser(SimulatedStage):
     """Each step takes `timings.step`."""
 
     def begin(

@@ -1,4 +1,4 @@
-"""What simulated legs hand to each other: as large as the real thing, and zero.
+"""Simulated stage outputs: as large as the real thing, and zero.
 
 C latent channels; f, h, w latent frames, rows and columns; L tokens of width D.
 """

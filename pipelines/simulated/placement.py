@@ -1,4 +1,4 @@
-"""Where a simulated leg computes: nowhere."""
+"""Where a simulated stage computes: nowhere."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ class Nowhere:
     def synchronize(self) -> None:
         """Nothing is ever under way."""
 
-    def facts(self) -> dict[str, str]:
+    def result_metadata(self) -> dict[str, str]:
         return {"device": "simulated", "dtype": "float32", "attention": "none"}

@@ -1,4 +1,4 @@
-"""What every simulated leg is: a card, and the time that it takes to be ready."""
+"""What every simulated stage is: a card, and the time that it takes to be ready."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipelines.simulated.card import SimulatedCard
 from pipelines.simulated.placement import Nowhere
 
 
-class SimulatedLeg:
+class SimulatedStage:
     """Loads for `timings.load_s`."""
 
     def __init__(self, card: SimulatedCard, placement: Nowhere) -> None:

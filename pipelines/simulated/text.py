@@ -1,4 +1,4 @@
-"""Leg 1: a prompt to nothing in particular, in due time."""
+"""Stage 1: a prompt to nothing in particular, in due time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from pipelines.simulated.card import SimulatedParameters
 from pipelines.simulated.outputs import TextConditioning
-from pipelines.simulated.stage import SimulatedLeg
+from pipelines.simulated.stage import SimulatedStage
 
 
-class TextEncoder(SimulatedLeg):
+class TextEncoder(SimulatedStage):
     """Takes `timings.text`."""
 
     def truncates(self, prompt: str, parameters: SimulatedParameters) -> bool:  # noqa: ARG002 it reads none

@@ -1,4 +1,4 @@
-"""How long legs take: written on a card, or measured on a GPU and kept in `configs/gpus/NAME.yaml`."""
+"""How long stages take: written on a card, or measured on a GPU and kept in `configs/gpus/NAME.yaml`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Pace(StrictModel):
 
 
 class Timings(StrictModel):
-    """How long each leg takes."""
+    """How long each stage takes."""
 
     load_s: Seconds = 0.0
-    """Of each leg, before its replica is ready."""
+    """Of each stage, before its replica is ready."""
     text: Pace
     """Of everything that is encoded."""
     step: Pace
@@ -47,7 +47,7 @@ class Gpu(StrictModel):
 
 
 def measured(gpu: str, model: str) -> Timings:
-    """What a model's legs take on a GPU.
+    """What a model's stages take on a GPU.
 
     Args:
         gpu: the name of a file in `configs/gpus`, such as `h200`.

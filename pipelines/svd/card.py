@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from pipelines.card import CheckpointCard, CommonDefaults, CommonParameters, Component, Leg
+from pipelines.card import CheckpointCard, CommonDefaults, CommonParameters, Component
 from pipelines.errors import InvalidRequest
+from pipelines.stages import Stage
 from pipelines.strict import Finite
 
 
@@ -54,10 +55,10 @@ class SVDParameters(CommonParameters):
 class SVDCard(CheckpointCard):
     """A Stable Video Diffusion model."""
 
-    LEGS: ClassVar[dict[Leg, tuple[Component, ...]]] = {
-        "image": ("image_encoder", "feature_extractor", "vae"),
-        "denoise": ("unet", "scheduler"),
-        "decode": ("vae",),
+    STAGES: ClassVar[dict[Stage, tuple[Component, ...]]] = {
+        Stage.IMAGE_ENCODE: ("image_encoder", "feature_extractor", "vae"),
+        Stage.DENOISE: ("unet", "scheduler"),
+        Stage.DECODE: ("vae",),
     }
     TAKES_PROMPT: ClassVar[bool] = False
     NEEDS_IMAGE: ClassVar[bool] = True
@@ -66,7 +67,7 @@ class SVDCard(CheckpointCard):
     defaults: SVDDefaults
 
     def default_parameters(self) -> SVDParameters:
-        """What the model does when nothing is said: what its legs warm up with."""
+        """What the model does when nothing is said: what its stages warm up with."""
         return SVDParameters(**self.defaults.model_dump(), seed=0)
 
     def check(self, parameters: SVDParameters) -> None:

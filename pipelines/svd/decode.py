@@ -1,4 +1,4 @@
-"""Leg 3: latents to frames, some at a time."""
+"""Stage 3: latents to frames, some at a time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class VideoDecoder:
 
     @torch.no_grad()
     def chunks(self, final: FinalLatents, parameters: SVDParameters) -> Iterator[Tensor]:
-        """Latents to pixels, chunk by chunk: [n, 3, H, W] float32 in [0, 1] on the leg's device."""
+        """Latents to pixels, chunk by chunk: [n, 3, H, W] float32 in [0, 1] on the stage's device."""
         latents = 1 / self.vae.config.scaling_factor * final.latents[0].to(self.placement.device)
         for chunk in latents.split(parameters.decode_chunk_size):
             pixels = self.vae.decode(chunk, num_frames=len(chunk), return_dict=False)[0]  # in [-1, 1]

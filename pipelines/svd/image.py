@@ -1,4 +1,4 @@
-"""Leg 1: the image to CLIP's embedding and to latents.
+"""Stage 1: the image to CLIP's embedding and to latents.
 
 The encoder half of the autoencoder computes in float32 when the weights are float16 and the checkpoint says
 `force_upcast`. diffusers casts a whole shared autoencoder there and back for it; here it just stays so, with the same

@@ -1,4 +1,4 @@
-"""What the legs of Stable Video Diffusion hand to each other.
+"""The stage outputs of Stable Video Diffusion.
 
 F frames; C latent channels; h, w latent rows and columns.
 """
@@ -14,8 +14,8 @@ from torch import Tensor
 class ImageConditioning:
     """An image as the denoiser sees it, twice: what it shows, and where."""
 
-    image_embeds: Tensor  # [1, 1, D] of CLIP, in the leg's dtype
-    image_latents: Tensor  # [1, C, h, w] in the leg's dtype: the mode of the posterior, not scaled
+    image_embeds: Tensor  # [1, 1, D] of CLIP, in the stage's dtype
+    image_latents: Tensor  # [1, C, h, w] in the stage's dtype: the mode of the posterior, not scaled
     rng_state: Tensor  # [5056] uint8, of the CPU generator, after the noise that was added to the image
 
 
@@ -23,7 +23,7 @@ class ImageConditioning:
 class DenoiseState:
     """Everything a stopped denoise needs to go on elsewhere. Serialised, it is the checkpoint."""
 
-    latents: Tensor  # [1, F, C, h, w] in the leg's dtype, at the noise level of `step`
+    latents: Tensor  # [1, F, C, h, w] in the stage's dtype, at the noise level of `step`
     step: int  # the next step to run, 0 <= step <= num_inference_steps
 
 
@@ -31,4 +31,4 @@ class DenoiseState:
 class FinalLatents:
     """A finished denoise."""
 
-    latents: Tensor  # [1, F, C, h, w] in the leg's dtype, scaled by the autoencoder's scaling_factor
+    latents: Tensor  # [1, F, C, h, w] in the stage's dtype, scaled by the autoencoder's scaling_factor

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from jobs.lifecycle import Leg
+from pipelines.stages import Stage
 from tests.harness.chaos.rounds import conductor, denoiser
 from tests.harness.chaos.scene import Blow, Row, Scene, set_up
 from tests.harness.chaos.world import run_world
@@ -31,5 +31,5 @@ def test_every_accepted_job_is_completed_once_whatever_is_killed(scene: Scene, s
 
 def assert_it_hit(row: Row) -> None:
     """The blow cost somebody an attempt: it did not merely miss."""
-    assert any(each.leg is Leg.DENOISE and each.step for each in row.blow.held)
+    assert any(each.stage is Stage.DENOISE and each.step for each in row.blow.held)
     assert max(row.verdict.attempts) == 2

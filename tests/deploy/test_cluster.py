@@ -68,13 +68,13 @@ def test_all_replicas_together_fit_the_largest_cluster(
     for name, node in cloud["available_node_types"].items():
         for kind, count in node["resources"].items():
             nodes = 1 if name == cloud["head_node_type"] else node["max_workers"]
-            key = (node["labels"]["kinoray/legs"], kind)
+            key = (node["labels"]["kinoray/stages"], kind)
             there[key] = there.get(key, 0) + count * nodes
-    for legs in {legs for legs, _ in there}:
-        mine = [each for each in deployments if each["ray_actor_options"]["label_selector"]["kinoray/legs"] == legs]
+    for stages in {stages for stages, _ in there}:
+        mine = [each for each in deployments if each["ray_actor_options"]["label_selector"]["kinoray/stages"] == stages]
         for kind, option in {"CPU": "num_cpus", "GPU": "num_gpus"}.items():
             asked = sum(most_replicas(each) * each["ray_actor_options"].get(option, 0) for each in mine)
-            assert asked <= there[legs, kind], (legs, kind)
+            assert asked <= there[stages, kind], (stages, kind)
 
 
 def test_no_gpu_work_on_the_head_and_spot_would_come_first(cloud: dict[str, Any]) -> None:

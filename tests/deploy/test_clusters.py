@@ -38,12 +38,12 @@ def test_the_service_names_every_deployment(service: dict[str, Any]) -> None:
 
 def test_the_service_fills_the_gpus_of_the_machines_on_premise(service: dict[str, Any]) -> None:
     machines = len(LOCAL["on-premise"]["provider"]["worker_ips"]) + 1
-    legs = [each for each in service["deployments"] if "num_gpus" in each["ray_actor_options"]]
-    for leg in legs:
-        assert leg["num_replicas"] == machines * leg["max_replicas_per_node"], leg["name"]
-    asked = sum(leg["max_replicas_per_node"] * leg["ray_actor_options"]["num_gpus"] for leg in legs)
+    stages = [each for each in service["deployments"] if "num_gpus" in each["ray_actor_options"]]
+    for stage in stages:
+        assert stage["num_replicas"] == machines * stage["max_replicas_per_node"], stage["name"]
+    asked = sum(stage["max_replicas_per_node"] * stage["ray_actor_options"]["num_gpus"] for stage in stages)
     assert asked == pytest.approx(GPUS)
-    shares = [leg["ray_actor_options"]["num_gpus"] for leg in legs if leg["ray_actor_options"]["num_gpus"] < 1]
+    shares = [stage["ray_actor_options"]["num_gpus"] for stage in stages if stage["ray_actor_options"]["num_gpus"] < 1]
     assert sum(shares) == pytest.approx(1), "what shares a GPU has to fit onto one"
 
 

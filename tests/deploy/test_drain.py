@@ -76,4 +76,4 @@ def test_a_pod_that_is_told_to_stop_hands_its_job_over_and_then_ends(service: Se
         assert len(replicas(DENOISER)) == 1
         done = [service.finish(job) for job in jobs]
     assert [video["attempts"] for video in done] == [1, 1], "to be told to stop is no fault"
-    assert len([video for video in done if video["facts"].get("resumed_at_step")]) == 1
+    assert len([video for video in done if video["result_metadata"].get("resumed_at_step")]) == 1

@@ -157,8 +157,8 @@ def test_kuberay_accepts_the_service_and_would_see_a_typo(built: Built, kuberay:
 @pytest.mark.parametrize(("name", "file"), SERVE.items())
 def test_kinoray_accepts_the_serve_config_which_is_the_file_itself(name: str, file: Path) -> None:
     (application,) = load_config(file)["applications"]
-    legs = deployment_names(load_settings(application["args"]).cards()).values()
-    there = {*ALWAYS, *(name for names in legs for name in names.values())}
+    stages = deployment_names(load_settings(application["args"]).cards()).values()
+    there = {*ALWAYS, *(name for names in stages for name in names.values())}
     assert {each["name"] for each in application["deployments"]} == there
     assert overlay(name).ray["serveConfigV2"] == file.read_text()
 
@@ -227,8 +227,8 @@ def test_ray_asks_for_other_nodes_when_no_spot_instance_has_come(
 
 def denoisers_asked_for(config: AutoscalingConfig, monitor: CloudResourceMonitor) -> dict[str, int]:
     """How many pods of which group Ray would start for eight denoisers."""
-    legs = ("kinoray/legs", LabelSelectorOperator.LABEL_OPERATOR_IN, ["denoise"])
-    denoiser = ResourceRequestUtil.make({"CPU": 2, "GPU": 1}, label_selectors=[[legs]])
+    stages = ("kinoray/stages", LabelSelectorOperator.LABEL_OPERATOR_IN, ["denoise"])
+    denoiser = ResourceRequestUtil.make({"CPU": 2, "GPU": 1}, label_selectors=[[stages]])
     request = SchedulingRequest(
         disable_launch_config_check=True,
         node_type_configs=config.get_node_type_configs(),
@@ -240,7 +240,7 @@ def denoisers_asked_for(config: AutoscalingConfig, monitor: CloudResourceMonitor
     return {each.instance_type: each.count for each in asked if each.instance_type.startswith("denoise")}
 
 
-def test_pods_have_the_large_image_where_legs_compute_and_only_there(built: Built) -> None:
+def test_pods_have_the_large_image_where_stages_compute_and_only_there(built: Built) -> None:
     assert built.pods["head"][1]["containers"][0]["image"].endswith("api")
     for name, group in built.groups.items():
         computes = any(each["name"] not in ALWAYS for each in built.runs(group))

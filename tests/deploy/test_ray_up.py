@@ -73,9 +73,9 @@ def test_a_cluster_comes_up_renders_and_goes(name: str, tmp_path: Path, request:
         until(serve.answers)
         operator.run("serve", "deploy", "/mnt/serve.yaml", "--address", str(serve.base_url))
         until(serve.has_every_replica)
-        legs = serve.legs()
-        assert len(legs) == count
-        assert all(each == {"Denoiser": 3, "TextEncoder": 1, "VideoDecoder": 1} for each in legs.values()), legs
+        stages = serve.stages()
+        assert len(stages) == count
+        assert all(each == {"Denoiser": 3, "TextEncoder": 1, "VideoDecoder": 1} for each in stages.values()), stages
 
         service = ServiceClient("http://127.0.0.1:8000")
         until(lambda: is_ready(service.url))
@@ -134,7 +134,7 @@ def on_these_machines(cluster: dict[str, Any]) -> dict[str, Any]:
 
 
 def simulated(machines: int) -> dict[str, Any]:
-    """The service of configs/clusters/serve.yaml for so many machines, with legs that need no model and no bucket."""
+    """The service of configs/clusters/serve.yaml for so many machines, with stages that need no model and no bucket."""
     config = for_model(load_config(ROOT / "configs/clusters/serve.yaml"), "simulated", with_image=False)
     (application,) = config["applications"]
     del application["args"]["bucket"]
@@ -172,8 +172,8 @@ class Dashboard(httpx2.Client):
     def has_every_replica(self) -> bool:
         return bool(self.application().get("status") == "RUNNING")
 
-    def legs(self) -> dict[str, Counter[str]]:
-        """How many replicas of which leg each machine runs."""
+    def stages(self) -> dict[str, Counter[str]]:
+        """How many replicas of which stage each machine runs."""
         found: dict[str, Counter[str]] = {}
         for name, deployment in self.application()["deployments"].items():
             for replica in deployment["replicas"] if name not in ALWAYS else ():

@@ -18,7 +18,7 @@ from tests.harness.processes import kill_tree
 
 
 class Front:
-    """The API of a service with keys, as a process of its own. Its legs wait for hardware that this machine has not."""
+    """The API of a service with keys, as a process of its own. Its stages wait for hardware that is not here."""
 
     def __init__(self, url: str, keys: dict[str, str]) -> None:
         self.url = url

@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import select
 
 from jobs.database import UNREACHABLE, Database
-from jobs.lifecycle import Leg
 from jobs.schema import job_events
+from pipelines.stages import Stage
 
 LOOK_EVERY_S, OVERLAP_S = 0.1, 5.0
 
@@ -24,7 +24,7 @@ class Happened:
     at: float
     version: int
     kind: str
-    leg: Leg | None
+    stage: Stage | None
     step: int | None
     attempts: int
 
@@ -48,7 +48,7 @@ class Timeline:
 
     def steps_of(self, job_id: str) -> list[Happened]:
         """Where its denoisers were, as they reported it."""
-        return [each for each in self.of(job_id) if each.leg is Leg.DENOISE and each.step is not None]
+        return [each for each in self.of(job_id) if each.stage is Stage.DENOISE and each.step is not None]
 
     def close(self) -> None:
         self._end.set()
@@ -75,5 +75,5 @@ class Timeline:
 
 def _happened(row: Any) -> Happened:
     data: dict[str, Any] = row.data
-    leg = Leg(data["leg"]) if data["leg"] else None
-    return Happened(row.at, row.version, row.kind, leg, data["step"], data["attempts"])
+    stage = Stage(data["stage"]) if data["stage"] else None
+    return Happened(row.at, row.version, row.kind, stage, data["step"], data["attempts"])

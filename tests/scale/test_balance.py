@@ -1,4 +1,4 @@
-"""Legs that scale together, jobs that make way, a new config under load: on real Ray, with a simulated model."""
+"""Stages that scale together, jobs that are preempted, a new config under load: on real Ray, with a simulated model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.harness.serving import deploy
 pytestmark = pytest.mark.long
 
 DENOISER, DECODER, ENCODER = "Denoiser-simulated", "VideoDecoder-simulated", "TextEncoder-simulated"
-LEGS = (DENOISER, DECODER, ENCODER)
+STAGES = (DENOISER, DECODER, ENCODER)
 SMALL = {"model": "simulated", "width": 64, "height": 64, "num_frames": 9}  # an eighth of a second for each step
 
 
@@ -50,21 +50,21 @@ def until(reached: Callable[[Replicas], bool]) -> list[Replicas]:
     return seen
 
 
-def test_a_burst_wakes_every_leg_and_nothing_is_left_of_it(service: ServiceClient) -> None:
-    idle = until(lambda now: not any(now.running.get(each) for each in LEGS))[-1]
+def test_a_burst_wakes_every_stage_and_nothing_is_left_of_it(service: ServiceClient) -> None:
+    idle = until(lambda now: not any(now.running.get(each) for each in STAGES))[-1]
     assert {"Api", "Conductor", "Publisher"} <= idle.running.keys()
     assert service.http.get("/readyz").status_code == 200, "what scaled to zero is ready"
     jobs = [service.create(**SMALL, num_inference_steps=steps)["id"] for steps in [160] * 4 + [20] * 6]
     waking = until(lambda now: len(now.running[DENOISER]) == 4 and bool(now.running[DECODER]))
-    assert {service.get(job)["leg"] for job in jobs} <= {None, "encode", "denoise"}, "a decoder was warm before"
+    assert {service.get(job)["stage"] for job in jobs} <= {None, "text_encode", "denoise"}, "a decoder was warm before"
     assert max(len(now.running[ENCODER]) for now in waking) == 1, "a tenth of a second is no work for two"
     done = [service.finish(job) for job in jobs]
     assert {video["attempts"] for video in done} == {1}, "no job was killed by the scale-in that followed"
-    until(lambda now: not any(now.running.get(each) for each in LEGS))
+    until(lambda now: not any(now.running.get(each) for each in STAGES))
     assert service.finish(service.create(**SMALL, num_inference_steps=4)["id"])["attempts"] == 1, "and back"
 
 
-def test_a_long_video_makes_way_for_a_preview_at_a_step_and_goes_on_from_there(service: ServiceClient) -> None:
+def test_a_long_video_is_preempted_by_a_preview_at_a_step_and_goes_on_from_there(service: ServiceClient) -> None:
     others = [service.create(**SMALL, num_inference_steps=1000)["id"] for _ in range(3)]
     for job in others:
         service.until(job, lambda video: (video["step"] or 0) > 0)
@@ -75,8 +75,8 @@ def test_a_long_video_makes_way_for_a_preview_at_a_step_and_goes_on_from_there(s
     for job in others:
         service.http.post(f"/v1/videos/{job}/cancel").raise_for_status()
     done = service.finish(low)
-    assert (preview["attempts"], done["attempts"]) == (1, 1), "to make way is no fault"
-    assert 0 < done["facts"]["resumed_at_step"] < 160
+    assert (preview["attempts"], done["attempts"]) == (1, 1), "to be preempted is no fault"
+    assert 0 < done["result_metadata"]["resumed_at_step"] < 160
 
 
 def test_a_changed_config_under_load_loses_no_job(service: ServiceClient) -> None:
@@ -90,4 +90,4 @@ def test_a_changed_config_under_load_loses_no_job(service: ServiceClient) -> Non
     assert {video["attempts"] for video in done} == {1}
     after = until(lambda now: bool(now.running["Conductor"]))[-1]
     assert not {*before.running["Conductor"]} & {*after.running["Conductor"]}, "every replica is a new one"
-    assert any("resumed_at_step" in video["facts"] for video in done), "what was at work was handed over"
+    assert any("resumed_at_step" in video["result_metadata"] for video in done), "what was at work has migrated"

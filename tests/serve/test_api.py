@@ -91,9 +91,9 @@ def test_progress_rises_and_content_comes_only_when_completed(service: ServiceCl
     assert len({value for value in progress if 5 < value < 85}) >= 3, "steps are reported"
     assert all(video["progress"] < 100 for video in seen[:-1])
     assert seen[-1]["progress"] == 100
-    assert set(seen[-1]["leg_seconds"]) == {"text", "denoise", "decode", "publish"}
+    assert set(seen[-1]["stage_seconds"]) == {"text_encode", "denoise", "decode", "publish"}
     on_gpu = default_config().name == "gpu.yaml"
-    assert seen[-1]["facts"].items() >= place(get_card("ltx-tiny"), gpu=on_gpu).facts().items()
+    assert seen[-1]["result_metadata"].items() >= place(get_card("ltx-tiny"), gpu=on_gpu).result_metadata().items()
 
 
 def test_one_seed_gives_identical_bytes_and_is_reported_when_random(service: ServiceClient) -> None:
@@ -122,7 +122,7 @@ def test_ranges_of_the_content(service: ServiceClient) -> None:
 
 def test_deleting_a_live_job_frees_the_denoiser_and_leaves_nothing(service: ServiceClient, service_data: Path) -> None:
     long = service.create(**ENDLESS, input_reference=data_url(PNG.getvalue()))
-    service.until(long["id"], lambda v: v["leg"] == "denoise")
+    service.until(long["id"], lambda v: v["stage"] == "denoise")
     assert service.http.delete(f"/v1/videos/{long['id']}").json()["deleted"] is True
     service.finish(service.create()["id"])  # in a fraction of the time that the deleted job would have taken
     assert service.http.get(f"/v1/videos/{long['id']}").status_code == 404
@@ -131,7 +131,7 @@ def test_deleting_a_live_job_frees_the_denoiser_and_leaves_nothing(service: Serv
 
 def test_canceling_a_live_job_frees_the_denoiser(service: ServiceClient, service_data: Path) -> None:
     long = service.create(**ENDLESS, input_reference=data_url(PNG.getvalue()))
-    service.until(long["id"], lambda v: v["leg"] == "denoise")
+    service.until(long["id"], lambda v: v["stage"] == "denoise")
     canceled = service.http.post(f"/v1/videos/{long['id']}/cancel")
     assert (canceled.status_code, canceled.json()["status"]) == (200, "failed")
     assert canceled.json()["error"]["code"] == "canceled"

@@ -45,7 +45,7 @@ def test_events_begin_with_a_snapshot_and_close_after_the_end(service: ServiceCl
     assert set(names[1:-1]) == {"video.progress"}
     assert names[-1] == "video.completed"
     assert [each["progress"] for each in data] == sorted(each["progress"] for each in data)
-    assert "denoise" in {each["leg"] for each in data}  # the others may be over between two looks at the store
+    assert "denoise" in {each["stage"] for each in data}  # the others may be over between two looks at the store
     assert max(each["step"] or 0 for each in data) > 10
     assert data[-1]["progress"] == 100
 
@@ -56,7 +56,7 @@ def test_a_reader_that_was_cut_off_goes_on_after_the_last_event_it_has(service: 
     with service.http.stream("GET", f"/v1/videos/{job['id']}/events") as response:
         for event in events(response):
             first.append(event)
-            if event[2]["leg"] == "denoise":
+            if event[2]["stage"] == "denoise":
                 break
     last = first[-1][0]
     rest = follow(service, job["id"], last)

@@ -14,11 +14,11 @@ from tests.conftest import DEADLINE_S, ServiceClient
 WANTED = {
     "ray_kinoray_jobs_total{": 'outcome="completed"',
     "ray_kinoray_queue_wait_seconds_bucket{": 'model="ltx-tiny"',
-    "ray_kinoray_leg_seconds_bucket{": 'leg="denoise"',
+    "ray_kinoray_stage_seconds_bucket{": 'stage="denoise"',
     "ray_kinoray_step_seconds_bucket{": 'model="ltx-tiny"',
-    "ray_kinoray_handover_bytes_bucket{": 'leg="decode"',
+    "ray_kinoray_stage_output_bytes_bucket{": 'stage="decode"',
     "ray_kinoray_frames_total{": 'model="ltx-tiny"',
-    "ray_kinoray_model_load_seconds_bucket{": 'leg="text"',
+    "ray_kinoray_model_load_seconds_bucket{": 'stage="text_encode"',
 }
 
 
@@ -45,8 +45,13 @@ def test_events_are_json_lines_without_prompts(service: ServiceClient) -> None:
     logs = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs" / "serve"
     text = "".join(path.read_text() for path in logs.glob("*.log"))
     events = [json.loads(line) for line in text.splitlines() if video["id"] in line]
-    seen = {(event.get("event"), event.get("leg")) for event in events}
-    assert {("job.accepted", None), ("job.claimed", None), ("leg.finished", "denoise"), ("job.completed", None)} <= seen
-    of_the_relay = [event for event in events if event.get("event", "").startswith(("job.", "leg."))]
-    assert {event["model"] for event in of_the_relay} == {"ltx-tiny"}
+    seen = {(event.get("event"), event.get("stage")) for event in events}
+    assert {
+        ("job.accepted", None),
+        ("job.claimed", None),
+        ("stage.finished", "denoise"),
+        ("job.completed", None),
+    } <= seen
+    of_the_job = [event for event in events if event.get("event", "").startswith(("job.", "stage."))]
+    assert {event["model"] for event in of_the_job} == {"ltx-tiny"}
     assert prompt not in text

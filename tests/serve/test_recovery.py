@@ -1,4 +1,4 @@
-"""A job outlives the processes that work on it: told to stop, they hand it on. What is killed is in tests/chaos."""
+"""A job outlives the processes that work on it: told to stop, they give it up. What is killed is in tests/chaos."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.conftest import DEADLINE_S, ServiceClient
 from tests.harness.serving import deploy, replica_pid, replicas
 
 
-def test_a_conductor_never_reads_what_the_legs_hand_over(service: ServiceClient) -> None:
+def test_a_conductor_never_reads_a_stage_output(service: ServiceClient) -> None:
     service.finish(service.create(num_inference_steps=2)["id"])
     mapped = Path(f"/proc/{replica_pid('Conductor')}/maps").read_text()
     assert "libtorch" not in mapped, "it has unpickled a tensor"
@@ -24,7 +24,7 @@ def scale(service: ServiceClient, deployment: str, replicas: int) -> None:
     deploy(config)
 
 
-def test_a_denoiser_that_is_told_to_stop_hands_its_job_over_at_a_step(service: ServiceClient) -> None:
+def test_a_job_migrates_at_a_step_from_a_denoiser_that_is_told_to_stop(service: ServiceClient) -> None:
     fields = {"num_inference_steps": 120, "width": 128, "height": 128}  # some seconds, also on a fast machine
     undisturbed = service.content(service.finish(service.create(seed=1, **fields)["id"])["id"])
     scale(service, "Denoiser-ltx-tiny", 2)
@@ -37,8 +37,10 @@ def test_a_denoiser_that_is_told_to_stop_hands_its_job_over_at_a_step(service: S
         service.until(job["id"], lambda video: (video["step"] or 0) > 5)
     scale(service, "Denoiser-ltx-tiny", 1)
     done = [service.finish(job["id"]) for job in jobs]
-    assert [video["attempts"] for video in done] == [1, 1], "a hand-over is no fault"
-    resumed = [video["facts"]["resumed_at_step"] for video in done if "resumed_at_step" in video["facts"]]
+    assert [video["attempts"] for video in done] == [1, 1], "to be migrated is no fault"
+    resumed = [
+        video["result_metadata"]["resumed_at_step"] for video in done if "resumed_at_step" in video["result_metadata"]
+    ]
     assert len(resumed) == 1
     assert 5 < resumed[0] < 120
     assert [service.content(job["id"]) for job in jobs] == [undisturbed] * 2, "resumed or not, the same bytes"

@@ -16,8 +16,8 @@ PICTURE = "data:image/png;base64," + base64.b64encode((ROOT / "models/svd-tiny/e
 def test_makes_a_video_from_an_image_alone(service: ServiceClient) -> None:
     response = service.http.post("/v1/videos", json={"model": "svd-tiny", "input_reference": PICTURE, "seed": 1})
     video = service.finish(response.json()["id"])
-    assert set(video["leg_seconds"]) == {"image", "denoise", "decode", "publish"}
-    assert "prompt_used" not in video["facts"]
+    assert set(video["stage_seconds"]) == {"image_encode", "denoise", "decode", "publish"}
+    assert "prompt_used" not in video["result_metadata"]
     assert video["parameters"] | {"motion_bucket_id": 127, "decode_chunk_size": 9} == video["parameters"]
 
 
@@ -26,9 +26,9 @@ def test_says_that_a_prompt_is_not_used(service: ServiceClient) -> None:
         service.create(model="svd-tiny", input_reference=PICTURE, seed=5, prompt=prompt)
         for prompt in ("moves left", "stays still")
     ]
-    assert [video["facts"] for video in made] == [{"prompt_used": False}] * 2
+    assert [video["result_metadata"] for video in made] == [{"prompt_used": False}] * 2
     finished = [service.finish(video["id"]) for video in made]
-    assert all(video["facts"]["prompt_used"] is False for video in finished)
+    assert all(video["result_metadata"]["prompt_used"] is False for video in finished)
     first, second = (service.content(video["id"]) for video in finished)
     assert first == second
 

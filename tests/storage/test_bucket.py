@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from storage.artifacts import About
+from storage.artifacts import ObjectMetadata
 from storage.bucket import BucketStore
 from storage.errors import ObjectDamaged, StorageUnavailable
 from storage.settings import MIB, BucketSettings
@@ -29,7 +29,7 @@ def head(server: BucketServer, settings: BucketSettings, key: str = KEY) -> Any:
 
 
 def test_an_object_says_what_it_is(bucket: BucketStore, settings: BucketSettings, bucket_server: BucketServer) -> None:
-    bucket.put(KEY, b"mp4", About("a.mp4", {"job": "a", "model": "ltx-video-0.9.5"}))
+    bucket.put(KEY, b"mp4", ObjectMetadata("a.mp4", {"job": "a", "model": "ltx-video-0.9.5"}))
     said = head(bucket_server, settings)
     assert (said["ContentType"], said["CacheControl"]) == ("video/mp4", settings.cache_control)
     assert said["ContentDisposition"] == 'inline; filename="a.mp4"'
@@ -52,9 +52,9 @@ def test_a_large_object_goes_in_parts_and_its_checksum_is_the_servers(
 
 def test_a_repeat_changes_nothing(bucket: BucketStore, settings: BucketSettings, bucket_server: BucketServer) -> None:
     for data in (b"one", LARGE):
-        bucket.put(KEY, data, About("first.mp4"))
+        bucket.put(KEY, data, ObjectMetadata("first.mp4"))
         first = head(bucket_server, settings)
-        bucket.put(KEY, data, About("second.mp4"))
+        bucket.put(KEY, data, ObjectMetadata("second.mp4"))
         again = head(bucket_server, settings)
         assert again["LastModified"] == first["LastModified"]
         assert again["ContentDisposition"] == 'inline; filename="first.mp4"', "it was not written anew"
@@ -97,8 +97,8 @@ def test_a_fault_leaves_nothing_behind_and_the_next_put_is_whole(
     fault: Fault,
     data: bytes,
 ) -> None:
-    monkeypatch.setattr("storage.client.HURRIED_S", 1)
-    store = BucketStore(settings, hurried=True)
+    monkeypatch.setattr("storage.client.FAIL_FAST_S", 1)
+    store = BucketStore(settings, fail_fast=True)
     with network.spoilt(fault), pytest.raises(StorageUnavailable):
         store.put(KEY, data)
     seen = BucketStore(settings).size(KEY)
@@ -125,11 +125,11 @@ def test_a_page_of_a_load_balancer_is_no_object(
 ) -> None:
     bucket.put(KEY, b"mp4")
     with network.spoilt(Fault.PAGE), pytest.raises(StorageUnavailable, match="something else"):
-        BucketStore(settings, hurried=True).get(KEY)
+        BucketStore(settings, fail_fast=True).get(KEY)
 
 
 def test_a_bucket_that_is_not_there_is_a_fault_and_not_a_missing_file(settings: BucketSettings) -> None:
-    nowhere = BucketStore(settings.model_copy(update={"name": "no-such-bucket"}), hurried=True)
+    nowhere = BucketStore(settings.model_copy(update={"name": "no-such-bucket"}), fail_fast=True)
     with pytest.raises(StorageUnavailable, match="NoSuchBucket"):
         nowhere.get(KEY)
 
@@ -165,7 +165,7 @@ def test_a_gigabyte_needs_little_memory(settings: BucketSettings, tmp_path: Path
 def test_checkpoints_go_to_the_spool_while_the_bucket_is_away(
     settings: BucketSettings, network: FaultyNetwork, tmp_path: Path
 ) -> None:
-    spool = Spool(BucketStore(settings, hurried=True), tmp_path, max_bytes=300)
+    spool = Spool(BucketStore(settings, fail_fast=True), tmp_path, max_bytes=300)
     with network.spoilt(Fault.REFUSED):
         for step in range(4):
             spool.put(f"checkpoints/a/{step}", bytes([step]) * 100)

@@ -56,7 +56,7 @@ def assert_whole(service: ServiceClient, server: BucketServer, video: dict[str, 
 
 
 def waits_for_its_store(video: dict[str, Any]) -> bool:
-    return video["leg"] == "publish"
+    return video["stage"] == "publish"
 
 
 def test_a_video_lives_in_the_bucket(service: ServiceClient, bucket_server: BucketServer) -> None:

@@ -13,17 +13,25 @@ from typing import Any
 import pytest
 
 from jobs.admission import Limits, accept
-from jobs.allocation import Turns
+from jobs.allocation import Allocation
 from jobs.changes import Position
 from jobs.database import Database, open_database, sqlite_url
 from jobs.ids import new_job_id
 from jobs.leases import Leases, Rendered
-from jobs.lifecycle import Leg
 from jobs.record import Job
 from jobs.store import JobStore
+from pipelines.stages import Stage
 from tests.harness.databases import create_database
 
-SQL = {"test_admission", "test_database", "test_jobs", "test_leases", "test_retention", "test_turns", "test_webhooks"}
+SQL = {
+    "test_admission",
+    "test_database",
+    "test_jobs",
+    "test_leases",
+    "test_retention",
+    "test_allocation",
+    "test_webhooks",
+}
 """The tests whose subject is what the databases are asked. The others see PostgreSQL in the long tests only."""
 
 
@@ -42,7 +50,7 @@ class Jobs:
         self.database = database
         self.store = JobStore(database)
         self.leases = Leases(database)
-        self.allocation = Turns(database)
+        self.allocation = Allocation(database)
 
     def accept(self, **fields: Any) -> Job:
         """Store a queued job of model `m`."""
@@ -60,13 +68,15 @@ class Jobs:
         assert claimed.lease_token is not None
         return claimed, claimed.lease_token
 
-    def advance(self, token: str, leg: Leg, progress: int, step: int | None = None, replica: str | None = None) -> bool:
-        return token in self.leases.move({token: Position(leg, progress, step, replica, begins=True)}, 60)
+    def advance(
+        self, token: str, stage: Stage, progress: int, step: int | None = None, replica: str | None = None
+    ) -> bool:
+        return token in self.leases.move({token: Position(stage, progress, step, replica, begins=True)}, 60)
 
     def complete(
-        self, token: str, seconds: dict[str, float] | None = None, facts: dict[str, Any] | None = None
+        self, token: str, seconds: dict[str, float] | None = None, result_metadata: dict[str, Any] | None = None
     ) -> bool:
-        return token in self.leases.complete({token: Rendered(seconds or {}, facts or {})})
+        return token in self.leases.complete({token: Rendered(seconds or {}, result_metadata or {})})
 
     def get(self, job: Job) -> Job:
         found = self.store.get(job.id)

@@ -13,7 +13,7 @@ from PIL import Image
 from deployments.configuration.api_keys import SCOPES, KeyLimits
 from deployments.configuration.settings import Settings
 from deployments.http.auth import Caller
-from deployments.http.submission import Acceptance, Asked
+from deployments.http.submission import CreateRequest, Submission
 from deployments.http.uploads import Uploads
 from jobs.record import Job
 from storage.folder import FolderStore
@@ -30,9 +30,9 @@ class Door:
         self.artifacts = FolderStore(folder / "artifacts")
         given = Settings(models=("ltx-tiny", "svd-tiny"), **settings)
         self.uploads = Uploads(given, jobs.database, self.artifacts)
-        self.acceptance = Acceptance(given, jobs.database, self.artifacts, self.uploads, ThreadPoolExecutor(1))
+        self.submission = Submission(given, jobs.database, self.artifacts, self.uploads, ThreadPoolExecutor(1))
 
     def ask(self, *, limits: KeyLimits | None = None, caller: str = "k", **asked: Any) -> Job:
         fields = {"prompt": "p", **asked.pop("fields", {})}
         who = Caller(caller, SCOPES, limits or KeyLimits())
-        return asyncio.run(self.acceptance.accept(Asked(fields, asked.pop("image", None), who, **asked)))
+        return asyncio.run(self.submission.accept(CreateRequest(fields, asked.pop("image", None), who, **asked)))

@@ -1,4 +1,4 @@
-"""Acceptance: limits, idempotency, and what is learned of costs."""
+"""Submission: limits, idempotency, and what is learned of costs."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from sqlalchemy import delete, event
 from jobs.admission import KeyReused, Limits, Refused, Repeatable, accept
 from jobs.costs import FIRST_GUESS_S, Line
 from jobs.database import Database
-from jobs.lifecycle import Leg
 from jobs.record import Job
 from jobs.schema import jobs as job_table
 from jobs.store import JobStore
+from pipelines.stages import Stage
 from tests.unit.conftest import Jobs, new_job
 
-WORK = {"encode": 1.0, "denoise": 4.0, "decode": 2.0, "publish": 1.0}
+WORK = {"text_encode": 1.0, "denoise": 4.0, "decode": 2.0, "publish": 1.0}
 NO_LINE = Line(0, 0, 0, 0, 0)
 
 
 def finish(jobs: Jobs, denoise_s: float, work: float) -> None:
     jobs.accept(work={**WORK, "denoise": work})
-    jobs.complete(jobs.take()[1], {"text": 0.5, "denoise": denoise_s, "decode": 1.0})
+    jobs.complete(jobs.take()[1], {"text_encode": 0.5, "denoise": denoise_s, "decode": 1.0})
 
 
 def test_costs_are_learned_from_finished_jobs(jobs: Jobs) -> None:
     first = jobs.accept(work=WORK)
     assert not jobs.leases.estimate(first).measured
-    assert first.cost_s == sum(FIRST_GUESS_S[leg] for leg in Leg if leg is not Leg.PUBLISH)
+    assert first.cost_s == sum(FIRST_GUESS_S[Stage(stage)] for stage in WORK if stage != Stage.PUBLISH)
     jobs.store.delete(first.id)
     for work in (1.0, 2.0, 3.0):
         finish(jobs, 1 + 2 * work, work)

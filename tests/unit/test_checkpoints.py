@@ -12,8 +12,8 @@ import torch
 from cli.service import free_port
 from deployments import metrics
 from deployments.stages.checkpoints import Commits, Writer, read_committed
-from deployments.stages.messages import Committed, Stopped, Ticket
-from jobs.record import Job
+from deployments.stages.messages import CheckpointRef, DenoiseRequest, Stopped
+from jobs.record import Checkpoint, Job
 from pipelines.errors import LatentsLost
 from pipelines.ltx.outputs import DenoiseState, FinalLatents
 from storage.artifacts import ArtifactStore
@@ -45,11 +45,11 @@ def state(step: int) -> DenoiseState:
     return DenoiseState(torch.full((1, 4, 2), float(step)), step, torch.Generator("cpu").get_state())
 
 
-def ticket(job: Job, token: str, checkpoint: dict[str, Any] | None = None) -> Ticket:
-    return Ticket(job.id, job.model, token, "d1", checkpoint)
+def request(job: Job, token: str, checkpoint: Checkpoint | None = None) -> DenoiseRequest:
+    return DenoiseRequest(job.id, job.model, token, "d1", checkpoint)
 
 
-def commits(jobs: Jobs, artifacts: ArtifactStore, of: Ticket, every_s: float = 5) -> Commits:
+def commits(jobs: Jobs, artifacts: ArtifactStore, of: DenoiseRequest, every_s: float = 5) -> Commits:
     return Commits(jobs.leases, artifacts, of, every_s, WRITER)
 
 
@@ -61,7 +61,7 @@ def write(held: Commits, value: DenoiseState | FinalLatents, step: int, **values
 def test_another_replica_goes_on_from_the_last_commit(jobs: Jobs, artifacts: FolderStore) -> None:
     jobs.accept()
     job, token = jobs.take()
-    first = commits(jobs, artifacts, ticket(job, token))
+    first = commits(jobs, artifacts, request(job, token))
     assert first.resume(DenoiseState) is None
     write(first, state(3), 3)
     write(first, state(7), 7)
@@ -69,44 +69,44 @@ def test_another_replica_goes_on_from_the_last_commit(jobs: Jobs, artifacts: Fol
     jobs.leases.release(token)
     job, token = jobs.take(owner="c2")
     assert job.checkpoint is not None
-    second = commits(jobs, artifacts, ticket(job, token, job.checkpoint))
+    second = commits(jobs, artifacts, request(job, token, job.checkpoint))
     resumed = second.resume(DenoiseState)
     assert resumed is not None
     assert (resumed.step, float(resumed.latents[0, 0, 0])) == (7, 7.0)
     write(second, state(9), 9)
     after = jobs.leases.checkpoint(token)
     assert after is not None
-    assert after["seconds"] >= job.checkpoint["seconds"], "the work of both replicas counts"
+    assert after.seconds >= job.checkpoint.seconds, "the work of both replicas counts"
 
 
 def test_without_the_lease_nothing_is_recorded_and_nothing_is_left(jobs: Jobs, artifacts: FolderStore) -> None:
     jobs.accept()
     job, old = jobs.take(lease_s=-1)
     _, new = jobs.take(owner="c2")
-    successor = commits(jobs, artifacts, ticket(job, new))
+    successor = commits(jobs, artifacts, request(job, new))
     write(successor, state(5), 5)
-    write(commits(jobs, artifacts, ticket(job, old)), state(5), 5)
+    write(commits(jobs, artifacts, request(job, old)), state(5), 5)
     recorded = jobs.leases.checkpoint(new)
     assert recorded is not None
-    assert list(artifacts.list(checkpoint_prefix(job.id))) == [recorded["key"]]
+    assert list(artifacts.list(checkpoint_prefix(job.id))) == [recorded.key]
 
 
 def test_a_denoiser_stops_once_nobody_renews_its_lease(jobs: Jobs, artifacts: FolderStore) -> None:
     jobs.accept()
     job, token = jobs.take(lease_s=60)
-    held = commits(jobs, artifacts, ticket(job, token))
+    held = commits(jobs, artifacts, request(job, token))
     held.require_lease()
     jobs.store.cancel(job.id)
     held.require_lease()  # what the store said still holds: it is not asked at every step
     for lost in (token, "another"):
         with pytest.raises(Stopped):
-            commits(jobs, artifacts, ticket(job, lost)).require_lease()
+            commits(jobs, artifacts, request(job, lost)).require_lease()
 
 
 def test_an_expired_lease_that_was_renewed_meanwhile_goes_on(jobs: Jobs, artifacts: FolderStore) -> None:
     jobs.accept()
     job, token = jobs.take(lease_s=-1)
-    held = commits(jobs, artifacts, ticket(job, token))
+    held = commits(jobs, artifacts, request(job, token))
     with pytest.raises(Stopped):
         held.require_lease()
     jobs.leases.renew({token}, 60)
@@ -116,8 +116,8 @@ def test_an_expired_lease_that_was_renewed_meanwhile_goes_on(jobs: Jobs, artifac
 def test_it_is_time_for_a_checkpoint_when_so_much_work_is_uncommitted(jobs: Jobs, artifacts: FolderStore) -> None:
     jobs.accept()
     job, token = jobs.take()
-    assert not commits(jobs, artifacts, ticket(job, token), every_s=60).due()
-    eager = commits(jobs, artifacts, ticket(job, token), every_s=0)
+    assert not commits(jobs, artifacts, request(job, token), every_s=60).due()
+    eager = commits(jobs, artifacts, request(job, token), every_s=0)
     assert eager.due()
 
 
@@ -126,7 +126,7 @@ def test_an_outage_costs_a_checkpoint_and_not_the_render(
 ) -> None:
     jobs.accept()
     job, token = jobs.take()
-    held = commits(jobs, artifacts, ticket(job, token))
+    held = commits(jobs, artifacts, request(job, token))
 
     def full(*_: object) -> None:
         raise OSError("No space left on device")
@@ -144,7 +144,7 @@ def test_a_slow_store_does_not_hold_up_the_render(
 ) -> None:
     jobs.accept()
     job, token = jobs.take()
-    held = commits(jobs, artifacts, ticket(job, token), every_s=0)
+    held = commits(jobs, artifacts, request(job, token), every_s=0)
     put, answers = artifacts.put, Event()
 
     def slow(*values: Any) -> None:
@@ -159,8 +159,8 @@ def test_a_slow_store_does_not_hold_up_the_render(
     write(held, state(9), 9, final=True)  # which waits for the one before
     checkpoint = jobs.leases.checkpoint(token)
     assert checkpoint is not None
-    assert (checkpoint["step"], checkpoint["final"]) == (9, True)
-    assert [checkpoint["key"]] == list(artifacts.list(checkpoint_prefix(job.id)))
+    assert (checkpoint.step, checkpoint.final) == (9, True)
+    assert [checkpoint.key] == list(artifacts.list(checkpoint_prefix(job.id)))
     assert held.due()
 
 
@@ -168,28 +168,28 @@ def test_a_slow_store_does_not_hold_up_the_render(
 def test_what_cannot_be_read_is_made_again(jobs: Jobs, artifacts: FolderStore, damage: str) -> None:
     jobs.accept()
     job, token = jobs.take()
-    write(commits(jobs, artifacts, ticket(job, token)), state(3), 3)
+    write(commits(jobs, artifacts, request(job, token)), state(3), 3)
     checkpoint = jobs.leases.checkpoint(token)
     assert checkpoint is not None
-    key = checkpoint["key"]
+    key = checkpoint.key
     if damage == "gone":
         artifacts.delete(key)
     else:
         artifacts.put(key, artifacts.get(key)[:-4] if damage == "cut off" else b"\2\0\0\0\0\0\0\0{}")
-    assert commits(jobs, artifacts, ticket(job, token, checkpoint)).resume(DenoiseState) is None
+    assert commits(jobs, artifacts, request(job, token, checkpoint)).resume(DenoiseState) is None
     with pytest.raises(LatentsLost):
-        read_committed(artifacts, Committed(key), FinalLatents)
+        read_committed(artifacts, CheckpointRef(key), FinalLatents)
 
 
 def test_final_latents_are_read_back_as_they_were(jobs: Jobs, artifacts: FolderStore) -> None:
     jobs.accept()
     job, token = jobs.take()
     final = FinalLatents(torch.randn(1, 2, 3, 4, 5), torch.Generator("cpu").get_state())
-    write(commits(jobs, artifacts, ticket(job, token)), final, 9, final=True, facts={"device": "cpu"})
+    write(commits(jobs, artifacts, request(job, token)), final, 9, final=True, result_metadata={"device": "cpu"})
     checkpoint = jobs.leases.checkpoint(token)
     assert checkpoint is not None
-    assert (checkpoint["final"], checkpoint["step"], checkpoint["facts"]) == (True, 9, {"device": "cpu"})
-    back = read_committed(artifacts, Committed(checkpoint["key"]), FinalLatents)
+    assert (checkpoint.final, checkpoint.step, checkpoint.result_metadata) == (True, 9, {"device": "cpu"})
+    back = read_committed(artifacts, CheckpointRef(checkpoint.key), FinalLatents)
     assert torch.equal(back.latents, final.latents)
 
 
@@ -202,11 +202,11 @@ def test_a_render_goes_on_from_its_nodes_spool_while_the_bucket_is_away(
     here, elsewhere = (open_checkpoints(nobody, tmp_path / node) for node in ("here", "elsewhere"))
     jobs.accept()
     job, token = jobs.take()
-    write(commits(jobs, here, ticket(job, token)), state(7), 7)
+    write(commits(jobs, here, request(job, token)), state(7), 7)
     jobs.leases.release(token)
     job, token = jobs.take(owner="c2")
-    resumed = commits(jobs, here, ticket(job, token, job.checkpoint)).resume(DenoiseState)
+    resumed = commits(jobs, here, request(job, token, job.checkpoint)).resume(DenoiseState)
     assert resumed is not None
     assert resumed.step == 7
     with pytest.raises(StorageUnavailable):  # which postpones the job: it may be in the bucket
-        commits(jobs, elsewhere, ticket(job, token, job.checkpoint)).resume(DenoiseState)
+        commits(jobs, elsewhere, request(job, token, job.checkpoint)).resume(DenoiseState)

@@ -16,6 +16,7 @@ from deployments.configuration.serve_config import BACKLOG, BALANCE, check_confi
 from pipelines.catalogue import get_card, load_catalogue, read_card
 from pipelines.errors import ConfigError
 from pipelines.paths import ROOT
+from pipelines.stages import Stage
 from serve_app import build_app
 from tests.harness.configs import most_replicas
 
@@ -116,7 +117,7 @@ def test_a_denoiser_may_scale_by_its_own_backlog() -> None:
 
 
 @pytest.mark.parametrize("model", load_catalogue())
-def test_a_config_for_one_model_keeps_its_legs(model: str) -> None:
+def test_a_config_for_one_model_keeps_its_stages(model: str) -> None:
     config = load_config(ROOT / "configs/local.yaml")
     before = copy.deepcopy(config)
     text = for_model(config, model, with_image=False)
@@ -124,7 +125,9 @@ def test_a_config_for_one_model_keeps_its_legs(model: str) -> None:
     (application,) = text["applications"]
     assert {d["name"] for d in application["deployments"]} == deployments_of(build_app(application["args"]))
     images = [d for d in application["deployments"] if d["name"].startswith("ImageEncoder")]
-    assert [image["autoscaling_config"]["min_replicas"] for image in images] == [0] * ("image" in get_card(model).LEGS)
+    assert [image["autoscaling_config"]["min_replicas"] for image in images] == [0] * (
+        Stage.IMAGE_ENCODE in get_card(model).STAGES
+    )
     assert check_config(text) == []
 
 

@@ -13,9 +13,10 @@ import torch
 
 from benchmarks.fidelity import LTX_CASES, SVD_CASES, SVD_FLOAT16_CASES, Case, Subject, ltx, picture, svd
 from pipelines.catalogue import ModelCard, read_card
-from pipelines.families import load_leg, place
+from pipelines.families import load_stage, place
 from pipelines.requests import read_parameters
 from pipelines.serialization import from_bytes, to_bytes
+from pipelines.stages import Stage
 
 SUBJECTS: dict[str, Any] = {
     "ltx-conditioned": lambda folder: ltx(folder, timestep_conditioning=True),
@@ -56,9 +57,9 @@ def test_finishes_in_another_process(subjects: dict[str, Subject], name: str, ca
     run.step()
     (tmp_path / "card").write_text(staged.card.model_dump_json())
     (tmp_path / "parameters").write_text(parameters.model_dump_json())
-    for leg, value in {"text": text, "image": image, "state": run.state}.items():
+    for stage, value in {"text": text, "image": image, "state": run.state}.items():
         if value is not None:
-            (tmp_path / leg).write_bytes(to_bytes(value))
+            (tmp_path / stage).write_bytes(to_bytes(value))
     subprocess.run([sys.executable, "-m", __name__, str(tmp_path)], check=True)
     while run.step_index < run.num_steps:
         run.step()
@@ -85,10 +86,10 @@ def test_does_what_diffusers_cannot(subjects: dict[str, Subject], name: str, cas
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
-def test_every_leg_warms_up(subjects: dict[str, Subject], name: str) -> None:
+def test_every_stage_warms_up(subjects: dict[str, Subject], name: str) -> None:
     staged = subjects[name].staged
-    for leg in staged.card.LEGS:
-        load_leg(leg, staged.card, staged.placement).warm_up()
+    for stage in staged.card.STAGES:
+        load_stage(stage, staged.card, staged.placement).warm_up()
     assert staged.card.default_parameters().seed == 0
 
 
@@ -98,14 +99,14 @@ def _finish(folder: Path) -> None:
 
     card: ModelCard = read_card(json.loads((folder / "card").read_text()))
     parameters = read_parameters(json.loads((folder / "parameters").read_text()))
-    handover = import_module(f"pipelines.{card.family}.handover")
+    outputs = import_module(f"pipelines.{card.family}.outputs")
     kinds = {"text": "TextConditioning", "image": "ImageConditioning", "state": "DenoiseState"}
     values = {
-        leg: from_bytes(getattr(handover, kind), (folder / leg).read_bytes())
-        for leg, kind in kinds.items()
-        if (folder / leg).exists()
+        stage: from_bytes(getattr(outputs, kind), (folder / stage).read_bytes())
+        for stage, kind in kinds.items()
+        if (folder / stage).exists()
     }
-    denoiser = load_leg("denoise", card, place(card, gpu=False))
+    denoiser = load_stage(Stage.DENOISE, card, place(card, gpu=False))
     run = denoiser.begin(parameters, values.get("text"), values["image"], values["state"])
     while run.step_index < run.num_steps:
         run.step()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from jobs.ids import new_job_id
-from jobs.leases import by_leg
-from jobs.lifecycle import Leg, Status
+from jobs.lifecycle import Status
 from jobs.priority import Priority
+from pipelines.stages import Stage
 from tests.unit.conftest import Jobs
 
 
@@ -37,11 +37,11 @@ def test_pages_in_both_directions(jobs: Jobs) -> None:
 def test_every_change_is_an_event_that_can_be_asked_for_again(jobs: Jobs) -> None:
     job = jobs.accept()
     _, token = jobs.take()
-    jobs.advance(token, Leg.DENOISE, 30, step=2)
+    jobs.advance(token, Stage.DENOISE, 30, step=2)
     live = jobs.store.events(job.id, 0)
     assert [(each.version, each.kind) for each in live] == [(1, "queued"), (2, "progress"), (3, "progress")]
     assert live[-1].data == {
-        "status": "in_progress", "leg": "denoise", "progress": 30, "step": 2, "attempts": 1, "error": None,
+        "status": "in_progress", "stage": "denoise", "progress": 30, "step": 2, "attempts": 1, "error": None,
     }  # fmt: skip
     assert jobs.store.events(job.id, 2) == live[2:]
     assert jobs.store.versions([job.id, "video_none"]) == {job.id: 3}
@@ -72,12 +72,8 @@ def test_figures_for_the_metrics(jobs: Jobs) -> None:
     jobs.accept(model="n")
     taken, token = jobs.take()
     assert jobs.store.counts() == {("m", Status.IN_PROGRESS): 1, ("n", Status.QUEUED): 1}
-    jobs.advance(token, Leg.DENOISE, 50)
+    jobs.advance(token, Stage.DENOISE, 50)
     assert jobs.store.backlog_s()["m"] == dataclasses.replace(taken).cost_s / 2
     jobs.complete(token)
     assert set(jobs.store.backlog_s()) == {"n"}
     assert jobs.store.counts() == {("n", Status.QUEUED): 1}, "those that have ended are not read at every scrape"
-
-
-def test_prompt_and_image_are_both_encoding() -> None:
-    assert by_leg({"text": 1.0, "image": 2.0, "denoise": 3.0}) == {Leg.ENCODE: 3.0, Leg.DENOISE: 3.0}

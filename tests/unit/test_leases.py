@@ -12,22 +12,24 @@ from jobs.changes import Position
 from jobs.costs import mean_seconds, read_lines
 from jobs.database import Database
 from jobs.leases import LONGEST_RETRY_DELAY_S, Rendered, retry_delay_s
-from jobs.lifecycle import ENDED, Leg, Status, before, progress_at
+from jobs.lifecycle import ENDED, Status, before, progress_at
 from jobs.priority import Priority
+from jobs.record import Checkpoint
 from jobs.schema import jobs as table
 from jobs.schema import webhooks
 from jobs.usage import gpu_seconds_per_day
+from pipelines.stages import Stage
 from tests.unit.conftest import Jobs
 
-SECONDS = {Leg.ENCODE: 1.0, Leg.DENOISE: 8.0, Leg.DECODE: 1.0, Leg.PUBLISH: 0.0}
+SECONDS = {**dict.fromkeys(Stage, 0.0), Stage.TEXT_ENCODE: 1.0, Stage.DENOISE: 8.0, Stage.DECODE: 1.0}
 
 
-def test_progress_rises_over_the_legs_in_the_ratio_of_their_seconds_and_stays_below_100() -> None:
-    seen = [progress_at(leg, done / 10, SECONDS) for leg in Leg for done in range(11)]
+def test_progress_rises_over_the_stages_in_the_ratio_of_their_seconds_and_stays_below_100() -> None:
+    seen = [progress_at(stage, done / 10, SECONDS) for stage in Stage for done in range(11)]
     assert seen == sorted(seen)
     assert (seen[0], seen[-1]) == (1, 99)
-    assert [progress_at(Leg.DENOISE, done, SECONDS) for done in (0, 0.5, 7.0)] == [10, 50, 90]
-    assert progress_at(Leg.DECODE, 0.5, dict.fromkeys(Leg, 0.0)) == 1, "nothing measured, nothing divided by zero"
+    assert [progress_at(Stage.DENOISE, done, SECONDS) for done in (0, 0.5, 7.0)] == [10, 50, 90]
+    assert progress_at(Stage.DECODE, 0.5, dict.fromkeys(Stage, 0.0)) == 1, "nothing measured, nothing divided by zero"
 
 
 def test_an_ended_job_goes_nowhere() -> None:
@@ -61,8 +63,8 @@ def test_an_expired_lease_is_claimed_by_another_and_the_first_can_write_no_more(
     taken, old = jobs.take(lease_s=-1)
     again, new = jobs.take(owner="c2")
     assert (again.id, again.attempts) == (taken.id, 2)
-    assert not jobs.advance(old, Leg.DECODE, 50)
-    assert not jobs.leases.commit(old, {"step": 1})
+    assert not jobs.advance(old, Stage.DECODE, 50)
+    assert not jobs.leases.commit(old, Checkpoint("k", 1, False, 1.0))
     assert not jobs.complete(old)
     assert not jobs.leases.fail(old, "x", "y")
     assert jobs.leases.retry(old, 1, "y", 3) is None
@@ -71,8 +73,8 @@ def test_an_expired_lease_is_claimed_by_another_and_the_first_can_write_no_more(
     assert jobs.leases.renew({old, new}, 60) == {new}
     assert jobs.complete(new, {"denoise": 1.0}, {"bytes": 5})
     ended = jobs.get(taken)
-    assert (ended.status, ended.progress, ended.leg_seconds) == (Status.COMPLETED, 100, {"denoise": 1.0})
-    assert not jobs.advance(new, Leg.ENCODE, 1)
+    assert (ended.status, ended.progress, ended.stage_seconds) == (Status.COMPLETED, 100, {"denoise": 1.0})
+    assert not jobs.advance(new, Stage.TEXT_ENCODE, 1)
 
 
 def test_jobs_that_end_together_end_as_they_would_alone(jobs: Jobs) -> None:
@@ -84,12 +86,16 @@ def test_jobs_that_end_together_end_as_they_would_alone(jobs: Jobs) -> None:
     assert jobs.leases.complete({**ended, "none": Rendered({}, {})}) == {tokens[each.id] for each in stored[1:]}
     for each in stored[1:]:
         done = jobs.get(each)
-        assert (done.status, done.leg_seconds, done.facts) == (Status.COMPLETED, seconds[each.id], {"of": each.id})
+        assert (done.status, done.stage_seconds, done.result_metadata) == (
+            Status.COMPLETED,
+            seconds[each.id],
+            {"of": each.id},
+        )
         assert [event.kind for event in jobs.store.events(each.id, 0)] == ["queued", "completed"]
     with jobs.database.read() as connection:
         spent = [gpu_seconds_per_day(connection, key, time.time()) for key in ("a", "b")]
         assert spent == pytest.approx([1.0, 2.0], abs=0.2), "and a little for the one that was canceled"
-        assert mean_seconds(read_lines(connection, "m"))[Leg.DENOISE] == pytest.approx(1.5, abs=0.01)
+        assert mean_seconds(read_lines(connection, "m"))[Stage.DENOISE] == pytest.approx(1.5, abs=0.01)
         owed = connection.execute(select(func.count()).select_from(webhooks)).scalar_one()
     assert owed == 3, "the canceled one's too"
 
@@ -98,15 +104,15 @@ def test_a_place_that_comes_late_moves_no_job(jobs: Jobs) -> None:
     here, gone = (jobs.accept() for _ in range(2))
     tokens = [jobs.take()[1] for _ in range(2)]
     for token in tokens:
-        assert jobs.advance(token, Leg.DENOISE, 10, replica="d1")
-    assert jobs.advance(tokens[1], Leg.DECODE, 90)
-    late = Position(Leg.DENOISE, 50, 5, "d1")
+        assert jobs.advance(token, Stage.DENOISE, 10, replica="d1")
+    assert jobs.advance(tokens[1], Stage.DECODE, 90)
+    late = Position(Stage.DENOISE, 50, 5, "d1")
     assert jobs.leases.move(dict.fromkeys(tokens, late), 60) == set(tokens)
-    assert [(jobs.get(each).leg, jobs.get(each).step) for each in (here, gone)] == [
-        (Leg.DENOISE, 5),
-        (Leg.DECODE, None),
+    assert [(jobs.get(each).stage, jobs.get(each).step) for each in (here, gone)] == [
+        (Stage.DENOISE, 5),
+        (Stage.DECODE, None),
     ]
-    elsewhere = Position(Leg.DENOISE, 60, 6, "d2")
+    elsewhere = Position(Stage.DENOISE, 60, 6, "d2")
     assert jobs.leases.move({tokens[0]: elsewhere}, 60) == {tokens[0]}
     assert jobs.get(here).step == 5, "it was taken from that denoiser"
 
@@ -114,18 +120,18 @@ def test_a_place_that_comes_late_moves_no_job(jobs: Jobs) -> None:
 def test_what_no_client_can_see_has_no_event(jobs: Jobs) -> None:
     job = jobs.accept()
     _, token = jobs.take()
-    assert jobs.advance(token, Leg.DENOISE, 10, replica="d1")
+    assert jobs.advance(token, Stage.DENOISE, 10, replica="d1")
     told = jobs.store.events(job.id, after=0)
-    jobs.leases.move({token: Position(Leg.DENOISE, 10, None, "d1")}, 60)
+    jobs.leases.move({token: Position(Stage.DENOISE, 10, None, "d1")}, 60)
     assert jobs.store.events(job.id, after=0) == told
-    jobs.leases.move({token: Position(Leg.DENOISE, 10, 1, "d1")}, 60)
+    jobs.leases.move({token: Position(Stage.DENOISE, 10, 1, "d1")}, 60)
     assert len(jobs.store.events(job.id, after=0)) == len(told) + 1
 
 
 def test_what_is_written_of_a_job_renews_its_lease(jobs: Jobs) -> None:
     jobs.accept()
     _, token = jobs.take(lease_s=1)
-    jobs.leases.move({token: Position(Leg.DENOISE, 10, begins=True)}, 60)
+    jobs.leases.move({token: Position(Stage.DENOISE, 10, begins=True)}, 60)
     expires_at = jobs.leases.expiry(token)
     assert expires_at is not None
     assert expires_at > time.time() + 30
@@ -140,8 +146,8 @@ def test_a_renewal_waits_for_no_job_that_is_being_written(jobs: Jobs) -> None:
     with jobs.database.write() as connection:
         connection.execute(select(table).where(table.c.lease_token == held).with_for_update())
         assert jobs.leases.renew({held, free, "gone"}, 60) == {held, free}
-    expiries = {token: jobs.leases.expiry(token) or 0 for token in (held, free)}
-    assert expiries[free] - expiries[held] > 50
+    expires_at = {token: jobs.leases.expiry(token) or 0 for token in (held, free)}
+    assert expires_at[free] - expires_at[held] > 50
 
 
 def test_no_more_jobs_are_claimed_than_the_denoisers_can_take(jobs: Jobs) -> None:
@@ -152,7 +158,7 @@ def test_no_more_jobs_are_claimed_than_the_denoisers_can_take(jobs: Jobs) -> Non
     jobs.take(capacity=2)
     assert jobs.claim(capacity=2) is None
     assert jobs.claim(model="n", capacity=1) is not None, "each model has denoisers of its own"
-    jobs.advance(token, Leg.DECODE, 80)
+    jobs.advance(token, Stage.DECODE, 80)
     assert jobs.claim(capacity=2) is not None, "one has left its denoiser"
     assert jobs.claim(capacity=2) is None
 
@@ -197,7 +203,7 @@ def test_an_abandoned_job_is_taken_whatever_the_capacity(jobs: Jobs) -> None:
 def test_progress_never_falls_over_a_retry(jobs: Jobs) -> None:
     jobs.accept()
     taken, token = jobs.take()
-    jobs.advance(token, Leg.DENOISE, 45, step=3, replica="r1")
+    jobs.advance(token, Stage.DENOISE, 45, step=3, replica="r1")
     assert (jobs.get(taken).step, jobs.get(taken).replica) == (3, "r1")
     assert jobs.leases.retry(token, 1, "m", 3) is Status.QUEUED
     assert jobs.claim() is None, "a retry waits a moment"
@@ -208,7 +214,7 @@ def test_progress_never_falls_over_a_retry(jobs: Jobs) -> None:
 def test_a_checkpoint_outlives_an_attempt_and_not_the_job(jobs: Jobs) -> None:
     jobs.accept()
     taken, token = jobs.take()
-    checkpoint = {"key": "k", "step": 7, "final": False, "seconds": 3.5}
+    checkpoint = Checkpoint("k", 7, False, 3.5)
     assert jobs.leases.commit(token, checkpoint)
     assert jobs.leases.checkpoint(token) == checkpoint
     jobs.leases.release(token)
@@ -273,7 +279,7 @@ def test_a_deleted_job_loses_its_lease(jobs: Jobs) -> None:
     _, token = jobs.take()
     assert jobs.store.delete(stored.id)
     assert not jobs.store.delete(stored.id)
-    assert not jobs.advance(token, Leg.DENOISE, 5)
+    assert not jobs.advance(token, Stage.DENOISE, 5)
     assert jobs.store.events(stored.id, 0) == []
 
 
@@ -317,7 +323,7 @@ def test_a_job_that_is_given_back_goes_before_those_that_have_not_begun(jobs: Jo
         assert jobs.leases.release(token)
         taken, token = jobs.take(capacity=1)
         assert taken.id == begun.id
-    assert jobs.advance(token, Leg.DENOISE, 5, replica="d1")
+    assert jobs.advance(token, Stage.DENOISE, 5, replica="d1")
     assert jobs.claim(capacity=1) is None
     assert jobs.leases.retry(token, 3, "why", 1) is Status.FAILED
     assert jobs.store.redrive(begun.id)
@@ -329,7 +335,7 @@ def test_a_job_that_was_denoised_does_not_wait_for_a_denoiser(jobs: Jobs) -> Non
     for final in (False, True):
         job = jobs.accept()
         _, token = jobs.take()
-        assert jobs.leases.commit(token, {"key": "k", "step": 3, "final": final})
+        assert jobs.leases.commit(token, Checkpoint("k", 3, final, 1.0))
         assert jobs.leases.release(token)
         assert [getattr(jobs.claim(capacity=0), "id", None)] == [job.id if final else None]
         if not final:

@@ -12,20 +12,20 @@ import pytest
 from rich.console import Console
 
 from cli.plan import run_plan
-from cli.planning import Stage, plan, simulate
+from cli.planning import StagePlan, plan, simulate
 from jobs.database import Database, open_database, sqlite_url
-from jobs.lifecycle import Leg
 from pipelines.errors import ConfigError
 from pipelines.paths import ROOT
 from pipelines.simulated.timings import measured
+from pipelines.stages import Stage
 from tests.unit.conftest import Jobs
 
-SECONDS = {Leg.ENCODE: 0.1, Leg.DENOISE: 20.0, Leg.DECODE: 2.0}
+SECONDS = {Stage.TEXT_ENCODE: 0.1, Stage.DENOISE: 20.0, Stage.DECODE: 2.0}
 
 
 @pytest.mark.parametrize("utilisation", [0.3, 0.7, 0.9])
 def test_one_queue_waits_as_long_as_pollaczek_and_khinchine_say(utilisation: float) -> None:
-    (waits,) = simulate(utilisation, [Stage(Leg.DENOISE, 1.0, 1)], jobs=200_000)
+    (waits,) = simulate(utilisation, [StagePlan(Stage.DENOISE, 1.0, 1)], jobs=200_000)
     assert statistics.mean(waits) == pytest.approx(utilisation / (2 * (1 - utilisation)), rel=0.05)
 
 
@@ -42,7 +42,7 @@ def test_more_are_added_until_the_videos_are_in_time() -> None:
     assert made.p95_s <= 45
     assert [stage.replicas for stage in made.stages] == [1, 2, 1], "where they wait"
     assert plan(2 / 60, SECONDS, busy=0.8).p95_s > 45
-    slow_decoder = {**SECONDS, Leg.DENOISE: 2.0, Leg.DECODE: 20.0}
+    slow_decoder = {**SECONDS, Stage.DENOISE: 2.0, Stage.DECODE: 20.0}
     assert [stage.replicas for stage in plan(2 / 60, slow_decoder, busy=0.8, within_s=45).stages] == [1, 1, 2]
 
 
@@ -56,7 +56,7 @@ def run(**options: Any) -> str:
     console = Console(file=StringIO(), width=120)
     given: dict[str, Any] = {
         "rate": "30/min", "model": "ltx-video-0.9.5", "config": ROOT / "configs/cluster.yaml", "busy": 0.8, "gpu": None,
-        "seconds": [f"{leg}={seconds}" for leg, seconds in SECONDS.items()], "within_s": None, "gpu_hour": 2.5,
+        "seconds": [f"{stage}={seconds}" for stage, seconds in SECONDS.items()], "within_s": None, "gpu_hour": 2.5,
         **options,
     }  # fmt: skip
     run_plan(console, **given)
@@ -74,26 +74,26 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Database]
 
 def test_the_command_counts_gpus_and_money(store: Database) -> None:  # noqa: ARG001 an empty one
     printed = run()
-    assert "│ denoise │ 20.00   │ 13       │ 77%  │ 13   │" in printed
-    assert "│ decode  │ 2.00    │ 2        │ 50%  │ 0.8  │" in printed
+    assert "│ denoise     │ 20.00   │ 13       │ 77%  │ 13   │" in printed
+    assert "│ decode      │ 2.00    │ 2        │ 50%  │ 0.8  │" in printed
     assert "14.4 GPUs at 2.5 an hour: 0.0200 for each video" in printed  # 14.4 x 2.5 / 3600 s / 0.5 a second
 
 
 def test_the_command_goes_by_what_the_job_store_has_measured(store: Database) -> None:
-    with pytest.raises(ConfigError, match="say how long a leg takes: --seconds encode=SECONDS"):
+    with pytest.raises(ConfigError, match="say how long a stage takes: --seconds text_encode=SECONDS"):
         run(seconds=[])
     jobs = Jobs(store)
-    jobs.accept(model="ltx-video-0.9.5", work=dict.fromkeys(Leg, 1.0))
+    jobs.accept(model="ltx-video-0.9.5", work=dict.fromkeys(Stage, 1.0))
     _, token = jobs.take(model="ltx-video-0.9.5")
-    assert jobs.complete(token, {"text": 0.1, "denoise": 30.0, "decode": 1.0, "publish": 0.1})
-    assert "│ denoise │ 30.00   │ 19 " in run(seconds=[])
-    assert "│ denoise │ 4.00    │ 3 " in run(seconds=["denoise=4"])
+    assert jobs.complete(token, {"text_encode": 0.1, "denoise": 30.0, "decode": 1.0, "publish": 0.1})
+    assert "│ denoise     │ 30.00   │ 19 " in run(seconds=[])
+    assert "│ denoise     │ 4.00    │ 3 " in run(seconds=["denoise=4"])
 
 
 def test_the_command_goes_by_a_gpu_that_was_measured(store: Database) -> None:  # noqa: ARG001 an empty one
     step = measured("h200", "ltx-video-0.9.5").step
-    assert f"│ denoise │ {40 * step.fixed_s:.2f} " in run(gpu="h200", seconds=[])
-    assert "│ denoise │ 4.00 " in run(gpu="h200", seconds=["denoise=4"])
+    assert f"│ denoise     │ {40 * step.fixed_s:.2f} " in run(gpu="h200", seconds=[])
+    assert "│ denoise     │ 4.00 " in run(gpu="h200", seconds=["denoise=4"])
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_the_command_goes_by_a_gpu_that_was_measured(store: Database) -> None:  
     [
         ({"rate": "2min"}, "such as 2/min"),
         ({"rate": "0/min"}, "such as 2/min"),
-        ({"seconds": ["vae=1"]}, "the legs are encode, denoise, decode"),
+        ({"seconds": ["vae=1"]}, "the stages are text_encode, denoise, decode"),
         ({"model": "svd"}, "serves no model 'svd'"),
         ({"gpu": "abacus"}, "no GPU 'abacus'"),
         ({"within_s": 10}, "--within: one job alone takes"),

@@ -16,7 +16,7 @@ from deployments.configuration.api_keys import SCOPES, KeyLimits
 from deployments.http import error_handler
 from deployments.http.auth import Caller
 from deployments.http.body import read_body
-from deployments.http.submission import Asked
+from deployments.http.submission import CreateRequest
 from tests.unit.conftest import Jobs
 from tests.unit.door import PICTURE, Door
 
@@ -89,7 +89,7 @@ class Front:
         @app.post("/v1/videos")
         async def create(request: Request) -> str:
             fields, image = await read_body(request, 32 * 2**20)
-            return (await door.acceptance.accept(Asked(fields, image, Caller("k", SCOPES, KeyLimits())))).id
+            return (await door.submission.accept(CreateRequest(fields, image, Caller("k", SCOPES, KeyLimits())))).id
 
         self.http = TestClient(app)
         self._jobs, self._artifacts = jobs, door.artifacts

@@ -1,4 +1,4 @@
-"""Simulated legs take the times that their card says, hand over tensors of real shape, and know no torch."""
+"""Simulated stages take the times that their card says, have outputs of real shape, and know no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 
 from pipelines.catalogue import get_card
 from pipelines.errors import ConfigError, InvalidRequest
-from pipelines.families import handover, load_leg, place, video
+from pipelines.families import load_stage, outputs, place, video
 from pipelines.frames import consume_meanwhile, to_frames
 from pipelines.output import Output, RenderedVideo
 from pipelines.paths import ROOT
@@ -22,6 +22,7 @@ from pipelines.requests import GenerationRequest, resolve
 from pipelines.serialization import from_bytes, to_bytes
 from pipelines.simulated.card import SimulatedCard, SimulatedParameters
 from pipelines.simulated.timings import GPUS, Pace, Timings, measured
+from pipelines.stages import Stage
 
 
 def card(**timings: Pace) -> SimulatedCard:
@@ -33,12 +34,12 @@ def card(**timings: Pace) -> SimulatedCard:
 
 def run(of: SimulatedCard, parameters: SimulatedParameters) -> tuple[Any, RenderedVideo]:
     """The final latents and the files of one video."""
-    legs = {leg: load_leg(leg, of, place(of, gpu=False)) for leg in of.LEGS}
-    denoise = legs["denoise"].begin(parameters, legs["text"].encode("p", parameters), None)
+    stages = {stage: load_stage(stage, of, place(of, gpu=False)) for stage in of.STAGES}
+    denoise = stages[Stage.DENOISE].begin(parameters, stages[Stage.TEXT_ENCODE].encode("p", parameters), None)
     while denoise.step_index < denoise.num_steps:
         denoise.step()
     final, files = denoise.result(), video(of.family)
-    frames = to_frames(legs["decode"].chunks(final, parameters))
+    frames = to_frames(stages[Stage.DECODE].chunks(final, parameters))
     metadata = files.metadata_of(of.id, parameters)
     return final, consume_meanwhile(frames, lambda items: files.render(items, parameters, metadata, Output()))
 
@@ -50,7 +51,7 @@ def small(**said: int) -> SimulatedParameters:
     return parameters
 
 
-def test_each_leg_takes_its_time() -> None:
+def test_each_stage_takes_its_time() -> None:
     slow = card(text=Pace(fixed_s=0.1), step=Pace(per_megapixel_s=0.1 / 0.069632), decode=Pace(fixed_s=0.2))
     run(card(), small())  # which encodes the test card
     started = time.monotonic()
@@ -62,15 +63,15 @@ def test_latents_have_the_shape_that_the_real_ones_would_and_survive_a_checkpoin
     parameters = card().default_parameters()
     final, _ = run(card(), parameters.model_copy(update={"num_inference_steps": 1}))
     assert final.latents.shape == (1, 128, 16, 15, 22)
-    again = from_bytes(handover("simulated").FinalLatents, to_bytes(final))
+    again = from_bytes(outputs("simulated").FinalLatents, to_bytes(final))
     assert (again.latents.shape, again.latents.dtype) == (final.latents.shape, final.latents.dtype)
 
 
 def test_a_render_goes_on_from_its_state() -> None:
-    first = load_leg("denoise", card(), place(card(), gpu=False)).begin(small(), None, None)
+    first = load_stage(Stage.DENOISE, card(), place(card(), gpu=False)).begin(small(), None, None)
     first.step()
-    state = from_bytes(handover("simulated").DenoiseState, to_bytes(first.state))
-    second = load_leg("denoise", card(), place(card(), gpu=False)).begin(small(), None, None, state)
+    state = from_bytes(outputs("simulated").DenoiseState, to_bytes(first.state))
+    second = load_stage(Stage.DENOISE, card(), place(card(), gpu=False)).begin(small(), None, None, state)
     assert (second.step_index, second.num_steps) == (1, 4)
 
 
@@ -89,7 +90,7 @@ def test_it_has_no_settings_of_its_own() -> None:
         resolve(GenerationRequest(prompt="p", guidance_scale=3), card())
 
 
-def test_no_leg_imports_torch() -> None:
+def test_no_stage_imports_torch() -> None:
     code = (
         "import sys, deployments.denoiser, deployments.video_decoder, deployments.encoders\n"
         "import deployments.stages.checkpoints\n"

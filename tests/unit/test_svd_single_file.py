@@ -94,8 +94,8 @@ def released(folder: Path) -> Path:
 def test_the_networks_are_the_same(folder: Path, released: Path) -> None:
     from_folder = LocalPipeline(svd_card(folder), gpu=False)
     from_file = LocalPipeline(single_file_card(folder, released), gpu=False)
-    for leg, network in (("image", "clip"), ("image", "vae"), ("denoiser", "unet"), ("decoder", "vae")):
-        ours, theirs = (getattr(getattr(p, leg), network).state_dict() for p in (from_file, from_folder))
+    for stage, network in (("image", "clip"), ("image", "vae"), ("denoiser", "unet"), ("decoder", "vae")):
+        ours, theirs = (getattr(getattr(p, stage), network).state_dict() for p in (from_file, from_folder))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     parameters = resolve(GenerationRequest(seed=1), from_file.card, has_image=True)

@@ -148,7 +148,7 @@ def _log_noise_levels(batch: int) -> Tensor:
 
 
 def _clip_pixels(pictures: Tensor, normalizer: CLIPImageProcessor) -> Tensor:
-    """What the pipeline's image leg makes of pictures this small: no blur, only the resize. [B, 3, 224, 224]."""
+    """What the pipeline's image stage makes of pictures this small: no blur, only the resize. [B, 3, 224, 224]."""
     resized = torch.nn.functional.interpolate(pictures, (CLIP_SIZE, CLIP_SIZE), mode="bicubic", align_corners=True)
     mean, std = (torch.tensor(each)[:, None, None] for each in (normalizer.image_mean, normalizer.image_std))
     return ((resized + 1) / 2 - mean) / std

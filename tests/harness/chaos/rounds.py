@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement
 
-from jobs.lifecycle import Leg
 from jobs.priority import Priority
 from jobs.schema import jobs
+from pipelines.stages import Stage
 from storage.keys import VIDEOS
 from tests.harness.chaos.posts import api
 from tests.harness.chaos.scene import Blow, Scene, with_changes
@@ -22,7 +22,7 @@ from tests.harness.processes import kill, stopped, until
 
 TEXT, DECODER = f"TextEncoder-{MODEL}", f"VideoDecoder-{MODEL}"
 DATABASE_DOWN_S = 3.0
-LONG_ONES, HAND_OVER_S = 6, 240
+LONG_ONES, MIGRATION_S = 6, 240
 
 
 def denoiser(scene: Scene) -> Blow:
@@ -44,7 +44,7 @@ def text_encoder(scene: Scene) -> Blow:
     """A text encoder with a prompt in hand."""
     (replica,) = scene.world.running(TEXT)
     # It may be done before its name is in the job's row, and nobody else encodes prompts.
-    return _quick(scene, replica, jobs.c.leg == Leg.ENCODE)
+    return _quick(scene, replica, jobs.c.stage == Stage.TEXT_ENCODE)
 
 
 def publisher(scene: Scene) -> Blow:
@@ -160,27 +160,27 @@ def _told_to_stop(scene: Scene, config: dict[str, Any]) -> Blow:
     scene.all_denoisers_busy()
     blow = Blow(time.time(), [], "", scene.loaded(), again=False, told_to_stop=True)
     scene.world.deploy(config)
-    until(lambda: bool(_handed_on(scene, blow.at)), "a job that is handed over", HAND_OVER_S, every_s=0.3)
-    blow.held = _handed_on(scene, blow.at)
+    until(lambda: bool(_moved_on(scene, blow.at)), "a job that migrates", MIGRATION_S, every_s=0.3)
+    blow.held = _moved_on(scene, blow.at)
     blow.moments.update({each.job_id: _given_up(scene, blow.at)[each.job_id] for each in blow.held})
     return blow
 
 
 def _given_up(scene: Scene, since: float) -> dict[str, float]:
-    """When jobs were last handed over to another denoiser or given back by their conductor, by the log."""
-    lines = [line for way in ("job.handed_over", "job.released") for line in logged(scene.world, way)]
+    """When jobs last migrated to another denoiser or given back by their conductor, by the log."""
+    lines = [line for way in ("job.migrated", "job.released") for line in logged(scene.world, way)]
     moments = sorted((line["timestamp_ns"] / 1e9, line["job_id"]) for line in lines)
     return {job_id: at for at, job_id in moments if at > since}
 
 
-def _handed_on(scene: Scene, since: float) -> list[Held]:
+def _moved_on(scene: Scene, since: float) -> list[Held]:
     """Of the jobs that were given up those that were being denoised, as they stood."""
     found = []
     for job_id, at in _given_up(scene, since).items():
         before = [event for event in scene.timeline.of(job_id) if event.at <= at and event.step]
         if before:
             num_steps = scene.num_steps(job_id)
-            found.append(Held(job_id, Leg.DENOISE, None, "", before[-1].attempts, before[-1].step, num_steps, 0))
+            found.append(Held(job_id, Stage.DENOISE, None, "", before[-1].attempts, before[-1].step, num_steps, 0))
     return found
 
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.lifecycle import Leg
 from jobs.priority import Priority
+from pipelines.stages import Stage
 from tests.harness.chaos.postgres import Postgres
 from tests.harness.chaos.verdict import Verdict, judge, references, repeated, wait_until_ended, went_on_at
 from tests.harness.chaos.victims import Held, hunt, in_flight, mid_step, somewhen
@@ -35,7 +35,7 @@ class Blow:
     """Whether the jobs need another attempt to go on."""
     denoisers_died: bool = False
     told_to_stop: bool = False
-    """Nothing was killed: whoever held a job had to commit it and hand it on, at no attempt's cost."""
+    """Nothing was killed: whoever held a job had to commit it and give it up, at no attempt's cost."""
     moments: dict[str, float] = field(default_factory=dict)
     """When each job was interrupted, where that was not at the blow: seconds since the epoch by job id."""
     replaced: frozenset[str] = frozenset()
@@ -158,14 +158,14 @@ class Scene:
                 problems.append(f"{each.job_id} was never seen to go on")
             else:
                 moments.append(at - since)
-            if blow.denoisers_died and each.leg is Leg.DENOISE and each.job_id in rows:
-                resumed_at = rows[each.job_id].facts.get("resumed_at_step", 0)
+            if blow.denoisers_died and each.stage is Stage.DENOISE and each.job_id in rows:
+                resumed_at = rows[each.job_id].result_metadata.get("resumed_at_step", 0)
                 again = repeated(self.timeline, each, blow.at, resumed_at)
                 row.repeated = max(filter(None, [row.repeated, again]), default=None)
                 if again is not None and again[0] > again[1]:
                     problems.append(f"{each.job_id} repeated {again[0]} steps, at most {again[1]:.1f} are allowed")
             if blow.told_to_stop and each.job_id in rows:
-                now, resumed_at = rows[each.job_id], rows[each.job_id].facts.get("resumed_at_step", 0)
+                now, resumed_at = rows[each.job_id], rows[each.job_id].result_metadata.get("resumed_at_step", 0)
                 blow.how = f"resumed at step {resumed_at}" if not blow.how else f"{blow.how}, {resumed_at}"
                 # Without another step it had been denoised when it was given up.
                 anew = any(event.at > since for event in self.timeline.steps_of(each.job_id))

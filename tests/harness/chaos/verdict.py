@@ -17,8 +17,9 @@ import av
 from sqlalchemy import func, select
 
 from deployments.housekeeping.sweeper import Sweeper
-from jobs.lifecycle import Leg, Status
+from jobs.lifecycle import Status
 from jobs.schema import idempotency_keys, job_events, jobs
+from pipelines.stages import Stage
 from storage.keys import CHECKPOINTS, VIDEOS
 from storage.store import open_store
 from tests.harness.chaos.victims import Held
@@ -157,7 +158,7 @@ def went_on_at(timeline: Timeline, each: Held, since: float, *, again: bool) -> 
 
     With `again` only what a later attempt does counts, and it is enough that it passes the last checkpoint.
     """
-    order = list(Leg)
+    order = list(Stage)
     events = timeline.of(each.job_id)
     reported = max((event.step or 0 for event in events if event.at <= since), default=0)
     known = each.checkpoint_step if again else reported
@@ -166,10 +167,10 @@ def went_on_at(timeline: Timeline, each: Held, since: float, *, again: bool) -> 
             continue
         if event.kind == "completed":
             return event.at
-        if event.leg is None or order.index(event.leg) < order.index(each.leg):
+        if event.stage is None or order.index(event.stage) < order.index(each.stage):
             continue
-        # That a leg was asked for again says nothing yet: a step of it does, or the next leg.
-        if event.leg is not each.leg or (each.leg is Leg.DENOISE and (event.step or 0) > known):
+        # That a stage was asked for again says nothing yet: a step of it does, or the next stage.
+        if event.stage is not each.stage or (each.stage is Stage.DENOISE and (event.step or 0) > known):
             return event.at
     return None
 

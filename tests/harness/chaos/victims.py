@@ -12,8 +12,9 @@ from sqlalchemy import ColumnElement, func, or_, select
 
 from jobs.allocation import HAS_DENOISER
 from jobs.database import Database
-from jobs.lifecycle import Leg, Status
+from jobs.lifecycle import Status
 from jobs.schema import LIVE, jobs
+from pipelines.stages import Stage
 from tests.harness.chaos.world import CHECKPOINT_EVERY_S, Replica
 from tests.harness.processes import stopped
 
@@ -29,7 +30,7 @@ class Held:
     """A job in progress, as its row stood."""
 
     job_id: str
-    leg: Leg
+    stage: Stage
     replica: str | None
     owner: str
     attempts: int
@@ -39,7 +40,7 @@ class Held:
 
     def __str__(self) -> str:
         at = f", step {self.step} of {self.num_steps}" if self.step is not None else ""
-        return f"{self.leg}{at}"
+        return f"{self.stage}{at}"
 
 
 def in_flight(database: Database) -> int:
@@ -53,14 +54,14 @@ def held(database: Database, *conditions: ColumnElement[bool]) -> list[Held]:
 
     Not those that wait for a denoiser: when they go on is up to the jobs before them.
     """
-    at_work = or_(jobs.c.leg != Leg.DENOISE, HAS_DENOISER)
+    at_work = or_(jobs.c.stage != Stage.DENOISE, HAS_DENOISER)
     leased = (jobs.c.status == Status.IN_PROGRESS, jobs.c.lease_token.is_not(None))
     query = select(jobs).where(*leased, at_work, *conditions)
     with database.read() as connection:
         rows = connection.execute(query.order_by(jobs.c.id)).all()
     return [
         Held(
-            row.id, Leg(row.leg), row.replica, row.lease_owner, row.attempts, row.step,
+            row.id, Stage(row.stage), row.replica, row.lease_owner, row.attempts, row.step,
             row.parameters["num_inference_steps"], row.checkpoint["step"] if row.checkpoint else 0,
         )
         for row in rows
@@ -68,7 +69,7 @@ def held(database: Database, *conditions: ColumnElement[bool]) -> list[Held]:
 
 
 def held_by(database: Database, replica: Replica) -> list[Held]:
-    """The jobs that a replica of a leg works on, or that a conductor has leased."""
+    """The jobs that a replica of a stage works on, or that a conductor has leased."""
     column = jobs.c.lease_owner if replica.deployment == "Conductor" else jobs.c.replica
     return held(database, column == replica.replica_id)
 
@@ -83,7 +84,7 @@ def mid_step(database: Database, replicas: Sequence[Replica], at_most: float = 0
     for replica in replicas:
         for each in held_by(database, replica):
             if (
-                each.leg is Leg.DENOISE
+                each.stage is Stage.DENOISE
                 and each.step
                 and each.num_steps >= 60
                 and 0.1 < each.step / each.num_steps < at_most
@@ -110,14 +111,14 @@ def hunt(look: Callable[[], T | None], between: Callable[[], object], what: str,
 def still_held(database: Database, before: Sequence[Held]) -> list[Held]:
     """Of some jobs of a stopped replica those that it really holds: their rows still say so a moment later."""
     time.sleep(SETTLE_S)
-    now = {(each.job_id, each.attempts, each.leg) for each in held(database)}
-    return [each for each in before if (each.job_id, each.attempts, each.leg) in now]
+    now = {(each.job_id, each.attempts, each.stage) for each in held(database)}
+    return [each for each in before if (each.job_id, each.attempts, each.stage) in now]
 
 
 def kill_in_the_act(
     database: Database, its_own: ColumnElement[bool], replica: Replica, kill: Callable[[int], None]
 ) -> list[Held] | None:
-    """Kill a replica of a quick leg while it holds a job, for which it is stopped first; None when it holds none."""
+    """Kill a replica of a quick stage while it holds a job, for which it is stopped first; None when it holds none."""
     found = held(database, its_own)
     if not found:
         return None

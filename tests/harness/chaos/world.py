@@ -56,7 +56,7 @@ def chaos_config(port: int, database_url: str) -> dict[str, Any]:
     """configs/local.yaml for one model: two of everything that holds jobs, each denoiser on a node of its own.
 
     A lease of five seconds and a checkpoint every second, so that a round of killing is short. One thread for each
-    leg: two denoisers share two cores.
+    stage: two denoisers share two cores.
     """
     config = for_model(load_config(ROOT / "configs" / "local.yaml"), MODEL, with_image=False)
     config["http_options"]["port"] = port

@@ -1,4 +1,4 @@
-"""What a conductor writes of its many jobs: when it is written, and what goes together."""
+"""What a conductor writes of its many jobs: when it is written, and what goes batcher."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from deployments.orchestration.write_batcher import Together
+from deployments.orchestration.write_batcher import WriteBatcher
 
 PATIENCE_S = 60
 
@@ -42,11 +42,11 @@ async def begun(store: Store) -> None:
 
 def test_what_comes_during_a_write_goes_together_in_the_next(store: Store) -> None:
     async def run() -> None:
-        together = Together(store.write)
-        first = asyncio.create_task(together.written("ok1", 1))
+        batcher = WriteBatcher(store.write)
+        first = asyncio.create_task(batcher.written("ok1", 1))
         await begun(store)
-        others = [asyncio.create_task(together.written(f"ok{place}", place)) for place in (2, 3)]
-        lost = asyncio.create_task(together.written("gone", 4))
+        others = [asyncio.create_task(batcher.written(f"ok{place}", place)) for place in (2, 3)]
+        lost = asyncio.create_task(batcher.written("gone", 4))
         await asyncio.sleep(0)
         store.let.release(2)
         assert await asyncio.gather(first, *others, lost) == [True, True, True, False]
@@ -59,14 +59,14 @@ def test_what_nobody_waits_for_gathers_and_the_latest_counts(store: Store) -> No
     told: list[str] = []
 
     async def run() -> None:
-        together = Together(store.write, on_lost=told.append, pause_s=60)
+        batcher = WriteBatcher(store.write, on_lost=told.append, pause_s=60)
         store.let.release(3)
-        together.put("ok1", 1)
+        batcher.put("ok1", 1)
         await begun(store)
-        together.put("ok1", 2)
-        together.put("ok1", 3)
-        together.put("gone", 1)
-        assert await asyncio.wait_for(together.written("ok2", 9), PATIENCE_S), "and who waits does not wait for it"
+        batcher.put("ok1", 2)
+        batcher.put("ok1", 3)
+        batcher.put("gone", 1)
+        assert await asyncio.wait_for(batcher.written("ok2", 9), PATIENCE_S), "and who waits does not wait for it"
 
     asyncio.run(run())
     assert store.writes == [{"ok1": 1}, {"ok1": 3, "gone": 1, "ok2": 9}]
@@ -75,10 +75,10 @@ def test_what_nobody_waits_for_gathers_and_the_latest_counts(store: Store) -> No
 
 def test_what_is_wrong_with_one_is_no_matter_of_the_others(store: Store) -> None:
     async def run() -> None:
-        together = Together(store.write)
-        first = asyncio.create_task(together.written("ok1", 1))
+        batcher = WriteBatcher(store.write)
+        first = asyncio.create_task(batcher.written("ok1", 1))
         await begun(store)
-        good, bad = (asyncio.create_task(together.written(token, value)) for token, value in (("ok2", 2), ("ok3", -1)))
+        good, bad = (asyncio.create_task(batcher.written(token, value)) for token, value in (("ok2", 2), ("ok3", -1)))
         await asyncio.sleep(0)
         store.let.release(4)
         assert await first
@@ -99,7 +99,7 @@ def test_a_store_that_cannot_be_reached_is_asked_again_until_the_conductor_stops
         return set(values)
 
     async def run(stopped: bool) -> bool:
-        return await Together(write, stopped=lambda: stopped).written("ok1", 1)
+        return await WriteBatcher(write, stopped=lambda: stopped).written("ok1", 1)
 
     assert asyncio.run(run(False))
     assert len(tries) == 3
@@ -111,11 +111,11 @@ def test_a_store_that_cannot_be_reached_is_asked_again_until_the_conductor_stops
 
 def test_one_who_has_gone_keeps_nobody_waiting(store: Store) -> None:
     async def run() -> None:
-        together = Together(store.write)
-        gone = asyncio.create_task(together.written("ok1", 1))
+        batcher = WriteBatcher(store.write)
+        gone = asyncio.create_task(batcher.written("ok1", 1))
         await begun(store)
         gone.cancel()
-        other = asyncio.create_task(together.written("ok2", 2))
+        other = asyncio.create_task(batcher.written("ok2", 2))
         await asyncio.sleep(0)
         store.let.release(2)
         assert await other

@@ -74,7 +74,7 @@ def test_what_is_accepted_says_what_it_costs_and_where_it_stands(jobs: Jobs, tmp
     fields = {"priority": "high", "num_inference_steps": "10", "guidance_scale": "3", "size": "96x64", "crf": "30"}
     job = Door(jobs, tmp_path, expires_in_s=60).ask(fields=fields)
     megapixels = 96 * 64 * job.parameters["num_frames"] / 1e6
-    assert job.work == {"encode": 1.0, "denoise": megapixels * 20, "decode": megapixels, "publish": 1.0}
+    assert job.work == {"text_encode": 1.0, "denoise": megapixels * 20, "decode": megapixels, "publish": 1.0}
     assert (job.priority, job.expires_in_s, job.output["crf"], job.version) == (Priority.HIGH, 60, 30, 1)
     assert job.cost_s > 0
 

@@ -1,4 +1,4 @@
-"""How many replicas there should be: of the legs in proportion, of denoisers for the work that waits."""
+"""How many replicas there should be: of the stages in proportion, of denoisers for the work that waits."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from deployments import autoscaling
 from deployments.autoscaling import Backlog, Balance, Demand, replicas_needed
 from deployments.configuration.graph import deployment_names
 from jobs.database import open_database, sqlite_url
-from jobs.lifecycle import Leg
 from jobs.store import JobStore
 from pipelines.card import Source
 from pipelines.catalogue import load_catalogue
+from pipelines.stages import Stage
 from tests.unit.conftest import Jobs
 
-LEG_S = {Leg.ENCODE: 1.0, Leg.DENOISE: 20.0, Leg.DECODE: 4.0, Leg.PUBLISH: 1.0}
+STAGE_S = {
+    **dict.fromkeys(Stage, 0.0), Stage.TEXT_ENCODE: 1.0, Stage.DENOISE: 20.0, Stage.DECODE: 4.0, Stage.PUBLISH: 1.0,
+}  # fmt: skip
 
 
 def demand(
-    waiting: int = 0, work_s: float = 0.0, leg_s: dict[Leg, float] = LEG_S, busy: int = 0, **working: int
+    waiting: int = 0, work_s: float = 0.0, stage_s: dict[Stage, float] = STAGE_S, busy: int = 0, **working: int
 ) -> Demand:
-    at = {Leg(leg): count for leg, count in working.items()}
-    return Demand(waiting, at, busy, work_s, leg_s)
+    at = {Stage(stage): count for stage, count in working.items()}
+    return Demand(waiting, at, busy, work_s, stage_s)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +42,11 @@ def demand(
         (demand(waiting=12, work_s=300), 4),  # 240 s of denoising in 60 s
         (demand(waiting=2, work_s=900), 2),  # a job has one denoiser
         (demand(denoise=5, busy=5, work_s=10), 5),  # who is at work stays
-        (demand(waiting=3, encode=1, denoise=4, busy=4, work_s=500), 7),
-        (demand(waiting=98, encode=1, denoise=2, busy=1, work_s=100), 2),  # one that is claimed ahead needs no other
+        (demand(waiting=3, text_encode=1, denoise=4, busy=4, work_s=500), 7),
+        (
+            demand(waiting=98, text_encode=1, denoise=2, busy=1, work_s=100),
+            2,
+        ),  # one claimed ahead needs no other
         (demand(decode=1, publish=40), 0),  # videos that wait for a bucket
     ],
 )
@@ -49,7 +54,7 @@ def test_denoisers_follow_the_work(of: Demand, denoisers: int) -> None:
     assert of.denoisers(drain_s=60) == denoisers
 
 
-def test_the_other_legs_stay_in_the_ratio_of_their_costs() -> None:
+def test_the_other_stages_stay_in_the_ratio_of_their_costs() -> None:
     names = deployment_names({"simulated": load_catalogue()["simulated"]})
     needed = replicas_needed({"simulated": demand(waiting=160, work_s=4000)}, names, drain_s=200)
     assert needed == {"TextEncoder-simulated": 1, "Denoiser-simulated": 16, "VideoDecoder-simulated": 4}
@@ -65,8 +70,8 @@ def test_the_other_legs_stay_in_the_ratio_of_their_costs() -> None:
 def test_a_shared_encoder_serves_the_sum() -> None:
     models = ("ltx-video-0.9.5", "ltx-video-0.9.8-2b-distilled")
     names = deployment_names({model: load_catalogue()[model] for model in models})
-    slow = {**LEG_S, Leg.ENCODE: 10.0}
-    needed = replicas_needed(dict.fromkeys(models, demand(waiting=2, work_s=900, leg_s=slow)), names, drain_s=60)
+    slow = {**STAGE_S, Stage.TEXT_ENCODE: 10.0}
+    needed = replicas_needed(dict.fromkeys(models, demand(waiting=2, work_s=900, stage_s=slow)), names, drain_s=60)
     assert needed["TextEncoder"] == 3  # 4 denoisers x 10 s / 20 s / 0.8
     assert needed["Denoiser-ltx-video-0.9.5"] == 2
 
@@ -75,11 +80,11 @@ def test_models_with_one_autoencoder_share_what_decodes_with_it() -> None:
     one = load_catalogue()["ltx-video-0.9.5"]
     other = one.model_copy(update={"id": "own", "components": {"transformer": Source(repo="mine/finetuned")}})
     names = deployment_names({one.id: one, other.id: other})
-    shared = {"text": "TextEncoder", "image": "ImageEncoder", "decode": "VideoDecoder"}
+    shared = {"text_encode": "TextEncoder", "image_encode": "ImageEncoder", "decode": "VideoDecoder"}
     assert names["own"] == {**shared, "denoise": "Denoiser-own"}
     assert names[one.id] == {**shared, "denoise": f"Denoiser-{one.id}"}
     apart = one.model_copy(update={"id": "own", "components": {"vae": Source(repo="mine/vae")}})
-    assert deployment_names({one.id: one, "own": apart})["own"]["decode"] == "VideoDecoder-own"
+    assert deployment_names({one.id: one, "own": apart})["own"][Stage.DECODE] == "VideoDecoder-own"
 
 
 class Controller:
@@ -119,7 +124,7 @@ def test_the_policy_reads_the_job_store_and_leaves_others_alone(controller: Cont
         assert controller.ask() == {}, "nothing is known yet"
         controller.until(lambda asked: asked.get("Denoiser-simulated") == 0)
         for _ in range(3):
-            jobs.accept(model="simulated", work={Leg.ENCODE: 1.0, Leg.DENOISE: 1.0, Leg.DECODE: 1.0})
+            jobs.accept(model="simulated", work={Stage.TEXT_ENCODE: 1.0, Stage.DENOISE: 1.0, Stage.DECODE: 1.0})
         asked = controller.until(lambda asked: asked["Denoiser-simulated"] == 3)
         assert asked == {"TextEncoder-simulated": 1, "Denoiser-simulated": 3, "VideoDecoder-simulated": 1}
         targets = {each.name: context.target_num_replicas for each, context in controller.contexts.items()}
@@ -155,7 +160,7 @@ def test_one_deployment_can_have_the_policy_alone(controller: Controller, tmp_pa
     with open_database(sqlite_url(tmp_path / "jobs.sqlite3")) as database:
         assert policy(context) == (2, {}), "nothing is known yet"
         for _ in range(3):
-            Jobs(database).accept(model="simulated", work={Leg.DENOISE: 1.0})
+            Jobs(database).accept(model="simulated", work={Stage.DENOISE: 1.0})
         deadline = time.monotonic() + 60
         while policy(context) != (3, {}):
             assert time.monotonic() < deadline

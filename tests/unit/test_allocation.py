@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from jobs.lifecycle import Leg
 from jobs.priority import Priority
 from jobs.record import Job
+from pipelines.stages import Stage
 from tests.unit.conftest import Jobs
 
 AFTER_S = 50.0  # a test takes a fraction of it, wherever it runs
@@ -20,7 +20,7 @@ def encoded(jobs: Jobs, *, replica: str | None = None, **fields: Any) -> tuple[J
     job = jobs.accept(**fields)
     taken, token = jobs.take(model=job.model)
     assert taken.id == job.id
-    assert jobs.advance(token, Leg.DENOISE, 1, replica=replica)
+    assert jobs.advance(token, Stage.DENOISE, 1, replica=replica)
     return job, token
 
 
@@ -33,7 +33,7 @@ def test_free_denoisers_go_to_those_whose_turn_is_first(jobs: Jobs) -> None:
     assert jobs.allocation.assign("m", ["d1", "d2"], {first, second, high}) == {high: "d2"}
     assert jobs.get(urgent).replica == "d2"
     assert jobs.allocation.assign("m", ["d1", "d2", "d3", "d4", "d5"], {first, second}) == {first: "d3", second: "d4"}
-    assert jobs.advance(high, Leg.DECODE, 90)
+    assert jobs.advance(high, Stage.DECODE, 90)
     _, last = encoded(jobs)
     assert jobs.allocation.assign("m", ["d1", "d2", "d3", "d4"], {last}) == {last: "d2"}, "one has left its denoiser"
 
@@ -68,7 +68,7 @@ def test_a_job_that_was_given_back_keeps_its_turn_and_not_more(jobs: Jobs) -> No
     _, token = encoded(jobs)
     assert jobs.leases.release(token)
     _, again = jobs.take()
-    assert jobs.advance(again, Leg.DENOISE, 1)
+    assert jobs.advance(again, Stage.DENOISE, 1)
     _, high = encoded(jobs, priority=Priority.HIGH)
     _, later = encoded(jobs)
     assert jobs.allocation.assign("m", ["d1"], {again, high, later}) == {high: "d1"}
@@ -88,53 +88,53 @@ def urgent(jobs: Jobs, waited_s: float = 100) -> Job:
     return encoded(jobs, priority=Priority.HIGH, created_at=time.time() - waited_s)[0]
 
 
-def test_the_lowest_class_makes_way(jobs: Jobs) -> None:
+def test_the_lowest_class_is_preempted(jobs: Jobs) -> None:
     jobs_left = {"d1": (600.0, Priority.NORMAL), "d2": (200.0, Priority.LOW), "d3": (90.0, Priority.HIGH)}
     normal, low, _ = (running(jobs, replica, *left) for replica, left in jobs_left.items())
-    assert jobs.allocation.yielding("m", 3, AFTER_S) == set(), "nobody waits"
+    assert jobs.allocation.preempted("m", 3, AFTER_S) == set(), "nobody waits"
     urgent(jobs)
-    assert jobs.allocation.yielding("m", 3, AFTER_S) == {low}
-    assert jobs.advance(low, Leg.DENOISE, 40, replica="d2")
-    assert jobs.allocation.yielding("m", 3, AFTER_S) == {low}, "the same until it has made way"
+    assert jobs.allocation.preempted("m", 3, AFTER_S) == {low}
+    assert jobs.advance(low, Stage.DENOISE, 40, replica="d2")
+    assert jobs.allocation.preempted("m", 3, AFTER_S) == {low}, "the same until it has stopped"
     urgent(jobs)
     urgent(jobs)
-    assert jobs.allocation.yielding("m", 3, AFTER_S) == {low, normal}, "never one of the same class"
-    assert jobs.allocation.yielding("m", 4, AFTER_S) == {low, normal}, "one gets what is free, two ask"
-    assert jobs.allocation.yielding("m", 5, AFTER_S) == {low}
-    assert jobs.allocation.yielding("m", 6, AFTER_S) == set()
+    assert jobs.allocation.preempted("m", 3, AFTER_S) == {low, normal}, "never one of the same class"
+    assert jobs.allocation.preempted("m", 4, AFTER_S) == {low, normal}, "one gets what is free, two ask"
+    assert jobs.allocation.preempted("m", 5, AFTER_S) == {low}
+    assert jobs.allocation.preempted("m", 6, AFTER_S) == set()
 
 
-def test_nobody_makes_way_for_a_moment(jobs: Jobs) -> None:
+def test_a_job_about_to_finish_is_not_preempted(jobs: Jobs) -> None:
     running(jobs, "d1", left_s=40.0)
     long = running(jobs, "d2", left_s=600.0)
     urgent(jobs)
     urgent(jobs)
-    assert jobs.allocation.yielding("m", 2, AFTER_S) == {long}, "the other is done as soon"
-    assert jobs.allocation.yielding("m", 2, after_s=1500.0) == set(), "nobody has waited so long"
-    assert jobs.allocation.yielding("m", 2, AFTER_S) == {long}
-    assert jobs.allocation.yielding("n", 2, AFTER_S) == set()
+    assert jobs.allocation.preempted("m", 2, AFTER_S) == {long}, "the other is done as soon"
+    assert jobs.allocation.preempted("m", 2, after_s=1500.0) == set(), "nobody has waited so long"
+    assert jobs.allocation.preempted("m", 2, AFTER_S) == {long}
+    assert jobs.allocation.preempted("n", 2, AFTER_S) == set()
 
 
 @pytest.mark.parametrize(("waited", "believed"), [(2, True), (3, False)])
 def test_an_estimate_is_not_believed_for_ever(jobs: Jobs, waited: int, believed: bool) -> None:
     nearly = running(jobs, "d1", left_s=40.0)
     urgent(jobs, waited_s=waited * AFTER_S)
-    assert jobs.allocation.yielding("m", 1, AFTER_S) == (set() if believed else {nearly})
+    assert jobs.allocation.preempted("m", 1, AFTER_S) == (set() if believed else {nearly})
 
 
-def test_nobody_makes_way_for_one_that_could_not_begin(jobs: Jobs) -> None:
+def test_a_job_that_could_not_begin_preempts_nobody(jobs: Jobs) -> None:
     low, high = running(jobs, "d1", 600.0, Priority.LOW), running(jobs, "d2", 600.0, Priority.HIGH)
     jobs.accept(priority=Priority.HIGH, created_at=time.time() - 100)
-    assert jobs.allocation.yielding("m", 2, AFTER_S) == set(), "it is in the queue"
+    assert jobs.allocation.preempted("m", 2, AFTER_S) == set(), "it is in the queue"
     _, token = jobs.take()
-    assert jobs.allocation.yielding("m", 2, AFTER_S) == set(), "it is being encoded"
-    assert jobs.advance(token, Leg.DENOISE, 1)
-    assert jobs.allocation.yielding("m", 2, AFTER_S) == {low}
-    assert jobs.advance(low, Leg.DENOISE, 1), "it has made way"
-    assert jobs.allocation.yielding("m", 2, AFTER_S) == set(), "one is free"
+    assert jobs.allocation.preempted("m", 2, AFTER_S) == set(), "it is being encoded"
+    assert jobs.advance(token, Stage.DENOISE, 1)
+    assert jobs.allocation.preempted("m", 2, AFTER_S) == {low}
+    assert jobs.advance(low, Stage.DENOISE, 1), "it has been preempted"
+    assert jobs.allocation.preempted("m", 2, AFTER_S) == set(), "one is free"
     assert jobs.allocation.assign("m", ["d1", "d2"], {low, token}) == {token: "d1"}
-    assert jobs.allocation.yielding("m", 2, AFTER_S) == set()
-    assert jobs.advance(high, Leg.DECODE, 90)
+    assert jobs.allocation.preempted("m", 2, AFTER_S) == set()
+    assert jobs.advance(high, Stage.DECODE, 90)
     assert jobs.allocation.assign("m", ["d1", "d2"], {low}) == {low: "d2"}
 
 
@@ -143,4 +143,4 @@ def test_a_job_whose_class_has_aged_is_not_interrupted(jobs: Jobs) -> None:
     job = urgent(jobs)
     with jobs.database.write() as connection:  # 1300 seconds of work have been done since it came
         connection.exec_driver_sql(f"UPDATE jobs SET queue_rank = 1300 WHERE id = '{job.id}'")
-    assert jobs.allocation.yielding("m", 1, AFTER_S) == set()
+    assert jobs.allocation.preempted("m", 1, AFTER_S) == set()
