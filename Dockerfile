@@ -3,6 +3,9 @@
 # Both have the same Python and Ray, as all nodes of a Ray cluster must. Pin the base to a digest where you build.
 ARG PYTHON=python:3.11.14-slim-bookworm
 FROM ${PYTHON} AS base
+LABEL org.opencontainers.image.title="Kinoray" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="0.2.0"
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/kinoray \
     PYTHONUNBUFFERED=1 \

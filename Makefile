@@ -111,6 +111,10 @@ chaos-short: setup-dev ## two kills, as a test
 bench-scale: setup ## how the service scales, on simulated GPUs; ROWS="burst storm" for some of it
 	@$(BIN)/python -m benchmarks.scale $(ROWS)
 
+.PHONY: modules
+modules: setup-dev ## draw the folders and their imports into docs/architecture.md
+	@$(BIN)/python scripts/draw_modules.py
+
 .PHONY: test-clusters
 test-clusters: setup-dev ## clusters that `ray up` starts over ssh, and a node that drains; as root
 	KINORAY_TEST_CLUSTERS=1 $(BIN)/python -m pytest tests/deploy/test_ray_up.py tests/deploy/test_drain.py

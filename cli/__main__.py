@@ -12,12 +12,29 @@ from rich.markup import escape
 
 from cli.keys import keys_app
 from pipelines.errors import KinorayError
+from pipelines.version import VERSION
 
 app = typer.Typer(name="kinoray", no_args_is_help=True, add_completion=False, help="Video generation on a Ray cluster.")
 config_app = typer.Typer(no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
 console = Console(stderr=True, highlight=False)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kinoray {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def kinoray(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version and exit.")
+    ] = False,
+) -> None:
+    """Video generation on a Ray cluster."""
+
 
 INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 

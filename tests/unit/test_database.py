@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -19,9 +21,11 @@ from sqlalchemy import Connection, inspect, text
 from jobs.database import MIGRATIONS, UNREACHABLE, Database, DatabaseUnusable, open_database, sqlite_url
 from jobs.ids import new_job_id
 from jobs.priority import Priority
+from jobs.record import Checkpoint
 from jobs.schema import metadata
 from jobs.store import JobStore
 from pipelines.paths import ROOT
+from pipelines.stages import Stage
 from tests.harness.databases import create_database
 from tests.unit.conftest import Jobs
 
@@ -102,6 +106,60 @@ def test_a_store_made_before_there_were_migrations_is_taken_over(empty_database:
     assert taken_over is not None
     assert taken_over.parameters == {"width": 64, "family": "ltx"}
     assert (taken_over.priority, taken_over.api_key, taken_over.version) == (Priority.NORMAL, "", 0)
+
+
+def test_what_was_stored_under_the_old_names_of_stages_is_found_under_the_new(
+    empty_database: str, connect: Connect
+) -> None:
+    database = connect(empty_database)
+    ids = {family: new_job_id() for family in ("ltx", "svd")}
+    with database.write() as connection:
+        upgrade(connection, "0007")
+        for family, job_id in ids.items():
+            insert_old(connection, job_id, family)
+    database.migrate()
+    store = JobStore(database)
+    for family, encoder in (("ltx", "text_encode"), ("svd", "image_encode")):
+        job = store.get(ids[family])
+        assert job is not None
+        assert job.stage is Stage.DENOISE
+        assert job.work == {encoder: 1.0, "denoise": 4.0}
+        assert job.stage_seconds == {encoder: 0.5, "denoise": 2.0}
+        assert job.result_metadata == {"device": "cpu"}
+        assert job.checkpoint == Checkpoint("k", 3, False, 1.5, {"device": "cpu"})
+        assert [event.data for event in store.events(job.id, 0)] == [{"status": "in_progress", "stage": "denoise"}]
+        assert set(store.lines(family)) == {Stage(encoder), Stage.DENOISE}
+    with database.write() as connection:
+        upgrade(connection, "0007", way=command.downgrade)
+        old = connection.execute(text("SELECT leg, leg_seconds, facts, checkpoint FROM jobs WHERE model = 'ltx'")).one()
+        assert (old.leg, loaded(old.leg_seconds)) == ("denoise", {"text": 0.5, "denoise": 2.0})
+        assert loaded(old.checkpoint)["facts"] == loaded(old.facts) == {"device": "cpu"}
+
+
+def insert_old(connection: Connection, job_id: str, family: str) -> None:
+    """A live job as version 0007 wrote it, with what was told and learned of it."""
+    part = "text" if family == "ltx" else "image"
+    checkpoint = {"key": "k", "step": 3, "final": False, "seconds": 1.5, "facts": {"device": "cpu"}}
+    values = {
+        "id": job_id, "model": family, "parameters": {"family": family}, "work": {"encode": 1.0, "denoise": 4.0},
+        "leg_seconds": {part: 0.5, "denoise": 2.0}, "facts": {"device": "cpu"}, "checkpoint": checkpoint,
+        "data": {"status": "in_progress", "leg": "denoise"},
+    }  # fmt: skip
+    given = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    for statement in (
+        "INSERT INTO jobs (id, model, prompt, parameters, created_at, has_image, status, leg, progress, attempts, "
+        "not_before, work, leg_seconds, facts, checkpoint) VALUES (:id, :model, 'p', :parameters, 1.0, false, "
+        "'in_progress', 'denoise', 10, 1, 0, :work, :leg_seconds, :facts, :checkpoint)",
+        "INSERT INTO job_events (job_id, version, kind, at, data) VALUES (:id, 1, 'progress', 1.0, :data)",
+        "INSERT INTO leg_costs (model, leg, n, x, y, xx, xy) VALUES (:model, 'encode', 1, 1, 1, 1, 1)",
+        "INSERT INTO leg_costs (model, leg, n, x, y, xx, xy) VALUES (:model, 'denoise', 1, 1, 1, 1, 1)",
+    ):
+        connection.execute(text(statement), given)
+
+
+def loaded(value: Any) -> Any:
+    """A JSON column as a text query gives it: PostgreSQL's driver has read it, SQLite's has not."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 def test_every_migration_can_be_taken_back(database: str, connect: Connect) -> None:
