@@ -3,8 +3,8 @@
     Api ──notify─▶ Conductor ──▶ TextEncoder ──▶ Denoiser-MODEL ──▶ VideoDecoder-MODEL ──▶ Publisher
      └──────── job store ───────▶ ImageEncoder ──────▲
 
-Hardware, replicas and autoscaling of each deployment are in the config file's `deployments`; what is bound here are the
-defaults. Nothing here imports torch: the graph is built on a laptop in a second.
+The config file's `deployments` set each deployment's hardware, replicas and autoscaling; this module binds the
+defaults. It does not import torch, so a laptop builds the graph in a second.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def build_app(args: dict[str, Any]) -> Application:
     stages: dict[str, dict[Stage, Application]] = {}
     for model, names in deployment_names(cards).items():
         for stage, name in names.items():
-            if name not in bound:  # else another model brought it, from the same checkpoint
+            if name not in bound:  # else another model with the same checkpoint has bound it
                 bound[name] = _bind(STAGES[stage], cards[model], settings, name=name)
         stages[model] = {stage: bound[name] for stage, name in names.items()}
     conductor = _bind(Conductor, settings, stages, _bind(Publisher, settings))
@@ -51,7 +51,7 @@ def build_app(args: dict[str, Any]) -> Application:
 
 
 def _bind(deployment: Any, *args: Any, name: str | None = None) -> Application:
-    """A node of the graph. Serve's decorators make deployments of the classes, which type checkers cannot see."""
+    """A node of the graph. Serve's decorators turn the classes into deployments, which type checkers cannot see."""
     named = deployment if name is None else deployment.options(name=name)
     application: Application = named.bind(*args)
     return application

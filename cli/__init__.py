@@ -1,1 +1,1 @@
-"""The `kinoray` command: talks HTTP like any client; starts the service on this machine; prefetches weights."""
+"""The `kinoray` command: an HTTP client of the service, which also starts it on this machine and prefetches weights."""

@@ -162,7 +162,7 @@ def check(config: Annotated[Path, typer.Argument(help="A Serve config file.")]) 
 
 def main() -> None:
     """Run a verb; a known error is one sentence and exit code 1."""
-    # SIGINT too: a shell starts background jobs with it ignored, and then nobody could stop them cleanly.
+    # SIGINT too: a shell starts background jobs with SIGINT ignored, and then they could not be stopped cleanly.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, _terminate)
     try:
@@ -171,7 +171,7 @@ def main() -> None:
         console.print(f"[red]error:[/] {escape(error.message)}")
         code = 1
     except Exception as error:
-        # Usage errors know how to show themselves; everything else is a bug and keeps its traceback.
+        # Usage errors have a `show` method; every other exception is a bug and keeps its traceback.
         show = getattr(error, "show", None)
         if show is None:
             raise

@@ -1,4 +1,4 @@
-"""The operator's side of a bucket."""
+"""An operator's commands for a bucket."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from storage.errors import StorageUnavailable
 
 
 def set_up(config: Path) -> list[str]:
-    """Make the bucket of a config file and its rules; what was done. Raises ConfigError."""
+    """Create the bucket of a config file and set its rules; returns what was done. Raises ConfigError."""
     with _setup(config) as setup:
         return setup.init()
 
 
 def check(console: Console, config: Path) -> None:
-    """Print what the service may do in its bucket. Raises ConfigError when something is missing."""
+    """Print the service's permissions in its bucket. Raises ConfigError when one is missing."""
     with _setup(config) as setup:
         findings = list(setup.check())
     for each in findings:

@@ -1,4 +1,4 @@
-"""A small HTTP client of the service, as any client would be."""
+"""A small HTTP client of the service; it uses only the public API."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Client:
         self._http = httpx2.Client(base_url=base_url, timeout=60, trust_env=False)  # never through a proxy
 
     def create(self, fields: dict[str, Any], image: Path | None = None) -> dict[str, Any]:
-        """Accept a job; None values are left out."""
+        """Create a job; fields that are None are left out."""
         said = {key: str(value) for key, value in fields.items() if value is not None}
         if image is None:
             return self._json(self._http.post("/v1/videos", json={k: v for k, v in fields.items() if v is not None}))
@@ -33,7 +33,7 @@ class Client:
             return self._json(self._http.post("/v1/videos", data=said, files={"input_reference": file}))
 
     def watch(self, video_id: str) -> Iterator[dict[str, Any]]:
-        """The job again and again, until it has ended."""
+        """Poll a job and yield each answer until the job has ended."""
         while True:
             video = self._json(self._http.get(f"/v1/videos/{video_id}"))
             yield video
@@ -42,7 +42,7 @@ class Client:
             time.sleep(POLL_S)
 
     def download(self, video_id: str) -> bytes:
-        """The finished mp4."""
+        """Download the finished mp4."""
         response = self._http.get(f"/v1/videos/{video_id}/content", follow_redirects=True)
         if response.is_error:
             self._json(response)

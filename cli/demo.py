@@ -1,4 +1,4 @@
-"""`kinoray demo`: one real video through the whole service, from nothing to an mp4."""
+"""`kinoray demo`: start a service and render one real video with it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROMPT = "a red circle moves left on a black background"
 def run_demo(
     console: Console, *, prompt: str | None, model: str, image: Path | None, seed: int | None, out: Path
 ) -> None:
-    """Start a private service, render one video, leave it at `out` with a contact sheet beside it."""
+    """Start a private service, render one video, and write it to `out` with a contact sheet beside it."""
     started = time.monotonic()
     card = get_card(model)
     fields, image = ask_for(card, prompt, image)
@@ -53,7 +53,7 @@ def run_demo(
 
 
 def ask_for(card: ModelCard, prompt: str | None, image: Path | None) -> tuple[dict[str, Any], Path | None]:
-    """What to ask a model for when the user does not say."""
+    """The request's fields and image, with defaults for what the user does not say. Raises ConfigError."""
     if image is not None and not image.is_file():
         raise ConfigError(f"there is no image {image}")
     if image is None and card.NEEDS_IMAGE:
@@ -88,4 +88,4 @@ def _report(console: Console, video: dict[str, Any], out: Path, seconds: float) 
         f"[bold]{out}[/]: {parameters['num_frames']} frames of {video['size']} at {parameters['fps']} fps, "
         f"{parameters['num_inference_steps']} steps, seed {video['seed']}, {out.stat().st_size} bytes, {seconds:.1f} s"
     )
-    console.print(f"The job_run: {stages}. Frames side by side: [bold]{sheet}[/]")
+    console.print(f"Each stage: {stages}. Frames side by side: [bold]{sheet}[/]")

@@ -1,4 +1,4 @@
-"""The operator's side of the job store: what is wrong with it, in one sentence."""
+"""An operator's commands for the job store. They report each error in one sentence."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from pipelines.stages import Stage
 
 
 def check_job_store() -> None:
-    """Open the store once, before anything is started that needs it.
+    """Open the store once, before starting anything that needs it.
 
     Raises:
-        ConfigError: it cannot be reached, or is not at this version's revision.
+        ConfigError: the store cannot be reached, or is not at this version's revision.
     """
     with _one_sentence(), open_database(database_url()):
         pass
 
 
 def migrate_job_store() -> tuple[str | None, str]:
-    """Bring the store to this version; the revision before and after. Raises ConfigError."""
+    """Migrate the store to this version; returns the revision before and after. Raises ConfigError."""
     with _one_sentence(), Database(database_url()) as database:
         return database.migrate()
 
 
 def dead_jobs(limit: int) -> list[Job]:
-    """The jobs whose every attempt ended in a fault, the latest first. Raises ConfigError."""
+    """The dead-lettered jobs, whose every attempt ended in a fault, newest first. Raises ConfigError."""
     with _one_sentence(), open_database(database_url()) as database:
         return JobStore(database).dead(limit)
 
 
 def redrive(job_id: str) -> None:
-    """Queue a dead job again. Raises ConfigError."""
+    """Queue a dead-lettered job again. Raises ConfigError."""
     with _one_sentence(), open_database(database_url()) as database:
         if not JobStore(database).redrive(job_id):
             raise ConfigError(f"no dead job {job_id}; `./kinoray jobs --dead` lists them")
 
 
 def measured_seconds(model: str) -> dict[Stage, float]:
-    """What the stages of a model's finished jobs have taken lately, on average. Raises ConfigError."""
+    """The recent mean seconds of each stage of a model's finished jobs. Raises ConfigError."""
     with _one_sentence(), open_database(database_url()) as database:
         lines = JobStore(database).lines(model)
     means = mean_seconds(lines)
@@ -58,6 +58,6 @@ def _one_sentence() -> Iterator[None]:
     except DatabaseUnusable as error:
         raise ConfigError(str(error)) from None
     except UNREACHABLE as error:
-        # The driver's message names host and port, and no password.
+        # The driver's message names the host and port but no password.
         reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
         raise ConfigError(f"the job store cannot be reached; see KINORAY_DATABASE_URL: {reason}") from None

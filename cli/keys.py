@@ -1,4 +1,4 @@
-"""`kinoray keys`: makes an API key, and the part of a config file that lets it in."""
+"""`kinoray keys`: makes an API key and the config entry that admits it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def new(
         typer.Option(help="submit, read or admin; repeat it for several. Submit and read when absent."),
     ] = None,
 ) -> None:
-    """Make an API key: prints the key, which is kept nowhere, and below it the entry for `args.api_keys`."""
+    """Make an API key: print the key, which is not stored, and its entry for `args.api_keys`."""
     secret, entry = new_key(name, scope)
     typer.echo("The key; it is shown only now, and whoever has it can use it:", err=True)
     typer.echo(secret)
@@ -32,10 +32,10 @@ def new(
 
 
 def new_key(name: str, scopes: Sequence[str] | None = None) -> tuple[str, str]:
-    """A new secret, and the YAML list item that configures it, which holds only its hash.
+    """A new secret and the YAML list item that configures it; the item holds only the secret's hash.
 
     Raises:
-        ConfigError: the name or a scope is not one.
+        ConfigError: the name or a scope is invalid.
     """
     import yaml
     from pydantic import ValidationError
@@ -50,5 +50,5 @@ def new_key(name: str, scopes: Sequence[str] | None = None) -> tuple[str, str]:
     except ValidationError as error:
         problems = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"no such key can be made: {problems}") from None
-    # The block is a list item and its scopes one line, as config files here write them.
+    # The config files here write an entry as a block and its scopes on one line.
     return secret, yaml.safe_dump([entry], sort_keys=False, default_flow_style=None, width=1000)

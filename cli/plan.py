@@ -1,4 +1,4 @@
-"""`kinoray plan`: how large a cluster has to be."""
+"""`kinoray plan`: how large a cluster must be."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run_plan(
 
 
 def _rate(text: str) -> float:
-    """Jobs a second. Raises ConfigError."""
+    """Parse a rate such as `2/min` into jobs per second. Raises ConfigError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)/(s|min|h|day)", text)
     if found is None or float(found[1]) == 0:
         raise ConfigError(f"--rate {text}: write videos per time, such as 2/min; the time is one of {', '.join(PER)}")
@@ -72,7 +72,7 @@ def _rate(text: str) -> float:
 
 
 def _on(gpu: str, model: str) -> dict[Stage, float]:
-    """What the model's default video took on a GPU that was measured. Raises ConfigError."""
+    """The seconds of each stage of the model's default video on a measured GPU. Raises ConfigError."""
     timings, parameters = measured(gpu, model), get_card(model).default_parameters()
     size = parameters.megapixels
     step_s = timings.step.seconds(size)
@@ -84,14 +84,14 @@ def _on(gpu: str, model: str) -> dict[Stage, float]:
 
 
 def _stages(model: str) -> list[Stage]:
-    """Those that every video of a model runs through, on replicas of their own."""
+    """The stages with their own replicas that every video of a model runs through."""
     card = get_card(model)
     optional = {Stage.IMAGE_ENCODE} if not card.NEEDS_IMAGE else set()
     return [stage for stage in Stage if stage in card.STAGES and stage not in optional]
 
 
 def _given(seconds: list[str], stages: Collection[Stage]) -> dict[Stage, float]:
-    """What `--seconds` says. Raises ConfigError."""
+    """Parse the values of `--seconds`. Raises ConfigError."""
     given: dict[Stage, float] = {}
     for text in seconds:
         found = re.fullmatch(r"(\w+)=(\d+(?:\.\d+)?)", text)
@@ -102,7 +102,7 @@ def _given(seconds: list[str], stages: Collection[Stage]) -> dict[Stage, float]:
 
 
 def _gpus(path: Path, model: str) -> Mapping[Stage, float]:
-    """GPUs of one replica of each stage, as a config file says. Raises ConfigError."""
+    """The GPUs of one replica of each stage, from a config file. Raises ConfigError."""
     (application,) = load_config(path)["applications"]
     names = deployment_names(load_settings(application.get("args") or {}).cards())
     if model not in names:
@@ -112,6 +112,6 @@ def _gpus(path: Path, model: str) -> Mapping[Stage, float]:
     }
     gpus = {stage: float(options.get(name, {}).get("num_gpus", 0)) for stage, name in names[model].items()}
     first, *_ = _stages(model)
-    if first is not Stage.IMAGE_ENCODE:  # one for requests with an image stands beside each text encoder
+    if first is not Stage.IMAGE_ENCODE:  # each text encoder has an image encoder beside it, for requests with an image
         gpus[first] += gpus.get(Stage.IMAGE_ENCODE, 0.0)
     return gpus

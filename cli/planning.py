@@ -1,7 +1,7 @@
-"""How many replicas a rate of jobs needs, and how long a job then takes: the stages as queues one behind another.
+"""How many replicas a rate of jobs needs, and how long a job then takes: it simulates the stages as queues in series.
 
-Jobs come at random moments (a Poisson process) and are served first come, first served; a stage takes the same time for
-each. A real service also preempts, ages and fails: this says how large a cluster has to be, not how it behaves.
+Jobs arrive at random (a Poisson process) and are served first come, first served; a stage takes the same time for each
+job. A real service also preempts, ages and fails: this gives the size of a cluster, not its behaviour.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pipelines.stages import Stage
 
 JOBS = 20_000
-"""Simulated for each plan: enough for a 95th percentile that is good to a few percent."""
+"""Jobs simulated for each plan: enough for a 95th percentile that is accurate to a few percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +28,13 @@ class StagePlan:
     replicas: int
 
     def utilisation(self, rate: float) -> float:
-        """The share of its time that a replica works, at so many jobs a second."""
+        """The share of its time that a replica works, at `rate` jobs per second."""
         return rate * self.seconds / self.replicas
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a rate needs, and what its jobs get."""
+    """The stages that a rate needs, and the latency of its jobs in seconds."""
 
     stages: tuple[StagePlan, ...]
     p50_s: float
@@ -42,16 +42,16 @@ class Plan:
 
 
 def plan(rate: float, seconds: Mapping[Stage, float], *, busy: float, within_s: float | None = None) -> Plan:
-    """The fewest replicas that are busy for at most a share of their time, and more until 95 % of jobs are in time.
+    """The fewest replicas that are busy for at most the share `busy`, and more until 95 % of jobs are in time.
 
     Args:
-        rate: jobs a second.
-        seconds: of each stage that needs replicas of its own.
-        busy: between 0 and 1.
-        within_s: what 95 % of the jobs may take, from accepted to decoded; None asks for nothing.
+        rate: jobs per second.
+        seconds: the time of each stage that needs its own replicas.
+        busy: the most that a replica may work, as a share of its time between 0 and 1.
+        within_s: seconds that 95 % of the jobs may take, from accepted to decoded; None sets no limit.
 
     Raises:
-        ValueError: no number of replicas makes a job so fast.
+        ValueError: no number of replicas makes a job that fast.
     """
     if within_s is not None and sum(seconds.values()) >= within_s:
         raise ValueError(f"one job alone takes {sum(seconds.values()):.1f} s; ask for more than that")
@@ -67,12 +67,12 @@ def plan(rate: float, seconds: Mapping[Stage, float], *, busy: float, within_s: 
         p95 = _p95(latencies)
         if within_s is None or p95 <= within_s:
             return Plan(stages, statistics.median(latencies), p95)
-        longest = max(range(len(stages)), key=lambda place: _p95(waits[place]))  # where one more replica helps most
+        longest = max(range(len(stages)), key=lambda place: _p95(waits[place]))  # one more replica helps most here
         stages = tuple(replace(each, replicas=each.replicas + (place == longest)) for place, each in enumerate(stages))
 
 
 def simulate(rate: float, stages: Sequence[StagePlan], jobs: int = JOBS, seed: int = 0) -> list[list[float]]:
-    """Seconds that each job waits at each stage."""
+    """The seconds that each job waits at each stage: one list per stage."""
     dice = random.Random(seed)
     arrivals: list[float] = []
     now = 0.0
@@ -84,7 +84,7 @@ def simulate(rate: float, stages: Sequence[StagePlan], jobs: int = JOBS, seed: i
     for stage in stages:
         free = [0.0] * stage.replicas
         begin: list[float] = []
-        for at in there:  # every job takes as long, so none overtakes another
+        for at in there:  # every job takes the same time, so none overtakes another
             begin.append(max(at, free[0]))
             heapq.heapreplace(free, begin[-1] + stage.seconds)
         waits.append([began - at for began, at in zip(begin, there, strict=True)])

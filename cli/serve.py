@@ -20,7 +20,7 @@ def run_forever(console: Console, path: Path | None) -> None:
     config = load_config(path)
     for application in config["applications"]:
         for card in load_settings(application.get("args") or {}).cards().values():
-            prefetch(card)  # a missing checkpoint is a sentence now, not a replica that dies later
+            prefetch(card)  # a missing checkpoint is an error message now, not a replica that dies later
     check_job_store()
     console.print(f"Starting Kinoray from {path} ...")
     try:

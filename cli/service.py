@@ -71,7 +71,7 @@ def for_model(config: dict[str, Any], model: str, *, with_image: bool) -> dict[s
     application["deployments"] = [each for each in deployments if each["name"] in ALWAYS]
     for stage in get_card(model).STAGES:
         kind = CLASSES[stage]
-        # The model's own options, or those of another model's stage of the same kind.
+        # Use the model's own options, or else those of another model's stage of the same kind.
         alike = [each for each in deployments if each["name"].startswith(kind)]
         own = [each for each in alike if each["name"] == f"{kind}-{model}"]
         options = {**(own or alike)[0], "name": f"{kind}-{model}"}
@@ -88,7 +88,7 @@ def environment(data: Path) -> dict[str, str]:
         "KINORAY_DATA": str(data.resolve()),
         "RAY_AUTH_MODE": "disabled",  # everything listens on the loopback interface only
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",  # Ray's own 15 lets every other process on the machine go before a render
+        "RAY_worker_niceness": "0",  # with Ray's default of 15, every other process on the machine precedes a job
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
@@ -121,7 +121,7 @@ def run_service(
     Raises:
         StartFailed: the port is taken, Serve reports a failed deployment, or it takes longer than five minutes.
     """
-    # Set before Ray starts: every process of it inherits them.
+    # Set before Ray starts, because all of Ray's processes inherit them.
     if private:
         os.environ.pop("KINORAY_DATABASE_URL", None)  # its jobs and its videos belong together, under `data`
     os.environ.update(environment(data))
@@ -150,7 +150,7 @@ def run_service(
                 object_store_memory=512 * 2**20,
             )
         _start_ray(address=address or "local", log_to_driver=show_logs, **options)
-        signals.restore()  # Ray takes SIGTERM for itself
+        signals.restore()  # Ray installs its own SIGTERM handler
         if graceful:
             cleanup.callback(lambda: _get_global_client().shutdown(timeout_s=STOP_TIMEOUT_S))
             cleanup.callback(signals.ignore)
@@ -172,7 +172,7 @@ def _start_ray(**options: Any) -> None:
         try:
             ray.init(logging_level="WARNING", _node_ip_address="127.0.0.1", **options)
             return
-        except Exception as error:  # what Ray raises then is no more than that
+        except Exception as error:  # Ray raises a plain Exception on a timeout
             if "timed out" not in str(error).lower():
                 raise
             ray.shutdown()
@@ -238,14 +238,14 @@ def _wait_until_ready(url: str, on_waiting: Callable[[list[str]], None]) -> None
         except urllib.error.HTTPError as error:
             waiting = _waiting_for(error)
         except OSError:
-            pass  # the proxy of Serve does not listen yet
+            pass  # Serve's proxy does not listen yet
         on_waiting(waiting)
         application = serve.status().applications.get(APPLICATION)
         if application is not None and application.status is ApplicationStatus.DEPLOY_FAILED:
             raise StartFailed(f"the application could not be deployed: {application.message}")
         if time.monotonic() > deadline:
             raise StartFailed(f"not ready within {START_TIMEOUT_S} s; still waiting for {', '.join(waiting)}")
-        time.sleep(0.5)  # each question costs the controller some work, and the stages are loading
+        time.sleep(0.5)  # each poll costs the controller some work while the stages load
 
 
 def _waiting_for(error: urllib.error.HTTPError) -> list[str]:

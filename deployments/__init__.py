@@ -1,1 +1,1 @@
-"""The job_run: Ray Serve classes, one per stage, the HTTP API and the conductor. No tensor mathematics."""
+"""The Ray Serve deployments: one class per stage, the HTTP API and the conductor. No tensor mathematics."""

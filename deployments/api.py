@@ -1,4 +1,4 @@
-"""The HTTP API: stateless, any number of replicas. Everything that can be known without a GPU is refused here."""
+"""The HTTP API: stateless, any number of replicas. It refuses every bad request that can be detected without a GPU."""
 
 # No postponed annotations here: Serve rebuilds the routes from the methods' signatures and needs the types themselves.
 
@@ -39,6 +39,7 @@ from jobs.lifecycle import CANCELED, Status
 from jobs.record import Job
 from jobs.store import JobStore
 from pipelines.errors import InvalidRequest, KinorayError
+from pipelines.version import VERSION
 from storage.errors import StorageUnavailable
 from storage.keys import download_name, spritesheet_key, thumbnail_key, video_key
 from storage.store import delete_job, open_store
@@ -46,10 +47,10 @@ from storage.store import delete_job, open_store
 T = TypeVar("T")
 
 AT_ONCE = 16
-"""Requests that may wait for the artifact store."""
+"""The number of requests that may wait for the artifact store at once."""
 
-# How long a client should wait before it asks again: short at first, then longer, since each question costs a little of
-# the processor that a render on a CPU needs.
+# How long a client should wait before it polls again: short at first, then longer, since each poll takes a little of
+# the CPU time that a render on a CPU needs.
 POLL_AFTER_MS, LONG_JOB_POLL_AFTER_MS, LONG_JOB_S = 250, 500, 2.0
 
 VARIANTS = {
@@ -58,7 +59,7 @@ VARIANTS = {
     "spritesheet": (spritesheet_key, "image/webp"),
 }
 
-app = FastAPI(title="Kinoray", description="Video generation on a Ray cluster.", version="0.1.0")
+app = FastAPI(title="Kinoray", description="Video generation on a Ray cluster.", version=VERSION)
 install(app)
 describe(app)
 BEARER = [bearer()]
@@ -80,17 +81,17 @@ def _unknown() -> NotFound:
 
 
 def _poll_after(response: Response, job: Job) -> None:
-    """Tell the openai client how long to wait before it asks again."""
+    """Tell the openai client how long to wait before it polls again."""
     if not job.ended:
         is_long = job.started_at is None or time.time() - job.started_at > LONG_JOB_S
         response.headers["openai-poll-after-ms"] = str(LONG_JOB_POLL_AFTER_MS if is_long else POLL_AFTER_MS)
 
 
-# Serve pickles the class by value when it decorates it, with what the module holds by then: helpers stand above it.
+# Serve pickles the class by value when it decorates it, with what the module holds by then: so helpers come first.
 @serve.deployment(name="Api", max_ongoing_requests=1000, graceful_shutdown_timeout_s=20)
 @serve.ingress(app)
 class Api:
-    """OpenAI's Videos API, and what an operator needs beside it."""
+    """Serves OpenAI's Videos API, and the additional routes that an operator needs."""
 
     def __init__(self, settings: Settings, conductor: DeploymentHandle[Any]) -> None:
         self.settings = settings
@@ -127,7 +128,7 @@ class Api:
         responses=SYNC,
     )  # fmt: skip
     async def sync(self, request: Request, idempotency_key: Annotated[str | None, Header()] = None) -> Response:
-        """Make a video and answer with its mp4, or with the Video if that takes too long. Who goes away cancels it."""
+        """Make a video and answer with its mp4, or with the Video if that takes too long. Disconnecting cancels it."""
         caller = caller_of(request, self.authenticator, "submit")
         job = await self._create(request, caller, idempotency_key)
         try:
@@ -188,7 +189,7 @@ class Api:
         job = await self._job(request, video_id, "read")
         seen = last_seen(last_event_id)
         if job.ended and seen is not None and seen >= job.version:
-            return Response(status_code=204)  # which tells a browser's EventSource not to come back
+            return Response(status_code=204)  # this tells a browser's EventSource not to reconnect
         events = self.event_stream.of(job, seen, lambda now: self._shown(now).model_dump(mode="json"))
         return EventSourceResponse(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
 
@@ -201,7 +202,7 @@ class Api:
         prefer: Annotated[str | None, Header()] = None,
         idempotency_key: Annotated[str | None, Header()] = None,
     ) -> Video:
-        """A new video with the seed, shape, settings and image of another, except for what is said."""
+        """A new video with the seed, shape, settings and image of another, except for the fields given."""
         source = await self._job(request, video_id, "read")
         caller = caller_of(request, self.authenticator, "submit")
         job = await self._create(request, caller, idempotency_key, remix_of=source)
@@ -228,7 +229,7 @@ class Api:
         responses=answers(400, 401, 403, 413, 429, 503),
     )  # fmt: skip
     async def begin_upload(self, request: Request) -> Upload:
-        """Where to send a file that a video is to begin with. Then name its id in `input_reference`."""
+        """Get a URL to send a video's first frame to. Then name the upload's id in `input_reference`."""
         caller = caller_of(request, self.authenticator, "submit")
         fields, _ = await read_body(request, self.settings.max_body_bytes)
         asked = parse_upload(fields)
@@ -239,7 +240,7 @@ class Api:
         responses=answers(400, 401, 403, 413, 429, 503),
     )  # fmt: skip
     async def receive_upload(self, request: Request, upload_id: str) -> None:
-        """Send the file here, where no bucket takes it."""
+        """Send the file here if the service has no bucket."""
         caller = caller_of(request, self.authenticator, "submit")
         data = await read_file(request, self.settings.max_body_bytes)
         await self._with_files(self.uploads.receive, upload_id, caller, data)
@@ -249,7 +250,7 @@ class Api:
     @app.post("/v1/videos/characters", include_in_schema=False)
     @app.get("/v1/videos/characters/{character_id}", include_in_schema=False)
     async def not_implemented(self, request: Request) -> None:
-        """Calls of OpenAI's client that no model here can serve: said plainly, not as a route that is not there."""
+        """Calls of OpenAI's client that no model here can serve: they get a clear error, not an unknown route."""
         caller_of(request, self.authenticator, "submit")
         raise NotImplementedHere("no model of this service can do that; GET /v1/models lists what they can")
 
@@ -273,7 +274,7 @@ class Api:
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=answers(503))
     async def metrics(self) -> Response:
-        """Cluster-wide result_metadata from the job store, for Prometheus."""
+        """Cluster-wide metrics from the job store, for Prometheus."""
         text, kind = await asyncio.to_thread(exposition, self.jobs)
         return Response(text, media_type=kind)
 
@@ -294,7 +295,7 @@ class Api:
         return await asyncio.to_thread(self._shown, job)
 
     async def _job(self, request: Request, job_id: str, scope: Scope) -> Job:
-        """A job that exists for the caller."""
+        """A job that the caller may see. Raises NotFound for any other."""
         caller = caller_of(request, self.authenticator, scope)
         job = await asyncio.to_thread(self.jobs.get, job_id) if is_job_id(job_id) else None
         if job is None or not caller.sees(job.api_key):
@@ -305,14 +306,14 @@ class Api:
         return Video.of(job, self.queue.place(job), self._urls(job))
 
     def _urls(self, job: Job) -> dict[str, str]:
-        """Where the files of a job are: in the bucket, for a while, or else under this service's own address."""
+        """The URLs of a job's files: in the bucket, valid for a while, or else under this service's own address."""
         if job.status is not Status.COMPLETED or job.expired:
             return {}
         made = {variant: key_of(job) for variant, (key_of, _) in VARIANTS.items() if job.output.get(variant, True)}
         path = f"/v1/videos/{job.id}/content?variant="
         try:
             return {variant: self.store.url(key) or path + variant for variant, key in made.items()}
-        except StorageUnavailable:  # its credentials could not be renewed
+        except StorageUnavailable:  # the bucket's credentials could not be renewed
             return {variant: path + variant for variant in made}
 
     async def _file(self, job: Job, variant: str) -> Response:
@@ -338,11 +339,11 @@ class Api:
         if not before.ended and job.error_code == CANCELED:
             emit("job.canceled", job_id=job.id, model=job.model)
         if before.status is Status.QUEUED and job.attempts == before.attempts:
-            # No conductor had it, so none will tidy up.
+            # No conductor held the job, so none will delete its files.
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": "canceled"})
             await self._with_files(delete_job, self.store, job)
         return job
 
     async def _with_files(self, work: Callable[..., T], *inputs: Any) -> T:
-        """Run what may wait for the artifact store, in threads of its own: others read the job store meanwhile."""
+        """Run work that may wait for the artifact store in separate threads, so that job store reads need not wait."""
         return await asyncio.get_running_loop().run_in_executor(self.files, work, *inputs)

@@ -1,16 +1,16 @@
-"""How many replicas each stage needs, from work and not from request counts: the application's autoscaling policy.
+"""The application's autoscaling policy: computes how many replicas each stage needs from work, not from request counts.
 
-Serve's own policy counts the calls that a deployment has. A queue of jobs makes no calls, and a call says nothing of
-how long it takes: here the seconds of work that wait decide how many denoisers there are, and the measured costs of the
-other stages how many of each keep up. Those start with the denoisers, before anything has come so far.
+Serve's own policy counts the calls that a deployment has. Queued jobs make no calls, and a call does not tell how long
+it takes. Here the seconds of waiting work decide the number of denoisers, and the measured costs of the other stages
+decide how many of each keep up. The other stages start together with the denoisers, before any job has reached them.
 
     applications:
       - autoscaling_policy:
           policy_function: deployments.autoscaling:Balance
           policy_kwargs: {drain_s: 60}
 
-It runs in Serve's controller ten times a second, so it never waits: the job store is read in a thread beside it.
-Bounds, delays and steps are those of each deployment's `autoscaling_config`, as ever; every stage must have one.
+Serve's controller calls the policy ten times a second, so it never blocks: a separate thread reads the job store.
+Bounds, delays and steps come from each deployment's `autoscaling_config`, as usual; every stage must have one.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ log = logging.getLogger("ray.serve")
 
 DENOISER = "Denoiser-"
 BUSY = 0.8
-"""The share of its time that an encoder or a decoder is to be busy, so that a denoiser seldom waits for one."""
+"""The target utilization of an encoder or a decoder, below 1 so that a denoiser seldom waits for one."""
 LOOK_EVERY_S = 0.5
 STALE_S = 30.0
-"""A view so old says nothing: replicas stay as they are until the job store answers again."""
+"""A view older than this is ignored: replicas stay as they are until the job store answers again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one model's jobs need."""
+    """The work that one model's jobs need."""
 
     waiting: int  # jobs
     working: Mapping[Stage, int]  # jobs in each stage
     busy: int  # denoisers that have a job
-    work_s: float  # seconds of computing that those before the end of their denoise still need
-    stage_s: Mapping[Stage, float]  # what each stage of a job takes on average
+    work_s: float  # seconds of computing that jobs before the end of their denoise still need
+    stage_s: Mapping[Stage, float]  # average seconds of each stage of a job
 
     def denoisers(self, drain_s: float) -> int:
-        """As many as have the work done in `drain_s`; not more than there are jobs, nor fewer than are at work.
+        """Denoisers that finish the work in `drain_s`; at most one per job, and at least those that are busy.
 
         A job that is past its denoise needs none, however long it waits for a bucket.
         """
@@ -63,9 +63,10 @@ class Demand:
         return min(jobs, max(self.busy, math.ceil(denoising_s / drain_s)))
 
     def replicas(self, stage: Stage, drain_s: float) -> float:
-        """Of one stage: denoisers; or what keeps up with them, and at least one for jobs that are in it.
+        """Replicas of one stage: the denoisers, or enough to keep up with them, and at least one if it has jobs.
 
-        Of decoders, as many as have those done in `drain_s`: they may have come before there was one.
+        There are at least enough decoders to finish the jobs in that stage in `drain_s`: jobs may have arrived before
+        there was a decoder.
         """
         denoisers = self.denoisers(drain_s)
         if stage is Stage.DENOISE:
@@ -80,7 +81,7 @@ class Demand:
 def replicas_needed(
     demands: Mapping[str, Demand], names: Mapping[str, Mapping[Stage, str]], drain_s: float
 ) -> dict[str, int]:
-    """Replicas of each deployment. One that several models share has the sum of what each needs."""
+    """Replicas of each deployment. A deployment that several models share gets the sum of what each needs."""
     needed: dict[str, float] = {}
     for model, demand in demands.items():
         for stage, name in names[model].items():
@@ -89,9 +90,10 @@ def replicas_needed(
 
 
 class Balance:
-    """Called by Serve's controller with a context for each deployment that scales; one left out stays as it is.
+    """The policy that scales all stages together. A deployment missing from its answer keeps its replicas.
 
-    An error here would stop the controller, which deploys and deletes too: whatever it is, it is logged.
+    Serve's controller calls it with a context for each deployment that scales. An error here would stop the controller,
+    which also deploys and deletes, so every error is only logged.
     """
 
     def __init__(self, drain_s: float = 60.0) -> None:
@@ -110,13 +112,13 @@ class Balance:
             return {}, None
         decisions = {each: self._needed[each.name] for each in contexts if each.name in self._needed}
         for each, needed in decisions.items():
-            # Where none runs and calls wait, Serve goes by the target instead of the answer.
+            # If no replica runs and calls wait, Serve uses the target instead of the answer.
             if contexts[each].current_num_replicas == 0:
                 contexts[each].target_num_replicas = max(contexts[each].target_num_replicas, needed)
         return decisions, None
 
     def _look(self, models: list[str]) -> None:
-        """Take the last look's answer, if it is there, and begin the next when it is time."""
+        """Take the result of the last read of the job store, if it is done, and begin the next when it is time."""
         if self._looking is not None:
             if not self._looking.done():
                 return
@@ -134,13 +136,13 @@ class Balance:
     def _replicas(self, models: list[str]) -> dict[str, int]:
         if self._store is None:
             self._store = JobStore(Database(database_url()))
-        # Read anew: the controller outlives every change of the catalogue.
+        # Read the cards again each time: the controller outlives every change of the catalogue.
         names = deployment_names({model: read_anew(model) for model in models})
         return replicas_needed({model: demand_of(self._store, model) for model in models}, names, self.drain_s)
 
 
 class Backlog:
-    """The same for the denoisers of one model, as the policy of that deployment; its other stages scale by their calls.
+    """The same policy for one model's denoiser deployment only; the model's other stages scale by their calls.
 
     - name: Denoiser-ltx-video-0.9.5
       autoscaling_config:
@@ -157,7 +159,7 @@ class Backlog:
 
 
 def demand_of(store: JobStore, model: str) -> Demand:
-    """What the job store says of a model's jobs now. Blocks."""
+    """The current demand of a model's jobs, from the job store. Blocks."""
     waiting, waiting_s = store.waiting(model)
     working = store.working(model)
     left_s = sum(working[stage][1] for stage in AHEAD_OF_DENOISE if stage in working)

@@ -1,4 +1,4 @@
-"""Background loops of a replica: they go on in spite of failures, wait for news, and make the writes they owe."""
+"""Helpers for a replica's background loops: repeat despite failures, wait for an event, and retry a write."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ log = logging.getLogger("ray.serve")
 
 
 async def forever(work: Callable[[], Awaitable[object]], stopped: Callable[[], bool] = lambda: False) -> None:
-    """Run something again and again. It waits by itself; when it fails, a second passes before the next time."""
+    """Run `work` again and again. `work` does its own waiting; after a failure, this waits a second."""
     while not stopped():
         try:
             await work()
         except Exception:
-            # The store may be locked or its disk full for a while; jobs wait, none is lost.
+            # The store may be locked or its disk full for a while; jobs wait, but none is lost.
             log.exception("a background loop failed; it goes on in a second")
             await asyncio.sleep(1)
 
 
 async def until_written(write: Callable[..., T], *values: Any, stopped: Callable[[], bool] = lambda: False) -> T:
-    """Make a write, in a thread, until the job store can be reached. One that is told to stop tries once."""
+    """Make a write in a thread, and retry it until the job store can be reached; once `stopped`, do not retry."""
     wait = 0.2
     while True:
         try:
@@ -42,7 +42,7 @@ async def until_written(write: Callable[..., T], *values: Any, stopped: Callable
 
 
 async def until_set(event: asyncio.Event, at_most_s: float | None) -> None:
-    """Wait for an event, or for so many seconds; None is as long as it takes."""
+    """Wait for an event, at most `at_most_s` seconds; None waits without a limit."""
     try:
         async with asyncio.timeout(at_most_s):
             await event.wait()

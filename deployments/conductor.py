@@ -1,4 +1,7 @@
-"""Claims jobs by lease and runs each through its stages. Any number of replicas; all state is in the job store."""
+"""The conductor claims jobs by lease and runs each through its stages.
+
+It can have any number of replicas, because all state is in the job store.
+"""
 
 from __future__ import annotations
 
@@ -48,19 +51,19 @@ STORAGE_DELAY_S = 10.0
 LOOK_EVERY_S, PREEMPT_EVERY_S, TIDY_EVERY_S = 0.5, 1.0, 1.0
 DISCARD_S = 5.0
 GATHER_S = 0.25
-"""Denoisers report once a second; the first report is written at once."""
+"""How long progress reports gather for one write. Denoisers report once a second; the first is written at once."""
 PAUSE_S = 0.05
-"""After a look for jobs to claim: a denoiser that is left and a job that ends are often news at once."""
+"""The pause after each search for jobs to claim: a freed denoiser and an ended job are often signalled together."""
 
 
 def storage_delay_s() -> float:
-    """Seconds until a job is tried again that needs what cannot be read for now: spread, as many wait for the same."""
+    """Seconds until a job whose files cannot be read is tried again; random, as many jobs wait for the same store."""
     return STORAGE_DELAY_S * random.uniform(0.5, 1.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A job that this conductor has claimed. Only `running` is ever cancelled; `conduct` settles how it ended."""
+    """A job that this conductor has claimed. Only `running` is ever cancelled; `conduct` records how it ended."""
 
     job_run: JobRun
     running: asyncio.Task[None]
@@ -69,7 +72,7 @@ class Held:
 
 @serve.deployment(name="Conductor", max_ongoing_requests=1000, graceful_shutdown_timeout_s=60)
 class Conductor:
-    """Its job runs are background work that Serve does not wait for: on shutdown it gives every job back."""
+    """Runs jobs as background work, which Serve does not wait for: on shutdown the conductor requeues every job."""
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class Conductor:
         self.denoiser_pool = DenoiserPool(self.allocation, denoisers, on_freed=self.wake.set)
         self.stopping = False
         loop = asyncio.get_running_loop()
-        self.renewing = ThreadPoolExecutor(1, thread_name_prefix="renew")  # others may wait long for one of the shared
+        self.renewing = ThreadPoolExecutor(1, thread_name_prefix="renew")  # its own: shared threads may all be busy
         self.takeover_guard = TakeoverGuard(settings.lease_s)
         self.claiming = loop.create_task(forever(self._claim_all, self._stops))
         self.renewal = loop.create_task(forever(self._renew_all))
@@ -101,7 +104,7 @@ class Conductor:
         self.others = [loop.create_task(forever(work)) for work in loops]
 
     async def notify(self) -> None:
-        """There is a new job. Saves it the wait for the next poll; losing this call loses nothing."""
+        """Report a new job, so that it does not wait for the next poll. A lost call does no harm."""
         self.wake.set()
 
     def check_health(self) -> None:
@@ -109,18 +112,18 @@ class Conductor:
             raise RuntimeError("the conductor's loop has ended")
 
     async def __del__(self) -> None:
-        """Called by Serve when the replica stops: give back every job it holds."""
+        """Requeue every job that this replica holds. Serve calls this when the replica stops."""
         self.stopping = True
         self.wake.set()
-        await self.claiming  # not cancelled: a claim on its way must come back to be released
+        await self.claiming  # not cancelled: a claim in flight must return so that its job can be released
         for loop in self.others:
             loop.cancel()
         conducts = [each.conduct for each in self.held.values()]
         for token in list(self.held):
             self._abort(token)
         await asyncio.gather(*conducts, return_exceptions=True)
-        self.renewal.cancel()  # not before: a step may take longer than a lease
-        with suppress(TimeoutError):  # where the application is deleted there may be no publisher any more
+        self.renewal.cancel()  # only now: a step may take longer than a lease
+        with suppress(TimeoutError):  # if the application is being deleted, the publisher may be gone
             await asyncio.wait_for(self._discard(), DISCARD_S)
 
     def _stops(self) -> bool:
@@ -134,7 +137,7 @@ class Conductor:
         if self.stopping:
             return
         await asyncio.sleep(PAUSE_S)
-        # When nobody calls: for retries and abandoned jobs.
+        # Also search without a notification: retries and abandoned jobs send none.
         await until_set(self.wake, self.settings.poll_interval_s)
 
     async def _renew_all(self) -> None:
@@ -160,12 +163,12 @@ class Conductor:
             emit("job.failed", job_id=job.id, model=job.model, attempt=job.attempts)
 
     def _abort(self, token: str) -> None:
-        """Stop a job run: it was deleted or canceled, another conductor has it, or this one stops."""
+        """Abort a job run: the job was deleted or canceled, another conductor has it, or this conductor stops."""
         if token in self.held and not (running := self.held[token].running).cancelling():
-            running.cancel()  # once: again, it would not wait for its stage to end
+            running.cancel()  # only once: a second cancel would make it stop waiting for its stage to end
 
     async def _watch_replicas(self) -> None:
-        """Learn how many denoisers there are, and migrate the jobs of those that were told to stop."""
+        """Refresh the list of replicas, and migrate the jobs of replicas that were told to stop."""
         now = self.denoiser_pool.replicas = await asyncio.to_thread(look)
         for each in self.held.values():
             if each.job_run.replica in now.stopping or each.job_run.waits_in_vain():
@@ -173,7 +176,7 @@ class Conductor:
         await asyncio.sleep(LOOK_EVERY_S)
 
     async def _preempt(self) -> None:
-        """Migrate the jobs whose denoisers go to jobs of a higher class."""
+        """Preempt the jobs whose denoisers go to jobs of a higher class."""
         await asyncio.sleep(PREEMPT_EVERY_S)
         if (after_s := self.settings.preempt_after_s) is None:
             return
@@ -191,14 +194,14 @@ class Conductor:
         await self._discard()
 
     async def _discard(self) -> None:
-        """Have removed what ended jobs have left. What is missed, the sweeper finds."""
+        """Have the publisher delete the remaining files of ended jobs. The sweeper removes what this misses."""
         pending_cleanup, self.pending_cleanup = self.pending_cleanup, []
         if pending_cleanup:
             await self.publisher.discard.remote(pending_cleanup)
 
     def _claim(self, model: str) -> Job | None:
         denoisers = len(self.denoiser_pool.denoisers(model))
-        ahead = max(self.settings.look_ahead, denoisers)  # all may end at once
+        ahead = max(self.settings.look_ahead, denoisers)  # all denoisers may finish at once
         return self.leases.claim(
             model,
             owner=self.owner,
@@ -221,7 +224,7 @@ class Conductor:
         self.held[lease.token] = Held(job_run, running, conduct)
 
     async def _conduct(self, job: Job, token: str, job_run: JobRun, running: asyncio.Task[None]) -> None:
-        """The job boundary: however the run ends, it becomes a state of the job."""
+        """Turn the end of a job run, however it ended, into a state of the job: this is the job's error boundary."""
         outcome: str | None = None
         try:
             await asyncio.wait([running])
@@ -230,23 +233,23 @@ class Conductor:
                 now = await self._durably(self.store.get, job.id)
                 outcome = "canceled" if now is not None and now.error_code == CANCELED else "lease_lost"
                 if now is None or now.error_code == CANCELED:
-                    # Deleted or canceled, perhaps after the publisher had stored the video: leave nothing behind.
+                    # Deleted or canceled, perhaps after the publisher had stored the video: remove all its files.
                     self.pending_cleanup += prefixes_of(job)
             elif outcome in ("completed", "failed"):
                 self.pending_cleanup.append(checkpoint_prefix(job.id))
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": outcome})
-            if outcome != CANCELED:  # which the API has said
+            if outcome != CANCELED:  # the API has already logged this event
                 emit(f"job.{outcome}", job_id=job.id, model=job.model, attempt=job.attempts)
         except Exception:
-            # Without a write the lease runs out, and the job is tried again if it has an attempt left.
+            # Without this write the lease expires, and the job is tried again if it has an attempt left.
             log.exception("how %s ended could not be stored; its lease will run out", job.id)
         finally:
             del self.held[token]
-            if outcome != "completed":  # its denoiser was free long before
+            if outcome != "completed":  # a completed job freed its denoiser long before
                 self.wake.set()
 
     async def _settle(self, job: Job, token: str, job_run: JobRun, running: asyncio.Task[None]) -> str | None:
-        """Write down how a run ended; None when the lease was lost and nothing could be written."""
+        """Store how a job run ended and return the outcome; None when the lease was lost and nothing was stored."""
         if running.cancelled():
             return "released" if await self._durably(self.leases.release, token) else None
         error = running.exception()
@@ -273,8 +276,8 @@ class Conductor:
         return "failed" if status is Status.FAILED else "retried"
 
     async def _durably(self, write: Callable[..., T], *values: Any) -> T:
-        """Do what settles a job, whatever it takes: giving up would render it again.
+        """Repeat a write that settles a job until it succeeds, because giving up would render the job again.
 
-        The job's lease goes on being renewed meanwhile. A conductor that is told to stop tries once.
+        The job's lease is still renewed meanwhile. A conductor that was told to stop tries only once.
         """
         return await until_written(write, *values, stopped=self._stops)

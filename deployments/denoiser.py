@@ -1,4 +1,4 @@
-"""The step loop, with one control point per step: progress, cancellation, lease, checkpoint."""
+"""Runs the denoising step loop, with one control point per step: progress, cancellation, lease and checkpoint."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from pipelines.catalogue import ModelCard
 from pipelines.families import outputs, revision
 from pipelines.requests import Parameters
 from pipelines.stages import Stage
+from pipelines.version import VERSION
 from storage.store import open_checkpoints
 
 ROUTER = RequestRouterConfig(
@@ -29,16 +30,18 @@ ROUTER = RequestRouterConfig(
 
 
 ENDING_S, ENDING_SHARE = 1.5, 0.2
-"""A video that is done within so long lets the next be sent, which takes a few hundredths of a second or, on a machine
-without an idle core, far longer. The last step or fifth at most: its client sees no steps from then on."""
+"""The remaining seconds, and share of the steps, below which a denoise reports that it is ending.
+
+The next job can be sent then, which takes a few hundredths of a second or, on a machine without an idle core, far
+longer. The rest is at most the last step or fifth of the steps, because the client sees no steps from then on."""
 
 
-# The job store gives it one job, and the next when that is ending; the stream of one before may still be open.
+# The job store assigns it one job, and the next when that one is ending; an earlier job's stream may still be open.
 @serve.deployment(
     name="Denoiser", max_ongoing_requests=4, graceful_shutdown_timeout_s=600, request_router_config=ROUTER
 )
 class Denoiser:
-    """One video at a time; the next may wait. Cancelled, it stops at the next step, commits, and is free again."""
+    """Denoises one video at a time; the next may wait. When cancelled, it commits at the next step, then is free."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         from deployments.stages.checkpoints import Commits, Writer
@@ -47,7 +50,7 @@ class Denoiser:
         self.commits = Commits
         self.card = card
         self.settings = settings
-        # Not `open_database`: before there is a job, the conductor that claimed it has seen to the tables.
+        # Not `open_database`: the conductor that claims a job has created the tables before the job comes here.
         self.leases = Leases(Database(database_url()))
         self.artifacts = open_checkpoints(settings.bucket, data_dir())
         self.outputs = outputs(card.family)
@@ -64,7 +67,7 @@ class Denoiser:
                 async for item in items:
                     yield item
         except BaseException:
-            # Whoever goes on with the job goes on from what is committed by the end of this call.
+            # The next replica or attempt continues from what is committed by the end of this call.
             await ended(asyncio.ensure_future(asyncio.to_thread(self.writer.wait)))
             raise
 
@@ -72,7 +75,7 @@ class Denoiser:
         self.worker.check()
 
     def __del__(self) -> None:
-        """Wait for the last checkpoint, as Serve lets a replica do before it ends it."""
+        """Wait for the last checkpoint; Serve lets a replica do so before it ends the process."""
         self.writer.close()
 
     def _denoise(self, control: Control, parameters: Parameters, text: Any, image: Any, request: DenoiseRequest) -> Any:
@@ -100,10 +103,12 @@ class Denoiser:
                 if commits.due() and run.step_index < run.num_steps:
                     commits.save(run.state, run.step_index)
         except Stopped:
-            # Whoever goes on with the job goes on from here; if nobody may, the lease is gone and nothing is recorded.
+            # The next replica or attempt continues from this step; if the lease is gone, nothing is recorded.
             commits.save(run.state, run.step_index)
             raise
-        control.result_metadata.update(**self.denoiser.placement.result_metadata(), model_revision=self.revision)
+        control.result_metadata.update(
+            **self.denoiser.placement.result_metadata(), model_revision=self.revision, kinoray_version=VERSION
+        )
         final = run.result()
         commits.save(final, run.num_steps, final=True, result_metadata=control.result_metadata)
         return final

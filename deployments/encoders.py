@@ -1,4 +1,4 @@
-"""Prompt and image to conditioning. Models that use the same checkpoint share a deployment."""
+"""Encodes prompts and images to conditioning. Models that use the same checkpoint share a deployment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from storage.store import open_store
 
 @serve.deployment(name="TextEncoder", max_ongoing_requests=8, graceful_shutdown_timeout_s=60)
 class TextEncoder:
-    """Prompts to embeddings, one per forward."""
+    """Encodes prompts to embeddings, one prompt per forward pass."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         self.worker = Worker(settings.step_timeout_s)
@@ -41,7 +41,7 @@ class TextEncoder:
 
 @serve.deployment(name="ImageEncoder", max_ongoing_requests=8, graceful_shutdown_timeout_s=60)
 class ImageEncoder:
-    """Images to conditioning. The image is read from the artifact store, where the API put it."""
+    """Encodes images to conditioning. It reads the image from the artifact store, where the API put it."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         self.worker = Worker(settings.step_timeout_s)

@@ -1,6 +1,6 @@
-"""One JSON log line per event, with the job's id, stage and model, on Ray Serve's own logger.
+"""Writes one log line per event, with the job's id, stage and model, on Ray Serve's own logger.
 
-`logging_config: {encoding: JSON}` in the config file turns them into JSON. Prompts are never logged.
+`logging_config: {encoding: JSON}` in the config file makes the lines JSON. Prompts are never logged.
 """
 
 from __future__ import annotations

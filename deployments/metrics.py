@@ -1,6 +1,6 @@
-"""Every metric that replicas export, once. Ray adds application, deployment and replica, and the prefix `ray_`.
+"""Defines every metric that replicas export. Ray adds application, deployment and replica, and the prefix `ray_`.
 
-Names end up as `ray_kinoray_*` on each node's metrics port. No ids and no prompts in labels.
+The names become `ray_kinoray_*` on each node's metrics port. Labels contain no ids and no prompts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BYTES = [2.0**power for power in range(10, 31, 2)]
 
 @cache
 def jobs_total() -> Counter:
-    """Jobs that ended (completed, failed, canceled) or were given back (retried, released, postponed, lease_lost)."""
+    """Jobs that ended (completed, failed, canceled) or were requeued (retried, released, postponed, lease_lost)."""
     return Counter("kinoray_jobs_total", description="Jobs by outcome.", tag_keys=("model", "outcome"))
 
 

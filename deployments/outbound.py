@@ -1,12 +1,12 @@
-"""HTTP to URLs that clients have chosen, which must not become a way into the operator's network.
+"""Makes HTTP requests to URLs that clients chose, which must not become a way into the operator's network.
 
-A URL is vetted twice. What its text alone shows is refused when a request is accepted (`Outbound.check_url`). When it
-is called, its host is looked up once, every address must be public, and the connection goes to one of those very
-addresses: a name that answers differently the second time gains nothing. The host's name still counts for the Host
-header and for TLS. Redirects are not followed and proxies from the environment are not used.
+A URL is checked twice. `Outbound.check_url` checks its text when a request is accepted. When the URL is called, its
+host is looked up once, every address must be public, and the connection goes to one of exactly those addresses: a name
+that resolves differently the second time (DNS rebinding) gains nothing. The Host header and TLS still use the host's
+name. Redirects are not followed and proxies from the environment are not used.
 
-Hosts on the operator's allow-list are called wherever they are, with plain http too. HTTPS trusts the system's
-authorities, or those in SSL_CERT_FILE.
+Hosts on the operator's allow-list are called at any address, and also with plain http. HTTPS trusts the system's
+certificate authorities, or those in SSL_CERT_FILE.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pipelines.errors import ConfigError, InvalidRequest
 MAX_URL_CHARS = 2048
 CONNECT_S = 5.0
 TOTAL_S = 15.0
-"""Look-up, connection, request and response together."""
+"""The limit for look-up, connection, request and response together."""
 LOOKUPS = 96
-"""Three times the webhooks that are sent at a time: a look-up may outlast its caller by half a minute."""
+"""The number of look-up threads: three times the webhooks sent at once, as a look-up may outlast its caller by 30 s."""
 
-_GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA has given out
+_GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that IANA has allocated
 _NAT64 = IPv6Network("64:ff9b::/96")
-# What `ipaddress` takes for public, at least in some versions of Python.
+# Special networks that `ipaddress` treats as public, at least in some versions of Python.
 _SPECIAL = (
     IPv4Network("168.63.129.16/32"),  # Azure's platform, from every virtual machine
     IPv4Network("192.0.0.0/24"),  # protocol assignments; Oracle's metadata
@@ -46,16 +46,16 @@ _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _INWARD = (".localhost", ".local", ".internal")
 
-# It logs the URL of every request, which may hold a receiver's secret.
+# httpx2 logs the URL of every request, which may contain a receiver's secret.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 class Refused(Exception):
-    """A URL that may not be called, or an answer that may not be used. A sentence; it repeats neither URL nor body."""
+    """A URL may not be called, or its answer may not be used. The message is a sentence without the URL or the body."""
 
 
 class Unreachable(Refused):
-    """Nothing usable answered; it may the next time."""
+    """No usable answer came; another try may succeed."""
 
 
 class Outbound:
@@ -70,14 +70,14 @@ class Outbound:
     def __init__(self, allow: Collection[str] = ()) -> None:
         self._allow = frozenset(_read_entry(entry) for entry in allow)
         self._tls = httpx2.create_ssl_context()
-        # Not the loop's own threads: names that resolve slowly on purpose would hold up all else that runs there.
+        # Not the loop's default threads: names that resolve slowly on purpose would block everything else there.
         self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="kinoray-dns")
 
     def check_url(self, url: str, *, param: str = "webhook_url") -> None:
-        """Refuse a URL that its text alone shows to be unusable; nothing is looked up.
+        """Refuse a URL whose text alone shows that it is unusable; nothing is looked up.
 
         Raises:
-            InvalidRequest: with the sentence, and `param` as the field at fault.
+            InvalidRequest: with the reason as a sentence, and `param` as the field at fault.
         """
         try:
             self._vet(url)
@@ -100,7 +100,7 @@ class Outbound:
             Refused: the URL may not be called, the status is not 200, or the body is larger or compressed.
             Unreachable: no answer, or not all of it.
         """
-        # Unpacked, a small body may be a huge one; the bound is on what is kept.
+        # A small compressed body may become huge; the limit must apply to the bytes that are kept.
         async with self._exchange("GET", url, {"accept-encoding": "identity"}) as response:
             if response.status_code != 200:
                 raise Refused(f"The URL answered {response.status_code}, not 200; redirects are not followed.")
@@ -120,7 +120,7 @@ class Outbound:
         target = self._vet(url)
         timeout = httpx2.Timeout(TOTAL_S, connect=CONNECT_S)
         try:
-            # A client of its own: a connection is never shared between names that have the same address.
+            # One client per request: a connection is never shared between names that have the same address.
             async with (
                 asyncio.timeout(TOTAL_S),
                 httpx2.AsyncClient(verify=self._tls, trust_env=False, timeout=timeout) as client,
@@ -142,14 +142,14 @@ class Outbound:
                     yield response
                 finally:
                     await response.aclose()
-        # The causes are dropped: they may hold the URL, and what is listening inside is nobody's business.
+        # The causes are dropped: they may contain the URL or reveal what listens inside the operator's network.
         except (TimeoutError, httpx2.TimeoutException):
             raise Unreachable(f"The URL's host did not answer within {TOTAL_S:.0f} seconds.") from None
         except httpx2.HTTPError:
             raise Unreachable("The URL's host could not be reached; check its name, port and certificate.") from None
 
     async def _addresses(self, target: _Target) -> list[str]:
-        """The addresses of a host, all of which may be called."""
+        """Look up a host's addresses, all of which may be called."""
         if target.is_literal:
             return [target.host]
         look_up = partial(socket.getaddrinfo, target.host, target.port, type=socket.SOCK_STREAM)
@@ -158,7 +158,7 @@ class Outbound:
         except OSError:
             raise Unreachable("The URL's host cannot be found; check its name.") from None
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        # All, not any: a name with one private address is an attempt, or a mistake.
+        # All, not any: a name with one private address is an attack or a mistake.
         if not target.allowed and not all(is_public(ip_address(address)) for address in addresses):
             raise Refused("The URL's host has an address that is not public; use one that is reached from anywhere.")
         return addresses
@@ -191,7 +191,7 @@ class Outbound:
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether an address is one host of the public internet; an IPv4 address inside an IPv6 one counts."""
+    """Whether an address is one host of the public internet; an IPv4 address inside an IPv6 one is judged itself."""
     if isinstance(address, IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
         if address in _NAT64:
@@ -214,7 +214,7 @@ class _Target:
 
 
 async def _first_connected(client: httpx2.AsyncClient, requests: list[httpx2.Request]) -> httpx2.Response:
-    """The answer of the first address that a connection can be made to. Nothing has been sent to the others."""
+    """The answer of the first address that accepts a connection. Nothing is sent to the others."""
     for request in requests[:-1]:
         try:
             return await client.send(request, stream=True, follow_redirects=False)
@@ -235,7 +235,7 @@ def _read_entry(entry: str) -> tuple[str, int | None]:
 
 
 def _read_host(url: httpx2.URL) -> str:
-    """A host in its one spelling: other ways to write an address, such as `0x7f.1`, are no hosts."""
+    """A URL's host in canonical form. Other ways to write an address, such as `0x7f.1`, are refused."""
     host = url.raw_host.decode("ascii").lower().removesuffix(".")
     literal = _literal(host)
     if literal is not None and "%" not in host:

@@ -1,4 +1,4 @@
-"""A video's files into the artifact store; and what is owed after the end of a job: webhooks, tidiness."""
+"""Stores a video's files in the artifact store, and does the work after the end of a job: webhooks and deletions."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from jobs.leases import Leases
 from jobs.record import Job
 from jobs.webhooks import Outbox
 from pipelines.output import RenderedVideo
+from pipelines.version import VERSION
 from storage.artifacts import KEEP, ObjectMetadata, keep_class
 from storage.errors import StorageUnavailable
 from storage.keys import download_name, metadata_key, spritesheet_key, thumbnail_key, video_key
@@ -42,12 +43,12 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 
 @serve.deployment(name="Publisher", max_ongoing_requests=4 * AT_ONCE, graceful_shutdown_timeout_s=300)
 class Publisher:
-    """Writes files under keys that depend on the job alone, so that a repeat replaces its own work."""
+    """Writes files under keys that depend on the job alone, so that a repeated publish overwrites its own files."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = open_store(settings.bucket, data_dir())
-        # Their own threads: what waits for an answer of the store must not hold up webhooks and the job store.
+        # Separate threads: calls that wait for the artifact store must not delay webhooks and the job store.
         self.writers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="writer")
         self.deleters = ThreadPoolExecutor(4, thread_name_prefix="deleter")
         database = open_database(database_url())
@@ -64,10 +65,11 @@ class Publisher:
             raise RuntimeError("a loop of the publisher has ended")
 
     async def run(self, job: Job, rendered: RenderedVideo) -> AsyncIterator[Any]:
-        """Store everything of a video.
+        """Store all files of a video.
 
-        While the store cannot be used the video waits here, however long: it is neither lost nor rendered again. A
-        write that has begun is not interrupted; a wait is. One whose conductor has died ends when the job has another.
+        While the store cannot be used, the video waits here, however long: it is neither lost nor rendered again. A
+        write that has begun is not interrupted; a wait is. If the conductor dies, the wait ends when another conductor
+        has the job.
         """
         yield Started(this_replica())
         started = time.perf_counter()
@@ -87,7 +89,7 @@ class Publisher:
         yield Finished(time.perf_counter() - started, payload_bytes(rendered), {})
 
     async def discard(self, prefixes: Collection[str]) -> None:
-        """Remove what ended jobs have left."""
+        """Delete the remaining files of ended jobs, given their prefixes."""
         in_thread = partial(asyncio.get_running_loop().run_in_executor, self.deleters)
         await asyncio.gather(*(in_thread(delete_or_leave, self.store, prefix) for prefix in prefixes))
 
@@ -103,12 +105,12 @@ class Publisher:
         await self.sender.one_ended(SEND_EVERY_S)
 
     def _require_lease(self, job: Job) -> None:
-        """Raise Stopped when the job was deleted, was canceled or is another's: whoever has it publishes it."""
+        """Raise Stopped when the job was deleted or canceled, or another conductor has it and will publish it."""
         assert job.lease_token is not None
         try:
             expires_at = self.leases.expiry(job.lease_token)
         except UNREACHABLE:
-            return  # nobody else can have it
+            return  # no other conductor can have claimed it
         if expires_at is None:
             raise Stopped
 
@@ -117,7 +119,7 @@ class Publisher:
             metadata_key(job): json.dumps(_metadata(job), indent=1, sort_keys=True).encode(),
             thumbnail_key(job): rendered.thumbnail,
             spritesheet_key(job): rendered.spritesheet,
-            video_key(job): rendered.mp4,  # last: where it is, the others are
+            video_key(job): rendered.mp4,  # last: if the video exists, the other files do too
         }
         for key, data in files.items():
             if data is not None:
@@ -125,7 +127,7 @@ class Publisher:
 
 
 def _put_off(job: Job, state: RetryCallState) -> None:
-    """Say that a video waits for its store."""
+    """Log and count that a video waits for the artifact store."""
     assert state.outcome is not None
     wait_s = state.next_action.sleep if state.next_action else 0.0
     log.warning("%s is tried again in %.1f s: %s", job.id, wait_s, state.outcome.exception())
@@ -133,7 +135,7 @@ def _put_off(job: Job, state: RetryCallState) -> None:
 
 
 def _tags(job: Job) -> dict[str, str]:
-    """By which a bucket's own rules and bills can tell objects apart."""
+    """The object tags by which a bucket's own rules and bills can tell objects apart."""
     tags = {"job": job.id, "model": job.model}
     if job.expires_in_s is not None:
         tags["expires"] = datetime.fromtimestamp(time.time() + job.expires_in_s, UTC).isoformat(timespec="seconds")
@@ -143,8 +145,8 @@ def _tags(job: Job) -> dict[str, str]:
 
 
 def _metadata(job: Job) -> dict[str, Any]:
-    """What an archive of videos wants to know of one, without asking the job store."""
+    """The metadata that an archive of videos needs about one, so that it need not ask the job store."""
     return {
-        "id": job.id, "model": job.model, "prompt": job.prompt, "parameters": job.parameters,
+        "kinoray": VERSION, "id": job.id, "model": job.model, "prompt": job.prompt, "parameters": job.parameters,
         "created_at": job.created_at, "remixed_from": job.remixed_from, "user": job.user,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Latents to a video's files. Raw frames never leave this process.
+"""Decodes latents to a video's files. Raw frames never leave this process.
 
 Models that use the same checkpoint share a deployment.
 """
@@ -23,10 +23,11 @@ from pipelines.stages import Stage
 from storage.store import open_checkpoints
 
 
-# Serve asks a replica how long its queue is before each call that may find it full: at two it nearly always may.
+# Serve asks a replica for its queue length before each call that could find it full; at a limit of two that would be
+# nearly every call.
 @serve.deployment(name="VideoDecoder", max_ongoing_requests=4, graceful_shutdown_timeout_s=300)
 class VideoDecoder:
-    """Decodes and encodes one video at a time; the video encoder works while the next chunk is being decoded."""
+    """Decodes and encodes one video at a time; the video encoder works while the next chunk is decoded."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         from deployments.stages.checkpoints import read_committed
@@ -66,7 +67,7 @@ class VideoDecoder:
 
         def counted(frames: Any) -> Any:
             for index, frame in enumerate(frames):
-                if index:  # that none is done, the caller knows
+                if index:  # zero frames need no report: the caller knows
                     control.step(index, parameters.num_frames)
                 yield frame
 

@@ -1,1 +1,1 @@
-"""The durable record of every job: its life, its store, its leases. No Ray, no torch, no HTTP."""
+"""The durable record of every job: its states, its store, its leases. No Ray, no torch, no HTTP."""

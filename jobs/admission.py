@@ -1,4 +1,4 @@
-"""Submission: the moment a job becomes durable. Its idempotency key, its limits and its turn, in one transaction."""
+"""Submission: one transaction makes a job durable, checks its idempotency key and limits, and sets its turn."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ IDEMPOTENCY_S = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What may wait, and what one API key may ask for; None is no limit."""
+    """Limits of a model's queue and of each API key; None means no limit."""
 
     max_queued: int | None = None
-    """Jobs of one model that may wait."""
+    """Most queued jobs of one model."""
     max_backlog_s: float | None = None
-    """Seconds of work of one model that may wait, as estimated."""
+    """Most estimated seconds of queued work of one model."""
     requests_per_minute: int | None = None
     live_jobs: int | None = None
     gpu_seconds_per_day: float | None = None
@@ -36,14 +36,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Repeatable:
-    """A client's idempotency key, and what it stands for."""
+    """A client's idempotency key, and the fingerprint of the request it stands for."""
 
     key: str
     fingerprint: str
 
 
 class Refused(Exception):
-    """A limit is reached; `limit` names it, and after `retry_after_s` it may look better."""
+    """A limit is reached; `limit` names it, and the client may retry after `retry_after_s`."""
 
     def __init__(self, limit: str, retry_after_s: float) -> None:
         super().__init__(limit)
@@ -63,7 +63,7 @@ def accept(
     *,
     clock: Callable[[], float] = time.time,
 ) -> Job:
-    """Store a job with its turn and its estimated cost; or answer with the one that its idempotency key stands for.
+    """Store a job with its turn and estimated cost, or return the job that its idempotency key already stands for.
 
     `clock` gives seconds since the epoch.
 
@@ -88,7 +88,7 @@ def accept(
 
 
 def count_request(database: Database, api_key: str, limits: Limits) -> None:
-    """Count a request that makes no job. Raises Refused."""
+    """Count a request that creates no job. Raises Refused."""
     with database.write() as connection:
         serialize(connection, f"requests of {api_key}")
         now = time.time()
@@ -97,16 +97,16 @@ def count_request(database: Database, api_key: str, limits: Limits) -> None:
 
 
 def _known(connection: Connection, job: Job, repeatable: Repeatable, now: float) -> Job | None:
-    """The job that a key stands for; None when it is new, and stands for `job` from now on."""
+    """The job that a key stands for; None when the key is new. A new key stands for `job` from now on."""
     keys = idempotency_keys.c
     this = (keys.api_key == job.api_key, keys.key == repeatable.key)
-    # Its own, once it has had its day; the others are the sweeper's.
+    # This deletes only this key, if it has expired; the sweeper deletes the others.
     connection.execute(delete(idempotency_keys).where(*this, keys.created_at < now - IDEMPOTENCY_S))
     row = {"api_key": job.api_key, "key": repeatable.key, "fingerprint": repeatable.fingerprint, "job_id": job.id}
     while not insert_if_absent(connection, idempotency_keys, **row, created_at=now):
         found = connection.execute(select(keys.job_id, keys.fingerprint).where(*this)).one_or_none()
         if found is None:
-            continue  # its job was deleted in between, and the key with it
+            continue  # the key's job was deleted in between, and the key with it
         if found.fingerprint != repeatable.fingerprint:
             raise KeyReused
         known = connection.execute(select(jobs).where(jobs.c.id == found.job_id)).one_or_none()
@@ -143,14 +143,14 @@ def _check_rate(connection: Connection, api_key: str, limits: Limits, now: float
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """How many jobs there are, and their estimated seconds of computing."""
+    """A number of jobs and their estimated seconds of computing."""
 
     count: int
     cost_s: float
 
     @property
     def one_job_s(self) -> float:
-        """One job's worth of time, at least a second: by then a place is free, or the wait was short."""
+        """The mean cost of one job, at least a second: after that time a place is probably free."""
         return max(self.cost_s / self.count, 1.0)
 
 
@@ -160,7 +160,7 @@ def _load(connection: Connection, *where: ColumnElement[bool] | TextClause) -> _
 
 
 def _clock(connection: Connection, model: str) -> float:
-    """A model's virtual clock: where the last turn that was served begins, or the first that waits."""
+    """A model's virtual clock: the start of the last turn that is running, else of the first that is queued."""
     of = jobs.c.model == model
     running = select(func.max(jobs.c.fair_start)).where(of, jobs.c.status == Status.IN_PROGRESS)
     first = select(jobs.c.fair_start).where(of, jobs.c.status == Status.QUEUED)
@@ -171,7 +171,7 @@ def _clock(connection: Connection, model: str) -> float:
 
 
 def _own_end(connection: Connection, job: Job) -> float | None:
-    """Where the turn of the last live job of this job's flow ends."""
+    """The end of the turn of the last live job in this job's flow."""
     flow = (jobs.c.model == job.model, jobs.c.api_key == job.api_key, jobs.c.priority == job.priority, LIVE)
     last = select(jobs.c.fair_start + jobs.c.cost_s).where(*flow).order_by(jobs.c.fair_start.desc()).limit(1)
     end: float | None = connection.execute(last).scalar_one_or_none()

@@ -1,8 +1,8 @@
-"""Which job gets a denoiser, and which gives one up: one order for all conductors, because the store keeps it.
+"""The allocation of denoisers to jobs, and preemption: the store keeps one order for all conductors.
 
-A job that is encoded waits for a denoiser under its lease, in its denoise, without a replica. Denoisers go to those
-that wait in order of their turn (`jobs.priority`), whichever conductor holds them. A job that was given back keeps the
-turn that it had: what it gave up a denoiser for goes first.
+An encoded job waits for a denoiser under its lease: its stage is `denoise` and its replica is empty. Waiting jobs get
+denoisers in order of their turn (`jobs.priority`), whichever conductor holds them. A requeued job keeps its old turn,
+so the job for which it gave up its denoiser goes first.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ _TURN = OLD_TURN.label("turn")
 _CLASS = {priority.value: place for place, priority in enumerate(Priority)}
 
 UNBELIEVABLE, SOON_S = 3, 1.0
-"""An estimate counts until the one that asks is so many times `after_s` old; then only that little is left does."""
+"""A job with less than `after_s` left is not preempted, by its estimate. Once the waiting job is older than
+`UNBELIEVABLE` times `after_s`, the estimate is doubted, and only a job with less than `SOON_S` left is spared."""
 
 
 def hold_denoisers(connection: Connection, model: str) -> None:
-    """Until this transaction ends, on PostgreSQL nobody else gives out the model's denoisers."""
+    """Lock the allocation of the model's denoisers until this transaction ends; only PostgreSQL needs the lock."""
     serialize(connection, f"denoisers of {model}")
 
 
@@ -41,13 +42,13 @@ class Allocation:
         self._database = database
 
     def assign(self, model: str, denoisers: Sequence[str], tokens: Collection[str]) -> dict[str, str]:
-        """Give free denoisers to the jobs whose turn it is; returns those of the caller's jobs, by lease token.
+        """Assign free denoisers to jobs in order of turn; returns those of the caller's jobs, by lease token.
 
-        Another conductor finds what its own were given when it asks. So does one whose answer was lost.
+        Another conductor learns its own jobs' denoisers when it asks. So does a conductor that lost its answer.
 
         Args:
-            denoisers: ids of the model's replicas that take calls, in the order in which they are given out.
-            tokens: leases of the caller's jobs that wait for one.
+            denoisers: ids of the model's replicas that take calls, in the order of assignment.
+            tokens: leases of the caller's jobs that wait for a denoiser.
         """
         query = (
             select(jobs.c.id, jobs.c.lease_token, jobs.c.replica, jobs.c.lease_expires_at)
@@ -57,7 +58,7 @@ class Allocation:
         with self._database.write() as connection:
             hold_denoisers(connection, model)
             rows = connection.execute(query).all()
-            # One that was given a replica which is gone before its conductor came for it still waits.
+            # A job still waits if its replica disappeared before its conductor learned of the assignment.
             mine = {
                 row.lease_token: row.replica for row in rows if row.lease_token in tokens and row.replica in denoisers
             }
@@ -77,12 +78,13 @@ class Allocation:
         return mine | {each["lease_token"]: each["replica"] for each in given if each["lease_token"] in tokens}
 
     def preempted(self, model: str, denoisers: int, after_s: float) -> set[str]:
-        """Leases of the jobs that are to give their denoiser to one of a higher class which has waited `after_s`.
+        """Leases of the jobs to preempt for jobs of a higher class that are at least `after_s` old.
 
-        One job for each that waits, encoded, and will not get a free denoiser: of the lowest class, the one whose turn
-        is last. Never one whose turn comes first all the same, since its class has aged, and none that is done in about
-        `after_s`, by its estimate, or in a second, where one that asks is so old that the estimate may be wrong. Every
-        conductor gets the same answer until the denoisers have changed hands.
+        Each encoded job that waits and will not get a free denoiser preempts one job: of the lowest class, the job with
+        the last turn. A job with an earlier turn than the waiting job is not preempted, because its class has aged. A
+        job about to finish is not preempted either: one with less than `after_s` left by its estimate, or less than a
+        second where the waiting job is so old that the estimate may be wrong. Every conductor gets the same answer
+        until the denoisers have been reassigned.
         """
         here = (jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS)
         left_s = LEFT_S.label("left_s")
@@ -98,7 +100,7 @@ class Allocation:
             working = connection.execute(at_work).all()
             if denoisers < 1 or not working:
                 return set()
-            # No more than all could change hands.
+            # At most every denoiser can be reassigned.
             asking = connection.execute(waiting.limit(denoisers)).all()
         doubted = now - UNBELIEVABLE * after_s
         return _victims(working, asking[max(denoisers - len(working), 0) :], after_s, doubted)

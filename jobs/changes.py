@@ -1,4 +1,4 @@
-"""The one way a job changes: the row, the event that tells of it and what its end brings along, in one transaction."""
+"""The only way to change a job: one transaction writes the row, its event, and what follows from a job's end."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ from pipelines.stages import Stage
 class Position:
     """Where a job is: at the beginning of a stage, or within one.
 
-    One from within that comes late, for a stage or a denoiser that the job has left, is of no job.
+    A late report from within a stage, or from a denoiser, that the job has left applies to no job.
     """
 
     stage: Stage
-    progress: int  # percent of the whole job; what is recorded never falls, also not over a retry
+    progress: int  # percent of the whole job; the recorded value never falls, even over a retry
     step: int | None = None
     replica: str | None = None
     begins: bool = False
 
     def is_of(self, job: Job) -> bool:
-        """Whether the job may go there. A denoiser is a job's own before it reports."""
+        """Whether this position applies to the job. A denoiser is assigned to a job before it reports progress."""
         return self.begins or (
             job.stage is self.stage and (self.stage is not Stage.DENOISE or job.replica == self.replica)
         )
 
     def values(self, job: Job) -> dict[str, Any]:
-        """What it changes of the job."""
+        """The columns that this position changes."""
         progress = max(job.progress, self.progress)
         return {"stage": self.stage, "progress": progress, "step": self.step, "replica": self.replica}
 
 
 SEEN = ("status", "stage", "progress", "step", "attempts", "error_code", "error_message")
-"""What the events of a job tell of it."""
+"""The columns that a job's events show."""
 NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_expires_at": None, "replica": None}
 _RANK = jobs.c.queue_rank
 BEFORE_OTHERS = case((_RANK < 0, _RANK), else_=_RANK - HAD_ITS_TURN)
-"""The rank of a job that is given back, however often."""
+"""The rank of a requeued job, however often it is requeued."""
 OLD_TURN = case((_RANK < 0, _RANK + HAD_ITS_TURN), else_=_RANK)
-"""The rank that it had before."""
+"""The rank that the job had before it was requeued."""
 
 
 def change(
@@ -63,10 +63,10 @@ def change(
     from_states: Collection[Status] | None = None,
     **values: Any,
 ) -> list[Job]:
-    """Bring the jobs that `where` finds to a state, with other values; returns them as they are now.
+    """Move the jobs that match `where` to a state and set other values; returns the changed jobs.
 
-    It is only reached from one that `lifecycle.NEXT` allows, or from those that the caller names: a job whose lease
-    expired is claimed while it is in progress, and a dead one is driven again.
+    Only states that `lifecycle.NEXT` allows can precede it, or those in `from_states`: a job whose lease expired is
+    claimed while it is in progress, and a dead-lettered job is queued again.
     """
     return carry_out(connection, changing(*where, status=status, from_states=from_states, **values))
 
@@ -77,29 +77,29 @@ def changing(
     from_states: Collection[Status] | None = None,
     **values: Any,
 ) -> ReturningUpdate[Any]:
-    """The same for `carry_out`: a statement can be made once, with parameters, and carried out often."""
+    """The statement of `change`, for `carry_out`: it can be built once, with parameters, and run often."""
     reachable = jobs.c.status.in_(before(status) if from_states is None else from_states)
     values = {"status": status, "version": jobs.c.version + 1, **values}
     return update(jobs).where(*where, reachable).values(values).returning(jobs)
 
 
 def carry_out(connection: Connection, statement: ReturningUpdate[Any], **parameters: Any) -> list[Job]:
-    """Change jobs as `changing` says; returns them as they are now."""
+    """Run a statement that `changing` built; returns the changed jobs."""
     changed = [read_job(row) for row in connection.execute(statement, parameters).all()]
     _follow_up(connection, changed)
     return changed
 
 
 def hold_each(connection: Connection, tokens: Collection[str]) -> dict[str, Job]:
-    """The jobs under these leases, by lease, locked for `change_each`."""
+    """Lock the jobs under these leases for `change_each`; returns them by lease."""
     query = select(jobs).where(jobs.c.lease_token.in_(tokens)).order_by(jobs.c.id).with_for_update()
     return {row.lease_token: read_job(row) for row in connection.execute(query)}
 
 
 def change_each(connection: Connection, changes: Sequence[tuple[Job, dict[str, Any]]]) -> list[Job]:
-    """Change jobs that `hold_each` has locked, each to values of its own, which name the same columns for all.
+    """Change jobs that `hold_each` has locked, each to its own values; all values name the same columns.
 
-    Returns them as they are now. What a client cannot see, such as another replica, has no event.
+    Returns the changed jobs. A change that clients cannot see, such as another replica, has no event.
     """
     seen = {
         job.id
@@ -114,7 +114,7 @@ def change_each(connection: Connection, changes: Sequence[tuple[Job, dict[str, A
 
 
 def ended_values(status: Status, code: str | None = None, message: str | None = None) -> dict[str, Any]:
-    """What every end of a job has in common. Its checkpoint has nothing left to resume."""
+    """The columns that every end of a job sets. It clears the checkpoint, as nothing is left to resume."""
     return {
         "status": status, "completed_at": time.time(), "error_code": code, "error_message": message,
         "checkpoint": None, **NO_LEASE,
@@ -138,7 +138,7 @@ def _event(job: Job) -> dict[str, Any]:
 
 
 def _follow_up(connection: Connection, changed: Sequence[Job]) -> None:
-    """What every change brings along."""
+    """Do what every change requires: settle ended jobs and append events."""
     _settle(connection, [job for job in changed if job.ended])
     tell(connection, changed)
 
@@ -146,19 +146,19 @@ def _follow_up(connection: Connection, changed: Sequence[Job]) -> None:
 def _settle(connection: Connection, ended: Sequence[Job]) -> None:
     if not ended:
         return
-    # Once a job has ended nobody needs to be told how it got there: a history of progress would only grow.
+    # Clients of an ended job do not need its progress events, and keeping them would only grow the table.
     of, progress = job_events.c.job_id.in_([job.id for job in ended]), event_of(Status.IN_PROGRESS, None)
     connection.execute(delete(job_events).where(of, job_events.c.kind == progress))
     for job in ended:
         if job.webhook_url is not None:
             enqueue(connection, job)
-    for api_key in sorted({job.api_key for job in ended}):  # in one order, as others wait for the same rows
+    for api_key in sorted({job.api_key for job in ended}):  # in a fixed order: other transactions lock the same rows
         seconds = sum(_computed(job) for job in ended if job.api_key == api_key)
         charge(connection, api_key, time.time(), gpu_seconds=seconds)
 
 
 def _computed(job: Job) -> float:
-    """Seconds of computing that a job has used, as well as they are known."""
+    """Seconds of computing that a job has used: measured, or else estimated from its progress."""
     if job.stage_seconds:
         return sum(seconds for stage, seconds in job.stage_seconds.items() if stage != Stage.PUBLISH)
     return job.cost_s * job.progress / 100

@@ -1,4 +1,4 @@
-"""Which job a conductor claims next, as one statement, so that no two claim the same."""
+"""Which job a conductor claims next, as one statement, so that no two conductors claim the same job."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from jobs.schema import jobs
 
 @cache
 def claim_statement() -> ReturningUpdate[Any]:
-    """Take a job of a model by lease, for `jobs.changes.carry_out`.
+    """The statement that claims a job of a model by lease, for `jobs.changes.carry_out`.
 
-    Its parameters: `of` (the model), `owner`, `token`, `now`, `lease_s`, `expired_by` (a lease that ran out before then
-    is abandoned), `max_attempts`, `capacity` and `begins_with` (the
-    first stage). Made once, as making it takes longer than carrying it out.
+    Its parameters: `of` (the model), `owner`, `token`, `now`, `lease_s`, `expired_by` (a lease that expired before then
+    is abandoned), `max_attempts`, `capacity` and `begins_with` (the first stage). It is cached, because building it
+    takes longer than running it.
     """
     now, model = bindparam("now", type_=Float), bindparam("of", type_=String)
     of = jobs.c.model == model
     due = (of, jobs.c.status == Status.QUEUED, jobs.c.not_before <= now)
-    # An expression and not the column: SQLite would else read a model's whole history instead of the few leases.
+    # An expression instead of the column: else SQLite would read a model's whole history instead of the few leases.
     held_of = jobs.c.model.concat("") == model
     may_try = jobs.c.attempts < bindparam("max_attempts", type_=Integer)
     left = _first([jobs.c.lease_expires_at], held_of, *abandoned(bindparam("expired_by", type_=Float)), may_try)
@@ -52,7 +52,7 @@ def claim_statement() -> ReturningUpdate[Any]:
         before = select(func.count()).where(*ahead, or_(HAS_DENOISER, head.c.turn >= OLD_TURN)).correlate(head)
         return select(head.c.id).where(before.scalar_subquery() < bindparam("capacity", type_=Integer))
 
-    # One that was given back goes first, but where it has no room it holds up no other with an earlier turn.
+    # A requeued job goes first, but when there is no room for it, it does not block new jobs with an earlier turn.
     begun = if_there_is_room(_first(turn, *due, jobs.c.queue_rank < 0))
     new = if_there_is_room(_first(turn, *due, jobs.c.queue_rank >= 0))
     return changing(
@@ -72,14 +72,14 @@ def claim_statement() -> ReturningUpdate[Any]:
 
 
 def _first(order: list[ColumnElement[Any] | UnaryExpression[Any]], *conditions: ColumnElement[bool]) -> Select[Any]:
-    """The id of the first such job. PostgreSQL passes over what another claim has in hand; SQLite has one writer.
+    """The id of the first matching job. PostgreSQL skips rows that another claim has locked; SQLite has one writer.
 
-    Each order is that of an index that leads there past no finished job: a history costs nothing.
+    Each order matches an index that skips finished jobs, so the size of the history costs nothing.
     """
     query = select(jobs.c.id).where(*conditions).order_by(*order).limit(1)
     return query.with_for_update(skip_locked=True)
 
 
 def abandoned(now: float | BindParameter[float]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """Held under a lease that nobody renews any more."""
+    """The condition that a job's lease has expired without renewal."""
     return jobs.c.lease_token.is_not(None), jobs.c.lease_expires_at < now

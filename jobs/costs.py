@@ -1,7 +1,7 @@
-"""What a stage of a job costs in seconds, learned from the jobs that finished: a straight line over its work.
+"""The cost of each stage of a job in seconds: a straight line over its work, fitted to finished jobs.
 
-`Job.work` says for each stage how much there is to do, in units of the model's family that grow with shape and steps.
-Each finished job adds a point; old points fade, so that a change of hardware is learned within some dozens of jobs.
+`Job.work` gives the work of each stage, in units of the model's family that grow with shape and steps. Each finished
+job adds a point, and old points fade, so the lines adapt to a change of hardware within some dozens of jobs.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ FIRST_GUESS_S: dict[Stage, float] = {
     Stage.VIDEO_ENCODE: 0.0,
     Stage.PUBLISH: 0.2,
 }
-"""What a stage is taken to cost before any job of its model has finished."""
+"""The assumed cost of a stage before any job of its model has finished."""
 LEFT_S: ColumnElement[Any] = jobs.c.cost_s * (100 - jobs.c.progress) / 100
 """Estimated seconds of computing that a job still needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Faded sums of the points seen, from which the least-squares line follows."""
+    """Faded sums over the points; they determine the least-squares line."""
 
     n: float
     x: float
@@ -41,7 +41,7 @@ class Line:
     xy: float
 
     def at(self, work: float) -> float:
-        """Seconds for so much work; through the origin where the points do not show two positive coefficients."""
+        """Seconds for this much work; the line goes through the origin unless both fitted coefficients are positive."""
         spread = self.n * self.xx - self.x * self.x
         if spread > 1e-9 * self.n * self.xx:
             slope = (self.n * self.xy - self.x * self.y) / spread
@@ -62,19 +62,19 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Seconds of each stage of one job; `measured` when its model has finished jobs to learn from."""
+    """Seconds of each stage of one job; `measured` is true when finished jobs of its model support them."""
 
     seconds: dict[Stage, float]
     measured: bool
 
     @property
     def computing_s(self) -> float:
-        """Seconds on the machines that compute: everything but publishing."""
+        """Seconds on the machines that compute: all stages except publish."""
         return sum(spent for stage, spent in self.seconds.items() if stage is not Stage.PUBLISH)
 
 
 def read_lines(connection: Connection, model: str, *, to_change: bool = False) -> dict[Stage, Line]:
-    """What is known of a model's stages."""
+    """The fitted lines of a model's stages; `to_change` locks them."""
     query = select(stage_costs).where(stage_costs.c.model == model)
     if to_change:
         query = query.order_by(stage_costs.c.stage).with_for_update()
@@ -82,13 +82,13 @@ def read_lines(connection: Connection, model: str, *, to_change: bool = False) -
 
 
 def mean_seconds(lines: Mapping[Stage, Line]) -> dict[Stage, float]:
-    """What the stages of a job have cost lately, on average; of a model that was measured, nothing for the others."""
+    """The recent mean cost of each stage; stages without data cost 0 for a measured model, else the first guess."""
     unknown = dict.fromkeys(Stage, 0.0) if Stage.DENOISE in lines else FIRST_GUESS_S
     return {stage: lines[stage].y / lines[stage].n if stage in lines else unknown[stage] for stage in Stage}
 
 
 def estimate(lines: Mapping[Stage, Line], work: Mapping[str, float]) -> Estimate:
-    """What a job with this work will cost. A stage without work is not its own."""
+    """Estimate the cost of a job with this work. The job does not run stages that its work omits."""
 
     def seconds(stage: Stage) -> float:
         if work and stage not in work:
@@ -101,7 +101,7 @@ def estimate(lines: Mapping[Stage, Line], work: Mapping[str, float]) -> Estimate
 def learn(
     connection: Connection, model: str, finished: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]
 ) -> None:
-    """Add the stages of finished jobs, within the transaction that finishes them.
+    """Add the stages of finished jobs to the lines, within the transaction that completes those jobs.
 
     Args:
         finished: the work and the seconds of each job.
@@ -118,5 +118,5 @@ def learn(
         lines = read_lines(connection, model, to_change=True)
     for work, seconds in finished:
         lines |= {Stage(stage): lines[Stage(stage)].with_point(work[stage], each) for stage, each in seconds.items()}
-    # All jobs of a model that end at once wait here for each other, so it is one round trip for all stages.
+    # Jobs of a model that end at the same time wait here for each other, so one round trip updates all stages.
     update_each(connection, stage_costs, [{"model": model, "stage": stage, **asdict(lines[stage])} for stage in stages])

@@ -34,33 +34,33 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 READ_ONLY = "kinoray_read_only"
-# Any number will do, as long as every process that migrates one database takes the same.
+# Any number works, as long as every process that migrates a database uses the same one.
 MIGRATION_LOCK = 7_041_776
 IDLE_S = 5.0
-"""A connection that has not been used for so long is tried first."""
+"""A connection that has been idle for this many seconds is tested before use."""
 _USED_AT = "used_at"
 LOCKED_S = 4.0
-"""How long a transaction on SQLite waits for those before it."""
+"""Seconds that a transaction on SQLite waits for earlier ones."""
 
 UNREACHABLE = (OperationalError, InterfaceError, PoolTimeout)
-"""What a transaction raises when the database cannot be reached, is locked, full or, after a failover, read-only, or
-when no connection is left; it may be tried again."""
+"""The errors of a transaction when the database cannot be reached, is locked, full or, after a failover, read-only, or
+when no connection is left. The transaction may be retried."""
 _PATIENCE = {
     "connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }  # fmt: skip
-"""After so long PostgreSQL counts as unreachable whose machine is gone without a word; the URL may say otherwise."""
+"""Timeouts after which a PostgreSQL server whose machine vanished counts as unreachable; the URL may override them."""
 
 
 class DatabaseUnusable(RuntimeError):
-    """The URL names no database that can be used, or its tables are not those of this version."""
+    """The URL names no usable database, or the database's tables are not those of this version."""
 
 
 def open_database(url: str) -> Database:
-    """A database whose tables are this version's; SQLite's are brought up to date here.
+    """Open a database whose tables are those of this version; this migrates SQLite's tables.
 
     Raises:
-        DatabaseUnusable: PostgreSQL's tables are not this version's.
+        DatabaseUnusable: the tables of PostgreSQL are not those of this version.
     """
     database = Database(url)
     try:
@@ -75,18 +75,18 @@ def open_database(url: str) -> Database:
 
 
 def insert_into(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    """An INSERT of the database at hand, which may say what happens `on_conflict`."""
+    """An INSERT in the database's dialect, which supports `on_conflict`."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 def update_each(
     connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], keys: tuple[str, ...] = ()
 ) -> None:
-    """Change rows that are there, all of them in one round trip, each to values of its own.
+    """Update existing rows in one round trip, each to its own values.
 
     Args:
-        rows: what each is to be, and `keys`; all name the same columns.
-        keys: the columns that say which row it is, the primary key by default.
+        rows: the new values and the `keys` of each row; all name the same columns.
+        keys: the columns that identify a row, by default the primary key.
     """
     if rows:
         given = [{f"its_{name}": value for name, value in row.items()} for row in rows]
@@ -102,16 +102,16 @@ def _update_each(table: Table, keys: tuple[str, ...], names: tuple[str, ...]) ->
 
 
 def insert_if_absent(connection: Connection, table: Table, **values: Any) -> bool:
-    """Insert a row unless one with its primary key is there; whether it was inserted.
+    """Insert a row unless one with its primary key exists; returns whether it was inserted.
 
-    On PostgreSQL it waits for another transaction that is inserting the same key; SQLite has one writer.
+    On PostgreSQL this waits for other transactions that insert the same key; SQLite has one writer.
     """
     statement = insert_into(connection, table).values(**values).on_conflict_do_nothing().returning(*table.primary_key)
     return connection.execute(statement).first() is not None
 
 
 def serialize(connection: Connection, what: str) -> None:
-    """Wait for other transactions that do the same thing, until they end: PostgreSQL's are otherwise side by side."""
+    """Wait until other transactions that do the same have ended; without this, PostgreSQL runs them concurrently."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))"), {"what": what})
 
@@ -125,7 +125,7 @@ class Database:
     """Transactions on one database, from any thread.
 
     Raises:
-        DatabaseUnusable: the URL is neither SQLite's nor PostgreSQL's. It is not repeated: it may hold a password.
+        DatabaseUnusable: the URL is neither SQLite's nor PostgreSQL's. The message omits it: it may hold a password.
     """
 
     def __init__(self, url: str) -> None:
@@ -158,7 +158,7 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Close the pooled connections; the next transaction would open new ones."""
+        """Close the pooled connections; a later transaction would open new ones."""
         self.engine.dispose()
 
     @contextmanager
@@ -169,16 +169,18 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that only reads: it waits for no writer and makes none wait.
+        """A transaction that only reads: it does not wait for writers and does not block them.
 
-        On PostgreSQL each statement is one of its own. As every statement sees what is committed by then anyway, that
-        changes nothing but two round trips.
+        On PostgreSQL each statement is a transaction of its own. Every statement sees what is committed by then anyway,
+        so this only saves two round trips.
         """
         with self.engine.connect().execution_options(**self._reading) as connection:
             yield connection
 
     def migrate(self) -> tuple[str | None, str]:
-        """Bring the tables to this version, once, however many processes ask; the revision before and after.
+        """Migrate the tables to this version; returns the revision before and after.
+
+        Concurrent calls by several processes migrate once.
 
         Raises:
             DatabaseUnusable: a newer version has made the tables.
@@ -237,9 +239,9 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
-    # The driver's own transaction handling starts them lazily and deferred; `_begin_sqlite` does it instead.
+    # The driver itself would begin transactions lazily and deferred; `_begin_sqlite` begins them instead.
     connection.isolation_level = None
-    # SQLite lets nobody wait for this one: while another process makes the file, it says at once that it is locked.
+    # SQLite's timeout does not apply here: while another process creates the file, this fails at once as locked.
     Retrying(
         retry=retry_if_exception_type(sqlite3.OperationalError),
         stop=stop_after_delay(LOCKED_S),
@@ -254,7 +256,7 @@ def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:
 
 
 def _replace_if_closed(engine: Engine, connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
-    """A connection that the server may have closed in the meantime is tried before it is used."""
+    """Test a connection before use if the server may have closed it in the meantime."""
     if time.monotonic() - record.info.get(_USED_AT, math.inf) > IDLE_S:
         try:
             engine.dialect.do_ping(connection)
@@ -263,11 +265,11 @@ def _replace_if_closed(engine: Engine, connection: Any, record: ConnectionPoolEn
 
 
 def _give_up_if_read_only(context: ExceptionContext) -> BaseException | None:
-    """A server that may no longer write is left, with every connection to it: after a failover another one may."""
+    """Drop all connections to a server that has become read-only: after a failover another server may write."""
     from psycopg.errors import ReadOnlySqlTransaction
 
     if not isinstance(context.original_exception, ReadOnlySqlTransaction):
-        return None  # it is raised as it is
+        return None  # SQLAlchemy raises its own error
     context.is_disconnect = True
     return OperationalError(context.statement, None, context.original_exception, hide_parameters=True)
 

@@ -1,4 +1,4 @@
-"""The ids of jobs and uploads: each says when it was made, so that none outlives its time and all sort by it."""
+"""The ids of jobs and uploads. Each id holds its creation time, so ids sort by it and upload ids can expire."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ def new_job_id() -> str:
 
 
 def is_job_id(text: str) -> bool:
-    """Whether a text has the shape of an id; what has not, no store needs to look up."""
+    """Whether a text has the form of a job id; the store need not look up any other text."""
     return re.fullmatch(r"video_[0-9a-f]{32}", text) is not None
 
 
 def made_at(named: str) -> float:
-    """When an id such as `video_` and a UUIDv7 was made, in seconds since the epoch: a UUIDv7 begins with it."""
+    """The creation time of an id, in seconds since the epoch: the UUIDv7 after the prefix begins with it."""
     return int(named.rpartition("_")[2][:12], 16) / 1000
 
 
 def new_upload_id() -> str:
-    """`upload_` and a UUIDv7, which says when it was made."""
+    """`upload_` and a UUIDv7, which holds the creation time."""
     return f"upload_{uuid_utils.uuid7().hex}"
 
 
 def is_outdated(upload_id: str, kept_s: float = UPLOAD_KEPT_S) -> bool:
-    """Whether an upload has had its time. An id from the future is nobody's: here none was given out."""
+    """Whether an upload is too old. An id from the future counts as too old, because the service never issued it."""
     return not -CLOCKS_DIFFER_S <= time.time() - made_at(upload_id) <= kept_s
 
 

@@ -1,7 +1,8 @@
-"""What a conductor does to jobs: claim one by lease, and write only while the lease is its own.
+"""What a conductor does to jobs: it claims a job by lease, and writes only while it holds the lease.
 
-Every write after a claim names the lease's token, so a conductor that was presumed dead cannot overwrite its successor;
-such a write changes no row, and says so. Methods block for a disk write; call them from a thread.
+Every write after a claim names the lease's token (a fencing token), so a conductor that was presumed dead cannot
+overwrite its successor: such a write changes no row and reports that. Methods block for a disk write; call them from a
+thread.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 1.0, 60.0
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """What is known of a job once its video is stored."""
+    """The results of a job whose video is stored."""
 
     stage_seconds: dict[str, float]
     result_metadata: dict[str, Any]
 
     def values(self, job: Job) -> dict[str, Any]:
-        """What its completion changes. The time for which it is kept begins when there is something to keep."""
+        """The columns that completion changes. The retention time begins now, when the video is stored."""
         values = {
             **ended_values(Status.COMPLETED),
             "progress": 100,
@@ -56,7 +57,7 @@ class Rendered:
 
 
 class Leases:
-    """Jobs under lease, shared by any number of conductors."""
+    """Jobs under lease. Any number of conductors may share them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -72,10 +73,10 @@ class Leases:
         begins_with: Stage = Stage.TEXT_ENCODE,
         take_over: bool = True,
     ) -> Job | None:
-        """Take a job of a model: the one whose lease expired first, to `take_over`, else the first of the queue.
+        """Claim a job of a model: with `take_over` the one whose lease expired first, else the first of the queue.
 
-        One from the queue only while fewer than `capacity` jobs of the model have a denoiser or will want one before
-        it, or if it was denoised before it was given back. One whose attempts are spent is left for `fail_spent`.
+        A queued job is claimed only while fewer than `capacity` jobs of the model have a denoiser or will want one
+        before it, or if its denoise finished before it was requeued. `fail_spent` handles jobs without attempts left.
         """
         parameters = {
             "of": model, "owner": owner, "token": uuid.uuid4().hex, "now": (now := time.time()), "lease_s": lease_s,
@@ -87,15 +88,15 @@ class Leases:
         return claimed[0] if claimed else None
 
     def estimate(self, job: Job) -> Estimate:
-        """What a job's stages will cost, as far as finished jobs of its model tell."""
+        """Estimate the cost of a job's stages from finished jobs of its model."""
         with self._database.read() as connection:
             return estimate(read_lines(connection, job.model), job.work)
 
     def renew(self, tokens: Collection[str], lease_s: float) -> set[str]:
         """Extend leases; returns the tokens that are still valid.
 
-        Jobs that a write has in hand are passed over, not waited for: nobody can claim them now, and a lease outlasts
-        several renewals.
+        Renewal skips the jobs that another write has locked, without waiting: no conductor can claim them now, and a
+        lease outlasts several renewals.
         """
         mine = jobs.c.lease_token.in_(tokens)
         free = select(jobs.c.id).where(mine).with_for_update(skip_locked=True)
@@ -104,16 +105,16 @@ class Leases:
             return set(connection.execute(select(jobs.c.lease_token).where(mine)).scalars())
 
     def expiry(self, token: str) -> float | None:
-        """When a lease runs out unless it is renewed; None when nobody has it any more."""
+        """When a lease expires unless it is renewed, in seconds since the epoch; None when it is no longer held."""
         query = select(jobs.c.lease_expires_at).where(jobs.c.lease_token == token)
         with self._database.read() as connection:
             expires_at: float | None = connection.execute(query).scalar_one_or_none()
         return expires_at
 
     def move(self, positions: Mapping[str, Position], lease_s: float) -> set[str]:
-        """Record where jobs are, by lease; returns the leases that are still valid.
+        """Record the positions of jobs, by lease; returns the leases that are still valid.
 
-        Those that move are renewed too: what a conductor has in hand here, its `renew` passes over.
+        This also renews the leases of the jobs that move, because `renew` skips the rows that this write has locked.
         """
         with self._database.write() as connection:
             held = hold_each(connection, positions)
@@ -123,20 +124,20 @@ class Leases:
         return set(held)
 
     def commit(self, token: str, checkpoint: Checkpoint | None) -> bool:
-        """Record the denoiser's last checkpoint; None forgets a lost one."""
+        """Record the denoiser's last checkpoint; None clears a lost one. Returns whether the lease is still valid."""
         committed = update(jobs).where(jobs.c.lease_token == token).values(checkpoint=checkpoint and asdict(checkpoint))
         with self._database.write() as connection:
             return connection.execute(committed).rowcount == 1
 
     def checkpoint(self, token: str) -> Checkpoint | None:
-        """The checkpoint that was committed last."""
+        """The last committed checkpoint, if there is one."""
         query = select(jobs.c.checkpoint).where(jobs.c.lease_token == token)
         with self._database.read() as connection:
             checkpoint = connection.execute(query).scalar_one_or_none()
         return Checkpoint(**checkpoint) if checkpoint else None
 
     def complete(self, rendered: Mapping[str, Rendered]) -> set[str]:
-        """End jobs well, by lease, and learn from them what their models cost; returns the leases that were valid."""
+        """Complete jobs, by lease, and update their models' costs from them; returns the leases that were valid."""
         with self._database.write() as connection:
             held = hold_each(connection, rendered)
             changes = [(job, rendered[token].values(job)) for token, job in held.items()]
@@ -146,15 +147,15 @@ class Leases:
         return set(held)
 
     def fail(self, token: str, code: str, message: str) -> bool:
-        """End a job that cannot succeed."""
+        """Fail a job that cannot succeed; returns whether the lease was valid."""
         values = ended_values(Status.FAILED, code, message)
         with self._database.write() as connection:
             return bool(change(connection, jobs.c.lease_token == token, **values))
 
     def retry(self, token: str, attempt: int, message: str, max_attempts: int) -> Status | None:
-        """Queue a job again after a fault, or fail it when its attempts are spent. None when the lease was lost.
+        """Queue a job again after a fault, or fail it when no attempts are left. Returns None if the lease was lost.
 
-        The wait doubles with every attempt, give or take half of it: what failed together is not retried together.
+        The wait doubles with every attempt, with 50 % jitter, so jobs that failed together are not retried together.
         """
         mine = jobs.c.lease_token == token
         with self._database.write() as connection:
@@ -170,9 +171,9 @@ class Leases:
             return Status.QUEUED if change(connection, mine, **waits, **NO_LEASE) else None
 
     def release(self, token: str, for_s: float = 0.0) -> bool:
-        """Give a job back untried: the attempt does not count, and what was committed stays.
+        """Requeue a job: the attempt does not count, and its committed checkpoint stays.
 
-        One that has to wait for something keeps its turn; others do not wait behind it.
+        With `for_s` the job waits for so many seconds with its rank unchanged, so other jobs do not wait behind it.
         """
         back: dict[str, Any] = {
             "status": Status.QUEUED, "stage": None, "attempts": jobs.c.attempts - 1, "not_before": time.time() + for_s,
@@ -183,13 +184,13 @@ class Leases:
             return bool(change(connection, jobs.c.lease_token == token, **back, **NO_LEASE))
 
     def fail_spent(self, max_attempts: int, message: str) -> list[Job]:
-        """Fail the jobs whose last attempt ended with its conductor, without a word; returns them."""
+        """Fail the jobs whose conductor died during their last attempt; returns them."""
         ended = ended_values(Status.FAILED, SERVER_ERROR, message)
-        now = time.time()  # before the wait for a connection: nobody can renew a lease while there is none
+        now = time.time()  # before the wait for a connection: without a connection no lease can be renewed
         with self._database.write() as connection:
             return change(connection, *abandoned(now), jobs.c.attempts >= max_attempts, **ended)
 
 
 def retry_delay_s(attempt: int) -> float:
-    """Seconds until a job is tried again after its attempt number `attempt` (from 1) ended in a fault."""
+    """Seconds until a job is retried after its attempt number `attempt` (from 1) ended in a fault."""
     return min(RETRY_DELAY_S * 2.0 ** (attempt - 1), LONGEST_RETRY_DELAY_S) * random.uniform(0.5, 1.5)

@@ -1,4 +1,4 @@
-"""The life of a job, as one table. Store, conductor, API and metrics derive from it; nothing else compares states.
+"""The life of a job, as one table. The store, conductor, API and metrics use it; no other code compares states.
 
     queued ──claim──▶ in_progress ──complete──▶ completed
      │ ▲                 │    │
@@ -6,7 +6,7 @@
      └──────────────cancel────────────────────────▲
 
 On the wire these are the four states of the OpenAI Videos API. A job whose every attempt ended in a fault is
-dead-lettered: failed, with its error kept, until its operator drives it again, which begins a new life of it.
+dead-lettered: it stays failed, with its error, until an operator queues it again as if it were new.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ NEXT: dict[Status, frozenset[Status]] = {
 ENDED = frozenset(status for status, after in NEXT.items() if not after)
 
 CANCELED = "canceled"
-"""The error code of a job that its client ended; on the wire it is `failed`, the only word OpenAI's clients know."""
+"""The error code of a job that its client canceled. Its state on the wire is `failed`, because OpenAI's clients know no
+other."""
 
 SERVER_ERROR = "server_error"
-"""The error code of a job whose every attempt ended in a fault: it is dead-lettered; an operator may drive it again."""
+"""The error code of a dead-lettered job: every attempt ended in a fault. An operator may queue it again."""
 
 AHEAD_OF_DENOISE = (Stage.TEXT_ENCODE, Stage.IMAGE_ENCODE, Stage.DENOISE)
-"""The stages in which a job has, or will soon want, a denoiser."""
+"""The stages in which a job has a denoiser or will soon need one."""
 
 
 def before(status: Status) -> frozenset[Status]:
@@ -48,9 +49,9 @@ def before(status: Status) -> frozenset[Status]:
 
 
 def progress_at(stage: Stage, done: float, seconds: Mapping[Stage, float]) -> int:
-    """A job's percent when `done` (0 to 1) of a stage is finished and each stage takes so many seconds.
+    """A job's progress in percent when `done` (0 to 1) of a stage is finished.
 
-    At least 1 once it has begun, at most 99: only a completed job is at 100.
+    `seconds` gives the time of each stage. The result is 1 to 99: only a completed job is at 100.
     """
     stages = list(Stage)
     total = sum(seconds[each] for each in stages) or 1.0
@@ -59,7 +60,7 @@ def progress_at(stage: Stage, done: float, seconds: Mapping[Stage, float]) -> in
 
 
 def event_of(status: Status, error_code: str | None) -> str:
-    """What the event stream calls a change that led to this state."""
+    """The event stream's name of a change that led to this state."""
     if status is Status.FAILED and error_code == CANCELED:
         return CANCELED
     return "progress" if status is Status.IN_PROGRESS else status.value

@@ -1,4 +1,4 @@
-"""One job as a value."""
+"""A job record as a value."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipelines.stages import Stage
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a denoiser has committed: where a retry or another replica goes on."""
+    """A denoiser's committed checkpoint, from which a retry or another replica resumes."""
 
     key: str  # of the latents in the artifact store
     step: int  # denoising steps done
-    final: bool  # whether the denoise is over
-    seconds: float  # of denoising, over all replicas and attempts that came to it
-    result_metadata: dict[str, Any] = field(default_factory=dict)  # of the denoise, once it is over
+    final: bool  # whether the denoise is finished
+    seconds: float  # of denoising, over all replicas and attempts that led to it
+    result_metadata: dict[str, Any] = field(default_factory=dict)  # of the denoise, once it is finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Job:
     work: dict[str, float] = field(default_factory=dict)  # per stage, in units that `stage_costs` turns into seconds
     cost_s: float = 0.0  # estimated seconds of computing
     fair_start: float = 0.0  # where its turn begins on its model's virtual clock, in seconds of work
-    queue_rank: float = 0.0  # its place among the queued: `fair_start` and what its priority adds
+    queue_rank: float = 0.0  # its order in the queue: `fair_start` plus the handicap of its priority
     output: dict[str, Any] = field(default_factory=dict)  # pipelines.video.Output as JSON
     webhook_url: str | None = None
     expires_in_s: float | None = None  # how long the artifacts stay once it is completed
@@ -56,15 +56,15 @@ class Job:
     attempts: int = 0
     not_before: float = 0.0  # a retry waits until then
     started_at: float | None = None  # of the first attempt
-    completed_at: float | None = None  # when it ended, either way
+    completed_at: float | None = None  # when it ended, completed or failed
     stage_seconds: dict[str, float] = field(default_factory=dict)
-    result_metadata: dict[str, Any] = field(default_factory=dict)  # what was found out: bytes, attention kernel, ...
+    result_metadata: dict[str, Any] = field(default_factory=dict)  # measured results: bytes, attention kernel, ...
     error_code: str | None = None
     error_message: str | None = None
     lease_owner: str | None = None
     lease_token: str | None = None
     lease_expires_at: float | None = None
-    version: int = 0  # counts the changes that a client can see; the id of the event that tells of one
+    version: int = 0  # counts the changes that a client can see; it is also the id of the change's event
 
     @property
     def ended(self) -> bool:
@@ -72,7 +72,7 @@ class Job:
 
 
 def read_job(row: Row[Any]) -> Job:
-    """A row of the table of jobs as a value."""
+    """Convert a row of the jobs table to a `Job`."""
     values = row._asdict()
     values["status"] = Status(values["status"])
     values["priority"] = Priority(values["priority"])

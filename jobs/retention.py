@@ -1,4 +1,4 @@
-"""Which jobs' files have had their time, and which belong to no job that could still want them."""
+"""Which jobs' files have expired, and which files belong to no job that could still need them."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ IDS_AT_ONCE = 500
 
 
 class Retention:
-    """CreateRequest by any number of sweepers at once: everything here may be done twice."""
+    """The sweepers' view of the jobs. Any number of sweepers may use it at once: every operation may run twice."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def store_id(self) -> str:
-        """Which job store this is. Another, however it came to be asked, knows nothing of this one's jobs."""
+        """The id of this job store. Another store, even if asked by mistake, does not know this store's jobs."""
         with self._database.read() as connection:
             store_id: str = connection.execute(select(job_store.c.id)).scalar_one()
         return store_id
 
     def due(self, limit: int = IDS_AT_ONCE) -> list[Job]:
-        """Completed jobs whose files have had their time, the longest due first."""
+        """Completed jobs whose files have expired, the longest overdue first."""
         query = select(jobs).where(KEPT, jobs.c.expires_at <= time.time())
         with self._database.read() as connection:
             return [read_job(row) for row in connection.execute(query.order_by(jobs.c.expires_at).limit(limit))]
 
     def mark_expired(self, job_id: str) -> None:
-        """Record that the files are gone. Only after they are: whoever dies in between leaves the job due."""
+        """Record that the files are deleted. Call this after the deletion, so a crash in between leaves the job due."""
         with self._database.write() as connection:
-            # No event tells of it: what a job's stream is about has ended.
+            # This writes no event, because the job's event stream has ended.
             connection.execute(update(jobs).where(jobs.c.id == job_id, KEPT).values(expired=True))
 
     def without_live_job(self, job_ids: Collection[str]) -> set[str]:
-        """Those of some ids whose job has ended, or is not there."""
+        """The given ids whose job has ended or does not exist."""
         return self._without(job_ids, LIVE)
 
     def without_job(self, job_ids: Collection[str]) -> set[str]:
-        """Those of some ids that belong to no job, or to one that was canceled."""
+        """The given ids that belong to no job or to a canceled one."""
         return self._without(job_ids, func.coalesce(jobs.c.error_code, "") != CANCELED)
 
     def forget_old(self) -> None:
-        """Drop idempotency keys and usage that no request can refer to any more."""
+        """Delete idempotency keys and usage that no request can refer to any more."""
         with self._database.write() as connection:
             now = time.time()
             connection.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < now - IDEMPOTENCY_S))

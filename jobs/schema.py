@@ -1,11 +1,11 @@
-"""The tables, in SQLAlchemy Core. `migrations/` brings a database there; a test holds the two together."""
+"""The tables, in SQLAlchemy Core. `migrations/` creates them in a database; a test checks that the two agree."""
 
 from __future__ import annotations
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, text
 
 metadata = MetaData()
-# Literal, so that both databases can prove that a partial index serves a query with the same words.
+# Literal SQL, so that both databases can prove that a partial index serves a query with the same condition.
 HELD = text("lease_token IS NOT NULL")
 LIVE = text("completed_at IS NULL")
 KEPT = text("expires_at IS NOT NULL AND NOT expired")
@@ -55,8 +55,8 @@ jobs = Table(
     Column("version", Integer, nullable=False, server_default="0"),
     Index("jobs_by_status", "status", "id"),
     Index("jobs_by_key", "api_key", "id"),
-    Index("jobs_by_turn", "model", "status", "queue_rank", "id", "cost_s"),  # which makes a backlog a sum over it
-    # Few jobs are live, held or kept for a time: these stay small whatever the history.
+    Index("jobs_by_turn", "model", "status", "queue_rank", "id", "cost_s"),  # covers the sum of a backlog
+    # Few jobs are live, leased or due to expire, so these indexes stay small however long the history is.
     Index("jobs_by_flow", "model", "api_key", "priority", "fair_start", sqlite_where=LIVE, postgresql_where=LIVE),
     Index("jobs_live_by_key", "api_key", sqlite_where=LIVE, postgresql_where=LIVE),
     Index("jobs_by_lease", "lease_token", unique=True, sqlite_where=HELD, postgresql_where=HELD),
@@ -77,7 +77,7 @@ job_events = Table(
 job_store = Table(  # one row
     "job_store",
     metadata,
-    Column("id", String(32), primary_key=True),  # which one it is: artifacts belong to the jobs of one store
+    Column("id", String(32), primary_key=True),  # identifies this store: artifacts belong to the jobs of one store
 )
 
 idempotency_keys = Table(
@@ -90,7 +90,7 @@ idempotency_keys = Table(
     Column("created_at", Float, nullable=False, index=True),
 )
 
-stage_costs = Table(  # decayed sums over finished jobs, from which a straight line of seconds over work follows
+stage_costs = Table(  # decayed sums over finished jobs, which determine a straight line of seconds over work
     "stage_costs",
     metadata,
     Column("model", String(128), primary_key=True),
@@ -121,7 +121,7 @@ webhooks = Table(
     Column("created_at", Float, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("next_at", Float, nullable=False),
-    Column("delivered_at", Float),  # or given up, when `error` still says why
+    Column("delivered_at", Float),  # or when the delivery was given up, and then `error` says why
     Column("error", Text),
     Index("webhooks_by_turn", "next_at", sqlite_where=WAITING, postgresql_where=WAITING),
     Index("webhooks_by_settling", "delivered_at", sqlite_where=SETTLED, postgresql_where=SETTLED),

@@ -1,4 +1,4 @@
-"""Jobs as their clients and operators see them: read, page, cancel, delete, drive again. Conductors have `leases`.
+"""Jobs as clients and operators see them: read, page, cancel, delete, queue again. Conductors use `leases`.
 
 Methods block for the database; call them from a thread.
 """
@@ -32,14 +32,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A job in the queue, as far as those behind it need to know."""
+    """A queued job, with the values that determine the wait of the jobs behind it."""
 
     id: str
     cost_s: float
 
 
 class JobStore:
-    """Shared by any number of processes: on one machine with SQLite, on any number with PostgreSQL."""
+    """The job store. Any number of processes may share it: on one machine with SQLite, on many with PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -52,9 +52,9 @@ class JobStore:
     def page(
         self, *, after: str | None, limit: int, newest_first: bool, api_key: str | None = None
     ) -> tuple[list[Job], bool]:
-        """Up to `limit` jobs in order of creation, starting behind the id `after`, and whether there are more.
+        """Up to `limit` jobs in order of creation, starting after the id `after`, and whether there are more.
 
-        With `api_key` only those that it submitted.
+        With `api_key`, only jobs that this key submitted.
         """
         query = select(jobs).order_by(jobs.c.id.desc() if newest_first else jobs.c.id.asc()).limit(limit + 1)
         if api_key is not None:
@@ -66,29 +66,29 @@ class JobStore:
         return found[:limit], len(found) > limit
 
     def cancel(self, job_id: str) -> Job | None:
-        """End a live job; one that has ended stays as it is. A conductor that renders it finds its lease gone."""
+        """Cancel a live job; an ended job stays as it is. A conductor that runs the job then finds its lease gone."""
         canceled = ended_values(Status.FAILED, CANCELED, "the video was canceled")
         with self._database.write() as connection:
             change(connection, jobs.c.id == job_id, **canceled)
         return self.get(job_id)
 
     def delete(self, job_id: str) -> bool:
-        """Forget a job. A conductor that is rendering it finds its lease gone and stops."""
+        """Delete a job. A conductor that runs the job finds its lease gone and stops."""
         with self._database.write() as connection:
-            # A live one is canceled first: what its end owes is still owed.
+            # A live job is canceled first, so that its usage is charged and its webhook is sent.
             change(connection, jobs.c.id == job_id, **ended_values(Status.FAILED, CANCELED, "the video was deleted"))
             connection.execute(delete(job_events).where(job_events.c.job_id == job_id))
             connection.execute(delete(idempotency_keys).where(idempotency_keys.c.job_id == job_id))
             return connection.execute(delete(jobs).where(jobs.c.id == job_id)).rowcount == 1
 
     def dead(self, limit: int) -> list[Job]:
-        """Jobs whose every attempt ended in a fault, the latest first."""
+        """Dead-lettered jobs, whose every attempt ended in a fault, newest first."""
         query = select(jobs).where(*_DEAD).order_by(jobs.c.id.desc()).limit(limit)
         with self._database.read() as connection:
             return [read_job(row) for row in connection.execute(query)]
 
     def redrive(self, job_id: str) -> bool:
-        """Queue a dead job as if it were new; whether there was one."""
+        """Queue a dead-lettered job again as if it were new; returns whether there was one."""
         anew: dict[str, Any] = {
             "status": Status.QUEUED, "attempts": 0, "stage": None, "step": None, "progress": 0, "not_before": 0.0,
             "completed_at": None, "error_code": None, "error_message": None, "queue_rank": OLD_TURN,
@@ -97,26 +97,26 @@ class JobStore:
             return bool(change(connection, *_DEAD, jobs.c.id == job_id, from_states=(Status.FAILED,), **anew))
 
     def events(self, job_id: str, after: int) -> list[Event]:
-        """What happened to a job since the event number `after`. Of an ended job, only its milestones are kept."""
+        """The events of a job after the event number `after`. An ended job keeps no progress events."""
         columns = job_events.c.version, job_events.c.kind, job_events.c.data
         query = select(*columns).where(job_events.c.job_id == job_id, job_events.c.version > after)
         with self._database.read() as connection:
             return [Event(*row) for row in connection.execute(query.order_by(job_events.c.version))]
 
     def versions(self, job_ids: Collection[str]) -> dict[str, int]:
-        """Which change each of these jobs has reached; one that is gone is not in the answer."""
+        """The current version of each of these jobs; the result omits jobs that no longer exist."""
         query = select(jobs.c.id, jobs.c.version).where(jobs.c.id.in_(job_ids))
         with self._database.read() as connection:
             return {row.id: row.version for row in connection.execute(query)}
 
     def queue(self, model: str) -> list[Waiting]:
-        """The jobs of a model that wait, in the order in which they will be claimed."""
+        """The queued jobs of a model, in the order in which they will be claimed."""
         query = select(jobs.c.id, jobs.c.cost_s).where(jobs.c.model == model, jobs.c.status == Status.QUEUED)
         with self._database.read() as connection:
             return [Waiting(*row) for row in connection.execute(query.order_by(jobs.c.queue_rank, jobs.c.id))]
 
     def waiting(self, model: str) -> tuple[int, float]:
-        """How many jobs of a model wait, and their estimated seconds of computing."""
+        """The number of queued jobs of a model, and their estimated seconds of computing."""
         query = select(func.count(), func.coalesce(func.sum(jobs.c.cost_s), 0)).where(
             jobs.c.model == model, jobs.c.status == Status.QUEUED
         )
@@ -125,7 +125,7 @@ class JobStore:
         return row[0], float(row[1])
 
     def working(self, model: str) -> dict[Stage, tuple[int, float]]:
-        """How many jobs of a model are in each stage, and the estimated seconds of computing that they still need."""
+        """The number of a model's jobs in each stage, and the estimated seconds of computing that they still need."""
         query = select(jobs.c.stage, func.count(), func.sum(LEFT_S)).where(
             jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS
         )
@@ -134,7 +134,8 @@ class JobStore:
             return {Stage(stage): (count, float(left_s)) for stage, count, left_s in rows}
 
     def denoising(self, model: str) -> int:
-        """How many denoisers a model's jobs occupy; one that waits is in that stage too, without a replica."""
+        """The number of denoisers that a model's jobs occupy. Jobs that wait in `denoise`, without a replica, do not
+        count."""
         busy = (jobs.c.status == Status.IN_PROGRESS, HAS_DENOISER)
         query = select(func.count()).where(jobs.c.model == model, *busy)
         with self._database.read() as connection:
@@ -142,13 +143,13 @@ class JobStore:
         return count
 
     def lines(self, model: str) -> dict[Stage, Line]:
-        """What finished jobs of a model have taught about its costs."""
+        """The cost lines of a model, fitted to its finished jobs."""
         with self._database.read() as connection:
             return read_lines(connection, model)
 
     def counts(self) -> dict[tuple[str, Status], int]:
-        """How many live jobs of each model are in each state."""
-        # Not LIVE: for that SQLite reads the whole history, in the order of an index by model and status.
+        """The number of live jobs of each model in each state."""
+        # Not LIVE: with it SQLite reads the whole history, in the order of an index by model and status.
         live = jobs.c.status.in_(set(Status) - ENDED)
         query = select(jobs.c.model, jobs.c.status, func.count()).where(live).group_by(jobs.c.model, jobs.c.status)
         with self._database.read() as connection:

@@ -1,4 +1,4 @@
-"""What each API key has used, minute by minute: requests it made and seconds of computing its jobs took.
+"""The usage of each API key, minute by minute: the requests it made and the seconds of computing its jobs took.
 
 `now` is in seconds since the epoch.
 """
@@ -14,7 +14,7 @@ DAY_MINUTES = 24 * 60
 
 
 def charge(connection: Connection, api_key: str, now: float, *, requests: int = 0, gpu_seconds: float = 0.0) -> None:
-    """Add to the present minute."""
+    """Add usage to the minute of `now`."""
     more = {"requests": usage.c.requests + requests, "gpu_seconds": usage.c.gpu_seconds + gpu_seconds}
     row = {"api_key": api_key, "minute": int(now // 60), "requests": requests, "gpu_seconds": gpu_seconds}
     key = list(usage.primary_key)
@@ -22,7 +22,7 @@ def charge(connection: Connection, api_key: str, now: float, *, requests: int = 
 
 
 def requests_per_minute(connection: Connection, api_key: str, now: float) -> float:
-    """Requests in the last 60 seconds, taking those of the minute before as spread evenly over it."""
+    """Requests in the last 60 seconds; it assumes that those of the previous minute were spread evenly over it."""
     minute, passed = int(now // 60), now % 60 / 60
     rows = connection.execute(
         select(usage.c.minute, usage.c.requests).where(usage.c.api_key == api_key, usage.c.minute >= minute - 1)
@@ -39,5 +39,5 @@ def gpu_seconds_per_day(connection: Connection, api_key: str, now: float) -> flo
 
 
 def forget_old(connection: Connection, now: float) -> None:
-    """Drop what no limit looks at any more."""
+    """Delete usage that is too old for every limit."""
     connection.execute(delete(usage).where(usage.c.minute < now // 60 - DAY_MINUTES))

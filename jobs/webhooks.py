@@ -1,6 +1,6 @@
-"""The outbox of webhooks: written in the transaction that ends a job, sent until it is delivered or given up.
+"""The outbox of webhooks: the transaction that ends a job writes one, and it is sent until delivered or given up.
 
-A restart loses none, and a receiver may see one twice: it tells them apart by their id.
+A restart loses no webhook. A receiver may see a webhook twice and recognises the repeat by its id.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from jobs.record import Job
 from jobs.schema import webhooks
 
 SENDING_S = 60.0
-"""For so long a delivery belongs to the process that took it."""
+"""Seconds for which a delivery belongs to the process that took it."""
 BACKOFF_S = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 3 * 3600.0, 6 * 3600.0, 12 * 3600.0)
-"""Waits between tries; after the last one a delivery is given up, about a day after the first."""
+"""Seconds between tries; a delivery is given up after the last one, about a day after the first."""
 KEEP_S = 7 * 24 * 3600.0
 _RECEIVER = re.compile(r"[^/]*//[^/?#]*")
 
@@ -40,7 +40,7 @@ class Delivery:
 
 
 def enqueue(connection: Connection, job: Job) -> None:
-    """Owe the news of a job's end, in the shape that OpenAI's webhooks have."""
+    """Add the webhook of a job's end to the outbox, in the format of OpenAI's webhooks."""
     now = time.time()
     delivery_id = f"evt_{uuid_utils.uuid7().hex}"
     data: dict[str, object] = {"id": job.id, "model": job.model, "status": job.status}
@@ -58,18 +58,18 @@ def enqueue(connection: Connection, job: Job) -> None:
 
 
 class Outbox:
-    """The deliveries that are due, shared by any number of senders."""
+    """The due deliveries. Any number of senders may share them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def take(self, limit: int, per_receiver: int, sending: Iterable[str]) -> list[Delivery]:
-        """Take deliveries that are due; nobody else takes them for the next minute.
+        """Take due deliveries; no other sender takes them for the next minute.
 
         Args:
-            limit: how many at most, 1 or more.
-            per_receiver: how many one receiver may have, with those of `sending`.
-            sending: the URLs of those that the caller has taken and not settled yet.
+            limit: the most deliveries to take, 1 or more.
+            per_receiver: the most deliveries to one receiver at a time, including those of `sending`.
+            sending: the URLs of the deliveries that the caller has taken and not settled yet.
         """
         now = time.time()
         having = Counter(map(_receiver, sending))
@@ -99,11 +99,11 @@ class Outbox:
             return [Delivery(*row) for row in connection.execute(taken)]
 
     def delivered(self, delivery: Delivery) -> None:
-        # Whoever else has taken it meanwhile, and however that went: the receiver has it.
+        # The receiver has it, so this holds even if another sender has taken the delivery meanwhile.
         self._update(webhooks.c.id == delivery.id, delivered_at=time.time(), error=None)
 
     def failed(self, delivery: Delivery, error: str) -> bool:
-        """Try again later, with jitter, or give up after the last try; whether it will be tried again."""
+        """Schedule another try, with jitter, or give up after the last one; returns whether it will be retried."""
         if delivery.attempts > len(BACKOFF_S):
             self.give_up(delivery, error)
             return False
@@ -112,11 +112,11 @@ class Outbox:
         return True
 
     def give_up(self, delivery: Delivery, error: str) -> None:
-        """Never try it again."""
+        """Give up a delivery; it is not retried."""
         self._update(_still_mine(delivery), delivered_at=time.time(), error=error)
 
     def forget_old(self) -> None:
-        """Drop what was settled a week ago."""
+        """Delete deliveries that were settled more than a week ago."""
         with self._database.write() as connection:
             old = time.time() - KEEP_S
             connection.execute(delete(webhooks).where(webhooks.c.delivered_at < old))
@@ -127,18 +127,18 @@ class Outbox:
 
 
 def _receiver(url: str) -> str:
-    """Scheme, host and port of a URL, as they are written there."""
+    """Scheme, host and port of a URL, as written in it."""
     match = _RECEIVER.match(url)
     return match[0] if match else url
 
 
 def _is_to(receiver: str) -> ColumnElement[bool]:
-    """The same as `_receiver(url) == receiver`, in SQL."""
+    """`_receiver(url) == receiver` as an SQL condition."""
     begins = func.substr(webhooks.c.url, 1, len(receiver)) == receiver
     return and_(begins, func.substr(webhooks.c.url, len(receiver) + 1, 1).in_(("", "/", "?", "#")))
 
 
 def _still_mine(delivery: Delivery) -> ColumnElement[bool]:
-    # A sender that was slow must not undo what the next one has settled.
+    # A slow sender must not undo what a later sender has settled.
     untaken = webhooks.c.attempts == delivery.attempts
     return and_(webhooks.c.id == delivery.id, untaken, webhooks.c.delivered_at.is_(None))

@@ -1,4 +1,4 @@
-"""The mathematics of video generation: encode, denoise, decode. Knows torch and diffusers, but no Ray, HTTP or storage.
+"""The mathematics of video generation: encode, denoise, decode. Uses torch and diffusers, but no Ray, HTTP or storage.
 
-`errors`, `card`, `catalogue`, `families` and `requests` are what must be known without a GPU; they import no torch.
+Processes without a GPU use `errors`, `card`, `catalogue`, `families` and `requests`, so these do not import torch.
 """

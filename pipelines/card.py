@@ -1,7 +1,7 @@
-"""What every model's card and request have in common; each family adds its own in `pipelines/FAMILY/card.py`. No torch.
+"""The common part of every model's card and request. Each family extends it in `pipelines/FAMILY/card.py`. No torch.
 
-A family is described by three models: the fields a request may carry, the defaults on its card, and the effective
-parameters of one video. A parameter that a request does not set comes from the default of the same name.
+Three pydantic models describe a family: the fields a request may carry, the defaults on its card, and the effective
+parameters of one video. A parameter that a request does not set gets the default of the same name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class Source(StrictModel):
-    """Where weights are: exactly one of a local diffusers folder, a hub repository or a single file."""
+    """The location of weights: exactly one of a local diffusers folder, a hub repository or a single file."""
 
     folder: Path | None = None
     """A diffusers folder; a relative path starts at the repository's root."""
@@ -32,7 +32,7 @@ class Source(StrictModel):
     revision: str | None = None
     """The commit, tag or branch of `repo`."""
     variant: str | None = None
-    """Which of several sets of files, such as `fp16`: `model.fp16.safetensors`."""
+    """The variant among several sets of files: `fp16` selects `model.fp16.safetensors`."""
     file: str | None = None
     """A single-file checkpoint: a local path, or with `repo` a file name inside it."""
     config: str | None = None
@@ -55,26 +55,26 @@ class Source(StrictModel):
 
 
 class Compression(StrictModel):
-    """How many pixels and frames one latent stands for."""
+    """The number of pixels and frames that one latent represents."""
 
     spatial: int = Field(ge=1)
     temporal: int = Field(ge=1)
 
 
 class Limits(StrictModel):
-    """What a request may ask for. Sizes are pixels."""
+    """The limits of a request. Sizes are in pixels."""
 
     size_multiple: int = Field(default=32, ge=1)
     min_size: int = Field(default=32, ge=1)
     max_size: int = Field(ge=1)
     max_pixels: int = Field(ge=1)
-    """The most width x height x frames of one video."""
+    """The maximum of width x height x frames of one video."""
     max_num_frames: int = Field(ge=1)
     max_prompt_chars: int = Field(default=4000, ge=1)
 
 
 class CommonFields(BaseModel):
-    """The fields of a request that every family knows; None means the model's default."""
+    """The request fields that every family supports; None means the model's default."""
 
     prompt: str | None = None
     width: int | None = None
@@ -86,7 +86,7 @@ class CommonFields(BaseModel):
 
 
 class CommonDefaults(StrictModel):
-    """What a request gets that does not say."""
+    """The values of fields that a request does not set."""
 
     width: int
     height: int
@@ -96,7 +96,7 @@ class CommonDefaults(StrictModel):
 
 
 class CommonParameters(StrictModel):
-    """The effective parameters of one video. With the model's revision they determine its every pixel."""
+    """The effective parameters of one video. Together with the model's revision they determine every pixel."""
 
     width: int
     height: int
@@ -116,20 +116,20 @@ class CommonParameters(StrictModel):
 
     @property
     def megapixels(self) -> float:
-        """Of all frames together, in millions: what decoding costs grows with it."""
+        """Millions of pixels in all frames together; the cost of decoding grows with it."""
         return self.width * self.height * self.num_frames / 1e6
 
     @property
     def denoising_work(self) -> float:
-        """Megapixels that pass through the denoiser: the cost of every step and of both passes of guidance."""
+        """Megapixels that pass through the denoiser, over all steps and both passes of guidance."""
         return self.megapixels * self.num_inference_steps * (2 if self.guided else 1)
 
 
 class CommonCard(StrictModel):
-    """One model the service can run."""
+    """A model that the service can run."""
 
     STAGES: ClassVar[dict[Stage, tuple[Component, ...]]]
-    """The stages of the family, and which components of the checkpoint each loads."""
+    """The stages of the family, and the components of the checkpoint that each loads."""
     TAKES_PROMPT: ClassVar[bool]
     NEEDS_IMAGE: ClassVar[bool]
 
@@ -139,11 +139,11 @@ class CommonCard(StrictModel):
     compression: Compression
     limits: Limits
     example_image: Path | None = None
-    """A picture to try the model with; a relative path starts at the repository's root."""
+    """An image for trying the model; a relative path starts at the repository's root."""
 
     @abstractmethod
     def shared_by(self, stage: Stage) -> object:
-        """Models for which this is equal can use the same replicas of a stage."""
+        """A value that is equal for models that can share the replicas of a stage."""
 
 
 DTYPES: dict[Literal["cpu", "cuda"], Dtype] = {"cpu": "float32", "cuda": "bfloat16"}
@@ -154,7 +154,7 @@ class CheckpointCard(CommonCard):
 
     source: Source
     components: dict[Component, Source] = Field(default_factory=dict)
-    """Components that come from elsewhere than `source`; models that name the same place share its replicas."""
+    """Components from other places than `source`; models that name the same place share its replicas."""
     dtype: dict[Literal["cpu", "cuda"], Dtype] = Field(default_factory=lambda: {**DTYPES})
 
     def component_source(self, component: Component) -> Source:

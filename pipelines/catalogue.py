@@ -1,7 +1,7 @@
 """The model catalogue: one YAML file per model in `configs/models/`, read without torch.
 
-A card says where the weights are, which family runs them, in which dtype, and what a request may ask for. The folder
-that `KINORAY_MODELS` names, on every node, adds cards of your own.
+A card gives the location of the weights, the family that runs them, the dtype and the limits of a request. The
+environment variable `KINORAY_MODELS` names a folder, present on every node, with the operator's own cards.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pipelines.svd.card import SVDCard
 CATALOGUE = ROOT / "configs" / "models"
 
 ModelCard = Annotated[LTXCard | SVDCard | SimulatedCard, Field(discriminator="family")]
-"""One model, of any family."""
+"""A model of any family."""
 
 _CARD: TypeAdapter[ModelCard] = TypeAdapter(ModelCard)
 
 
 def read_card(data: Any) -> ModelCard:
-    """A card from the plain values of a YAML file. Raises ValidationError."""
+    """Build a card from the plain values of a YAML file. Raises ValidationError."""
     return _CARD.validate_python(data)
 
 
@@ -49,7 +49,7 @@ def load_card(path: Path) -> ModelCard:
 
 
 def folders() -> list[Path]:
-    """Where cards are: Kinoray's own, and the operator's."""
+    """The folders with cards: Kinoray's own, and the operator's."""
     own = os.environ.get("KINORAY_MODELS")
     return [CATALOGUE, Path(own)] if own else [CATALOGUE]
 
@@ -59,7 +59,7 @@ def load_catalogue() -> dict[str, ModelCard]:
     """Every card, by id.
 
     Raises:
-        ConfigError: a card is wrong, two have the same id, or the operator's folder is not there.
+        ConfigError: a card is wrong, two have the same id, or the operator's folder does not exist.
     """
     cards: dict[str, ModelCard] = {}
     if missing := [folder for folder in folders() if not folder.is_dir()]:
@@ -73,7 +73,7 @@ def load_catalogue() -> dict[str, ModelCard]:
 
 
 def read_anew(model: str) -> ModelCard:
-    """One card as its file says now; `get_card` remembers what it said.
+    """Read one card again from its file; `get_card` returns a cached one.
 
     Raises:
         ConfigError: there is no such file, or it is wrong.
@@ -81,11 +81,11 @@ def read_anew(model: str) -> ModelCard:
     for path in (folder / f"{model}.yaml" for folder in folders()):
         if path.is_file():
             return load_card(path)
-    return get_card(model)  # which says what there is
+    return get_card(model)  # its error lists the models
 
 
 def get_card(model: str) -> ModelCard:
-    """A card by its id.
+    """Look up a card by its id.
 
     Raises:
         ConfigError: the catalogue has no such model.

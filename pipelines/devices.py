@@ -1,4 +1,4 @@
-"""Where a stage computes: device, dtype, threads and attention kernel.
+"""The placement of a stage: device, dtype, threads and attention kernel.
 
 A replica without a GPU of its own uses the CPU even on a machine that has one: Ray leaves the other replicas' GPUs
 visible to it.
@@ -18,25 +18,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where and how one stage runs."""
+    """The device, dtype and attention kernel of one stage."""
 
     device: torch.device
     dtype: torch.dtype
     attention: str  # "xformers" or "native" (PyTorch's scaled_dot_product_attention)
 
     def synchronize(self) -> None:
-        """Wait until what was launched is done: a GPU's step returns when its kernels are in the queue."""
+        """Wait until all launched work is done: a step on a GPU returns once its kernels are queued."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def result_metadata(self) -> dict[str, str]:
-        """The same in words, for a job's record."""
+        """The placement as text, for a job's result_metadata."""
         dtype = str(self.dtype).removeprefix("torch.")
         return {"device": self.device.type, "dtype": dtype, "attention": self.attention}
 
 
 def place(card: CheckpointCard, *, gpu: bool, threads: int | None = None) -> Placement:
-    """Choose a stage's device and dtype, and fix its thread count, which is part of what "same bits" means on a CPU."""
+    """Choose a stage's device and dtype, and set its thread count, on which the exact bits depend on a CPU."""
     if threads is not None:
         torch.set_num_threads(threads)
     device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
@@ -47,16 +47,16 @@ def place(card: CheckpointCard, *, gpu: bool, threads: int | None = None) -> Pla
 
 
 def _hide_xformers() -> None:
-    """Keep diffusers from importing xformers where it cannot run: it costs a second and a screenful of warnings."""
+    """Keep diffusers from importing xformers where it cannot run: the import costs a second and many warnings."""
     import diffusers.utils.import_utils
 
     diffusers.utils.import_utils._xformers_available = False
 
 
 def attention_backend(device: torch.device, dtype: torch.dtype) -> str:
-    """xformers where one token of attention with it really runs on the device, PyTorch's own kernels otherwise.
+    """Choose xformers if attention over one token runs with it on the device, else PyTorch's own kernels.
 
-    xformers has no CPU kernels, so a CPU stage does not ask.
+    xformers has no CPU kernels, so a CPU stage does not try it.
     """
     if device.type != "cuda":
         return "native"

@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree.
+"""All of Kinoray's errors, as one tree.
 
 KinorayError
 ├── RequestError              the client's mistake: answered at once, never retried, no GPU is touched
@@ -9,14 +9,14 @@ KinorayError
 ├── LatentsLost               committed latents cannot be read back; they are made again
 └── ConfigError               the operator's mistake: the service does not start
 
-A message says what to do next. It never repeats a prompt or a request body.
+Each message says what to do next. It never contains a prompt or a request body.
 """
 
 from __future__ import annotations
 
 
 class KinorayError(Exception):
-    """Base of the tree. `code` is for programs, the message for people."""
+    """The base of the tree. `code` is for programs; the message is for people."""
 
     code = "server_error"
 
@@ -48,13 +48,13 @@ class JobFailed(KinorayError):
 
 
 class WeightsUnavailable(JobFailed):
-    """A checkpoint cannot be found on this machine, nor fetched."""
+    """A checkpoint is not on this machine and cannot be fetched."""
 
     code = "weights_unavailable"
 
 
 class LatentsLost(KinorayError):
-    """CheckpointRef latents cannot be read back: the file is gone, or another version wrote it. They are made again."""
+    """Committed latents cannot be read back: the file is gone, or another version wrote it. They are made again."""
 
     code = "latents_lost"
 

@@ -1,8 +1,8 @@
-"""The families and their stages, by name, so that a process imports only the stage it runs.
+"""Access to the families and their stages by name, so that a process imports only the stage it runs.
 
 A family is a package with up to four modules: `text` (TextEncoder), `image` (ImageEncoder), `denoise` (Denoiser) and
 `decode` (VideoDecoder). Each class takes a card and a placement, loads only its own stage's weights, and has `warm_up`.
-A seam that holds for every family: `encode(prompt or image, parameters)`, `begin(parameters, text, image, state)` with
+Every family has the same interface: `encode(prompt or image, parameters)`, `begin(parameters, text, image, state)` with
 `step` and `result`, and `chunks(latents, parameters)`.
 """
 
@@ -25,14 +25,14 @@ CLASSES: dict[Stage, str] = {
     Stage.DENOISE: "Denoiser",
     Stage.DECODE: "VideoDecoder",
 }
-"""The stages that compute, and the class of each in every family, which is also its deployment's."""
+"""The stages that compute, and the class of each in every family, which also names its deployment."""
 _MODULES = {
     Stage.TEXT_ENCODE: "text", Stage.IMAGE_ENCODE: "image", Stage.DENOISE: "denoise", Stage.DECODE: "decode",
 }  # fmt: skip
 
 
 def place(card: ModelCard, *, gpu: bool, threads: int | None = None) -> Placement | Nowhere:
-    """Where a stage of a model computes; see `pipelines.devices.place`."""
+    """The placement of a model's stage; see `pipelines.devices.place`."""
     if isinstance(card, SimulatedCard):
         return Nowhere()
     from pipelines import devices
@@ -41,7 +41,7 @@ def place(card: ModelCard, *, gpu: bool, threads: int | None = None) -> Placemen
 
 
 def revision(card: ModelCard) -> str:
-    """Which weights a model's denoiser has; see `pipelines.weights.revision`."""
+    """The revision of a model's denoiser weights; see `pipelines.weights.revision`."""
     if isinstance(card, SimulatedCard):
         return "simulated"
     from pipelines import weights
@@ -50,12 +50,12 @@ def revision(card: ModelCard) -> str:
 
 
 def video(family: str) -> Any:
-    """The module that makes a video's files of its frames, with `render` and `metadata_of`."""
+    """The module that makes a video's files from its frames, with `render` and `metadata_of`."""
     return import_module("pipelines.simulated.video" if family == "simulated" else "pipelines.video")
 
 
 def outputs(family: str) -> Any:
-    """The module of what a family's stages hand to each other: `DenoiseState`, `FinalLatents` and others."""
+    """The module of a family's stage outputs: `DenoiseState`, `FinalLatents` and others."""
     return import_module(f"pipelines.{family}.outputs")
 
 

@@ -1,4 +1,4 @@
-"""Decoded pixels on their way into a video encoder, which works on what it has while more is being decoded."""
+"""The path of decoded pixels into a video encoder, which encodes frames while more are being decoded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _END = object()
 
 
 def to_frames(chunks: Iterable[Tensor | NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    """[n, 3, H, W] in [0, 1] on any device to frames: [H, W, 3] uint8. Arrays are frames already."""
+    """Convert tensors [n, 3, H, W] in [0, 1] on any device to frames [H, W, 3] uint8. Arrays are already frames."""
     for chunk in chunks:
         if isinstance(chunk, np.ndarray):
             yield from chunk
@@ -30,10 +30,10 @@ def to_frames(chunks: Iterable[Tensor | NDArray[np.uint8]]) -> Iterator[NDArray[
 
 
 def consume_meanwhile(items: Iterable[T], consume: Callable[[Iterable[T]], R]) -> R:
-    """`consume(items)`, in a thread of its own while this one makes the items.
+    """Run `consume(items)` in a thread of its own while the calling thread produces the items.
 
-    An error on either side ends both and is raised here. As many items wait in between as are made faster than they are
-    consumed, which may be all of them.
+    An error on either side ends both and is raised here. The queue between them is unbounded: if items are produced
+    faster than they are consumed, all of them may wait in it.
     """
     waiting: SimpleQueue[Any] = SimpleQueue()
     aborted = threading.Event()

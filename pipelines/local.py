@@ -1,4 +1,4 @@
-"""Every stage in one process: the same mathematics without the job_run, for evaluation, benchmarks and offline use."""
+"""All stages in one process: the same mathematics without a job run, for evaluation, benchmarks and offline use."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LocalPipeline:
         image: Image | None = None,
         on_step: Callable[[int, int], None] | None = None,
     ) -> Tensor:
-        """One video, [F, 3, H, W] float32 in [0, 1]."""
+        """Generate one video, [F, 3, H, W] float32 in [0, 1]."""
         run = self.denoiser.begin(parameters, *self.condition(prompt, parameters, image))
         while run.step_index < run.num_steps:
             run.step()
@@ -55,12 +55,12 @@ class LocalPipeline:
         return self.decode(run.result(), parameters)
 
     def condition(self, prompt: str, parameters: Parameters, image: Image | None) -> tuple[Any, Any]:
-        """What the denoiser is given: text and image conditioning, None for what the family or request lacks."""
+        """The denoiser's inputs: text and image conditioning, None for what the family or request lacks."""
         text = self.text.encode(prompt, parameters) if Stage.TEXT_ENCODE in self.card.STAGES else None
         return text, None if image is None else self.image.encode(image, parameters)
 
     def decode(self, final: Any, parameters: Parameters) -> Tensor:
-        """A whole video from its latents, [F, 3, H, W] float32 in [0, 1]."""
+        """Decode a whole video from its latents, [F, 3, H, W] float32 in [0, 1]."""
         return torch.cat(list(self.decoder.chunks(final, parameters)))
 
     def _load(self, stage: Stage) -> Any:

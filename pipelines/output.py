@@ -1,4 +1,4 @@
-"""What is made of a video's frames: what a request may say, what will be done, and what comes of it. No torch."""
+"""The files of a video: the request fields for them, the effective choice, and the resulting files. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ConstantRateFactor = Annotated[int, Field(ge=0, le=51)]
 
 
 class OutputFields(BaseModel):
-    """The fields of a request that change its files and not its frames; None means the default of `Output`."""
+    """The request fields that change the video's files but not its frames; None means the default of `Output`."""
 
     thumbnail: bool | None = None
     spritesheet: bool | None = None
@@ -30,14 +30,14 @@ class Output(StrictModel):
 
     @classmethod
     def of(cls, fields: OutputFields) -> Self:
-        """The defaults, with what a request says in their place; a request's other fields are left alone."""
+        """The defaults, replaced by the values that a request sets; this ignores the request's other fields."""
         said = fields.model_dump(include=set(OutputFields.model_fields), exclude_none=True)
         return cls(**said)
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedVideo:
-    """One video's files, as a decoder hands them to the publisher."""
+    """One video's files, as a decoder passes them to the publisher."""
 
     mp4: bytes
     thumbnail: bytes | None  # WebP, the middle frame; None when the request wants none

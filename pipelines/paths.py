@@ -1,4 +1,4 @@
-"""Where this checkout is: the code is run from it, with its models and configs beside it."""
+"""The root of this checkout, from which the code runs, with its models and configs beside it."""
 
 from __future__ import annotations
 

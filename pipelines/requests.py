@@ -1,6 +1,7 @@
-"""What a client may ask of a model, checked against its card without torch.
+"""The check of a client's request against a model's card, without torch.
 
-`GenerationRequest` is what was said; `Parameters` is what will be done: every value filled in, ready to be repeated.
+`GenerationRequest` holds what the client sent. `Parameters` holds the effective values: all are filled in, so the video
+can be repeated.
 """
 
 from __future__ import annotations
@@ -24,25 +25,25 @@ _PARAMETERS: TypeAdapter[Parameters] = TypeAdapter(Parameters)
 
 
 class GenerationRequest(SVDFields, LTXFields, CommonFields):
-    """The generation fields of a request, of every family; None means the model's default."""
+    """The generation fields of a request, for all families; None means the model's default."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 def read_parameters(data: Any) -> Parameters:
-    """Parameters from the plain values that a job record holds. Raises ValidationError."""
+    """Build parameters from the plain values of a job record. Raises ValidationError."""
     return _PARAMETERS.validate_python(data)
 
 
 def resolve(
     request: GenerationRequest, card: ModelCard, *, seconds: float | None = None, has_image: bool = False
 ) -> Parameters:
-    """Fill in the card's defaults and refuse what the model cannot do.
+    """Fill in the card's defaults and reject what the model cannot do.
 
-    `seconds` chooses the nearest possible num_frames when that field is absent.
+    `seconds` selects the nearest possible num_frames when that field is absent.
 
     Raises:
-        InvalidRequest: with the field at fault and the nearest values that would work.
+        InvalidRequest: names the invalid field and the nearest valid values.
     """
     _check_prompt(request, card)
     if card.NEEDS_IMAGE and not has_image:

@@ -1,6 +1,6 @@
 """Stage outputs as bytes: tensors in safetensors, everything else as JSON in its header.
 
-A serialised denoise state *is* the checkpoint, so this is also the checkpoint's format. Nothing is unpickled.
+A serialised denoise state *is* the checkpoint, so this is also the checkpoint's format. This module unpickles nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HEADER = "kinoray"
 NUMPY = "numpy"
-"""Named in the header of what holds arrays, so that a family without torch reads it without torch."""
+"""The header's mark of values that hold NumPy arrays, so that a family without torch can read them without torch."""
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ def from_bytes(kind: type[T], data: bytes) -> T:
     """Rebuild a value that `to_bytes` wrote.
 
     Raises:
-        ValueError: the bytes hold another type, or fields that this version does not know, or are damaged.
+        ValueError: the bytes hold another type or unknown fields, or are damaged.
     """
     try:
         length = int.from_bytes(data[:8], "little")

@@ -1,4 +1,4 @@
-"""The stages that a video runs through, in their order: one name for each, in code, on the wire and in metrics."""
+"""The stages of a video, in order. Each has one name in code, on the wire and in metrics."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ class Stage(StrEnum):
     DENOISE = "denoise"
     DECODE = "decode"
     VIDEO_ENCODE = "video_encode"
-    """Part of `decode` as yet: its threads are set, its seconds are not measured apart."""
+    """Still part of `decode`: its thread count can be set, but its seconds are not measured separately."""
     PUBLISH = "publish"

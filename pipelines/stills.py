@@ -1,7 +1,7 @@
-"""A poster and a spritesheet, from frames on their way into the video encoder.
+"""The thumbnail and spritesheet of a video, taken from frames on their way into the video encoder.
 
-Only the frames that are shown are kept, already scaled down, so a long video costs no more memory than a short one. The
-same frames give the same bytes.
+It keeps only the frames it shows, already scaled down, so a long video needs no more memory than a short one. The same
+frames give the same bytes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 THUMBNAIL_SIDE = 640
-"""The most pixels of the thumbnail's longer side."""
+"""The maximum length of the thumbnail's longer side, in pixels."""
 TILE_SIDE = 160
-"""The most pixels of a tile's longer side."""
+"""The maximum length of a tile's longer side, in pixels."""
 TILES = 25
 COLUMNS = 5
 
@@ -24,7 +24,7 @@ _WEBP = {"quality": 85, "method": 2}  # half the time of the default method 4, f
 
 
 class Stills:
-    """Watches the frames of one video pass and keeps the few it needs.
+    """Sees all frames of one video and keeps the few it needs.
 
     The thumbnail is the middle frame. The spritesheet is a row-major grid of evenly spaced frames, from the first to
     the last, at most 25 in at most 5 columns. No frame is ever enlarged.
@@ -39,7 +39,7 @@ class Stills:
         self._tiles: list[Image.Image] = []
 
     def passing(self, frames: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-        """The same frames, [H, W, 3] RGB, seen on their way through."""
+        """Yield the same frames, [H, W, 3] RGB, and keep those that are needed."""
         for frame in frames:
             if self._seen == self._middle:
                 self._poster = _scaled(frame, THUMBNAIL_SIDE)
@@ -49,12 +49,15 @@ class Stills:
             yield frame
 
     def thumbnail(self) -> bytes | None:
-        """WebP, once every frame has passed; None when it is not wanted."""
+        """The thumbnail as WebP; call it once every frame has passed. None when it is not wanted."""
         self._check_complete()
         return None if self._poster is None else _webp(self._poster)
 
     def spritesheet(self) -> bytes | None:
-        """WebP, once every frame has passed; None when it is not wanted. Places past the last tile are black."""
+        """The spritesheet as WebP; call it once every frame has passed. None when it is not wanted.
+
+        Places after the last tile are black.
+        """
         self._check_complete()
         if not self._tiles:
             return None
@@ -71,14 +74,14 @@ class Stills:
 
 
 def tile_frames(num_frames: int) -> list[int]:
-    """The frames of a spritesheet, in the order of its tiles: first and last, and evenly spaced ones between."""
+    """The frame indices of a spritesheet, in tile order: the first, the last, and evenly spaced ones between."""
     tiles = min(TILES, num_frames)
     return [index * (num_frames - 1) // max(tiles - 1, 1) for index in range(tiles)]
 
 
 def _scaled(frame: NDArray[np.uint8], side: int) -> Image.Image:
     image = Image.fromarray(frame)
-    image.thumbnail((side, side))  # keeps the aspect ratio and never enlarges
+    image.thumbnail((side, side))  # this keeps the aspect ratio and never enlarges
     return image
 
 

@@ -1,4 +1,4 @@
-"""How every config, card and set of parameters is read: strictly."""
+"""The strict base model of every config, card and set of parameters."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class StrictModel(BaseModel):
-    """Frozen, and a misspelt key is an error at every level of nesting."""
+    """A frozen model; an unknown key is an error at every level of nesting."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())

@@ -1,7 +1,7 @@
-"""Frames to an mp4 that plays in a browser, and back.
+"""Encode frames to an mp4 that plays in a browser, and read them back.
 
-The same frames and metadata give the same bytes, on every CPU: there is no clock or host in the file, and neither the
-conversion of colors nor x264 may choose kernels that round differently.
+The same frames and metadata give the same bytes on every CPU: the file contains no time or host name, and neither the
+color conversion nor x264 may choose kernels that round differently.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Frame = NDArray[np.uint8]  # [H, W, 3] RGB
 
 H264 = {
     "preset": "medium",
-    # x264 chooses kernels by the CPU, and its lookahead for AVX-512 is not even repeatable: of one small video it made
-    # another file at nearly every call.
+    # x264 chooses kernels by the CPU, and its lookahead for AVX-512 is not even repeatable: it made a different file
+    # from the same small video at nearly every call.
     "x264-params": "cpu-independent=1",
 }
-# Without the last two libswscale rounds as the CPU's vector unit likes it.
+# Without the last two flags, libswscale's rounding depends on the CPU's vector unit.
 _TO_YUV = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
 def metadata_of(model: str, parameters: Parameters) -> dict[str, Any]:
-    """What a video's file says about how it was made; nothing that differs between two runs of one seed."""
+    """The metadata in a video's file about how it was made; nothing in it differs between two runs of one seed."""
     return {
         "model": model,
         "seed": parameters.seed,
@@ -49,7 +49,7 @@ def metadata_of(model: str, parameters: Parameters) -> dict[str, Any]:
 def render(
     frames: Iterable[Frame], parameters: Parameters, metadata: dict[str, Any], output: Output, *, threads: int = 1
 ) -> RenderedVideo:
-    """Every file of a video, from one pass over its frames; there must be `parameters.num_frames` of them."""
+    """Make every file of a video in one pass over its frames; there must be `parameters.num_frames` of them."""
     stills = Stills(parameters.num_frames, thumbnail=output.thumbnail, spritesheet=output.spritesheet)
     mp4 = encode_mp4(stills.passing(frames), parameters.fps, metadata, crf=output.crf, threads=threads)
     return RenderedVideo(mp4, stills.thumbnail(), stills.spritesheet())
@@ -62,7 +62,7 @@ def encode_mp4(
 
     `crf` is the constant rate factor, 0 (lossless) to 51 (worst).
 
-    Frames are taken one at a time, so a decoder may still be producing them.
+    It takes frames one at a time, so a decoder may still be producing them.
     """
     with TemporaryDirectory(prefix="kinoray-mp4-") as folder:
         # The muxer moves the index to the front in a second pass, which needs a real file.
@@ -96,7 +96,7 @@ def read_frames(mp4: Path) -> Iterator[Frame]:
 
 
 def contact_sheet(mp4: Path, columns: int = 9, scale: int = 2) -> Image.Image:
-    """Evenly spaced frames of a video side by side with a light line between, enlarged without smoothing."""
+    """Place evenly spaced frames of a video side by side, with a light line between, enlarged without smoothing."""
     frames = list(read_frames(mp4))
     chosen = [frames[round(i)] for i in np.linspace(0, len(frames) - 1, min(columns, len(frames)))]
     line = np.full((len(chosen[0]), 1, 3), 200, np.uint8)

@@ -1,7 +1,7 @@
-"""Where weights come from: a local diffusers folder, the Hugging Face hub's cache, or a single file.
+"""Load weights from a local diffusers folder, the Hugging Face hub's cache, or a single file.
 
-Nothing here downloads while a request waits: a service runs from the cache that `kinoray prefetch MODEL` filled, and
-fetches at start only what is missing.
+Nothing is downloaded while a request waits: a service uses the cache that `kinoray prefetch MODEL` filled, and fetches
+at start only what is missing.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def load_component(
 ) -> Any:
     """Load one network of a model, ready for inference.
 
-    `from_single_file` reads a single-file checkpoint where the network's class cannot.
+    `from_single_file` reads a single-file checkpoint that the network's class cannot read.
 
     Raises:
-        WeightsUnavailable: the folder or file is not there, or the hub cannot be reached.
+        WeightsUnavailable: the folder or file does not exist, or the hub cannot be reached.
     """
     source = card.component_source(component)
     if source.file is not None:
@@ -48,13 +48,13 @@ def load_component(
         network = kind.from_pretrained(
             str(locate(card, component)), subfolder=component, dtype=dtype, variant=source.variant
         )
-    # Parameters go on requiring gradients, as in a diffusers pipeline: torch.matmul folds a batch by that flag, even
-    # where nothing is recorded, and the other kernel gives other bits.
+    # Parameters keep requiring gradients, as in a diffusers pipeline: torch.matmul folds a batch depending on that
+    # flag, even where nothing is recorded, and the other kernel gives different bits.
     return network.to(device).eval()
 
 
 def locate(card: CheckpointCard, component: Component) -> Path:
-    """The local diffusers folder that holds `component`, fetched from the hub when it is not cached yet."""
+    """The local diffusers folder that holds `component`; fetches it from the hub if it is not cached yet."""
     source = card.component_source(component)
     folder = source.path()
     if folder is None and source.file is not None:
@@ -75,16 +75,16 @@ def locate_config(card: CheckpointCard, source: Source, component: Component) ->
 
 
 def revision(card: CheckpointCard, component: Component) -> str:
-    """Which weights these are: the hub's commit, or else a digest of the files' sizes, beginnings and ends.
+    """Identify the weights: the hub's commit, or else a digest of the files' names, sizes, beginnings and ends.
 
-    Reading gigabytes at every start would tell more, and no more than anyone asks.
+    A full digest would read gigabytes at every start and would tell more than is needed.
     """
     source = card.component_source(component)
     if source.file is not None:
         files = [_single_file(card, source)]
     else:
         folder = locate(card, component)
-        if folder.parent.name == "snapshots":  # of the hub's cache: the folder's name is the commit
+        if folder.parent.name == "snapshots":  # in the hub's cache, the folder's name is the commit
             return folder.name
         files = sorted((folder / component).glob(_patterns(component, source.variant)[0]))
     digest = hashlib.sha256()
@@ -99,7 +99,7 @@ def revision(card: CheckpointCard, component: Component) -> str:
 
 
 def prefetch(card: CommonCard) -> list[Path]:
-    """Bring every component of a model onto this machine, with a progress bar for what has to be fetched."""
+    """Fetch every missing component of a model onto this machine, with a progress bar; returns their paths."""
     if not isinstance(card, CheckpointCard):
         return []  # it has no weights
     components = sorted({component for stage in card.STAGES.values() for component in stage})
@@ -113,7 +113,7 @@ def prefetch(card: CommonCard) -> list[Path]:
 
 
 def _patterns(component: Component, variant: str | None) -> tuple[str, ...]:
-    """A component's files, the indispensable ones first; of one variant, if the card names one."""
+    """The patterns of a component's files, the indispensable ones first; of one variant, if the card names one."""
     if component in WEIGHTLESS:
         return DESCRIPTIONS
     return (f"*.{variant}.safetensors" if variant else "*.safetensors", *DESCRIPTIONS)
@@ -151,7 +151,7 @@ def _from_hub(
 
 
 class _HubErrors:
-    """Turn whatever the hub's client raises into one sentence that names the way out."""
+    """Turn errors of the hub's client into WeightsUnavailable, with one message that says what to do."""
 
     def __init__(self, card: CheckpointCard, repo: str) -> None:
         self.card, self.repo = card, repo

@@ -1,1 +1,1 @@
-"""Where finished videos and input images live, behind one small interface. Knows bytes and keys only."""
+"""Storage of videos, input images and checkpoints behind one small interface. It knows only bytes and keys."""

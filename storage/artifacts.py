@@ -1,4 +1,4 @@
-"""The interface that every store of artifacts implements, and the values that it takes and gives."""
+"""The interface of every artifact store, and the values that it takes and returns."""
 
 from __future__ import annotations
 
@@ -8,71 +8,72 @@ from pathlib import Path
 from typing import Protocol
 
 KEEP, KEEP_DAYS = "keep", (1, 7, 30, 90, 365)
-"""The tag of what is to go some time, and its values: a bucket's own rules know no dates, only such classes."""
+"""The tag of objects that expire, and its values in days: a bucket's own rules know only such classes, not dates."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectMetadata:
-    """What a bucket shows of an object beside its bytes. A folder has no place for it."""
+    """What a bucket stores with an object besides its bytes. A folder store ignores it."""
 
-    file_name: str | None = None  # what a browser saves it as
+    file_name: str | None = None  # the name under which a browser saves it
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class UploadTarget:
-    """Where and how a file is sent that does not pass through the service."""
+    """The URL and headers with which a client uploads a file directly, bypassing the service."""
 
     url: str
-    headers: Mapping[str, str]  # which have to be sent as they are
+    headers: Mapping[str, str]  # the client must send them unchanged
 
 
 class ArtifactStore(Protocol):
-    """Named blobs. Keys are relative paths with forward slashes; a put is atomic and replaces what was there.
+    """Named blobs. Keys are relative paths with forward slashes; a put is atomic and replaces the previous object.
 
-    A prefix ends in a slash; the empty one is the whole store. What is put or deleted during a listing may be in it or
-    not. A store that cannot be used for now raises OSError: `storage.errors.StorageUnavailable` where it is a bucket.
+    A prefix ends in a slash; the empty prefix is the whole store. A listing may or may not include objects that are put
+    or deleted during it. A store that is unavailable raises OSError; a bucket raises
+    `storage.errors.StorageUnavailable`.
     """
 
     def put(self, key: str, data: bytes | Path, about: ObjectMetadata | None = None) -> None:
-        """Store bytes, or what a file holds. Once this returns they are there to stay."""
+        """Store bytes, or the content of a file. Once this returns, the object is durable."""
 
     def get(self, key: str) -> bytes:
         """Raises FileNotFoundError."""
 
     def size(self, key: str) -> int | None:
-        """Bytes, or None when there is no such key."""
+        """The object's size in bytes, or None when there is no such key."""
 
     def local_path(self, key: str) -> Path | None:
-        """The file of a key, where the store is a folder of this machine and has it."""
+        """The file of a key, if the store is a folder of this machine and has the key."""
 
     def url(self, key: str) -> str | None:
-        """An address from which anybody can get an object for a while; None where there is none but the service's."""
+        """A URL from which anyone can get the object for a while; None if only the service can serve it."""
 
     def upload_target(self, key: str, content_type: str, nbytes: int) -> UploadTarget | None:
-        """Where anybody can PUT just such a file for a while; None where only the service can."""
+        """A target to which anyone can PUT exactly such a file for a while; None if only the service can store it."""
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Every key under a prefix, those of one folder in their order."""
+        """Every key under a prefix, sorted within each folder."""
 
     def children(self, prefix: str) -> Sequence[str]:
-        """The names of the prefixes directly under a prefix, sorted, without walking what is under them.
+        """The names of the prefixes directly under a prefix, sorted; it does not list the keys under them.
 
-        One whose last key has just been deleted may still be named.
+        The result may still contain a prefix whose last key has just been deleted.
         """
 
     def delete(self, key: str) -> None:
-        """Delete one key; none is fine."""
+        """Delete one key; it need not exist."""
 
     def delete_prefix(self, prefix: str) -> None:
-        """Delete every key under a prefix, which must not be the whole store; none is fine."""
+        """Delete every key under a prefix, which must not be the whole store; there may be none."""
 
     def abandon(self, older_than_s: float) -> None:
-        """Give up what somebody began to put so long ago and never finished. Nobody can see it, but it is paid for."""
+        """Abort unfinished puts that began more than `older_than_s` ago: they are invisible but cost money."""
 
 
 def check_prefix(prefix: str, *, to_delete: bool = False) -> None:
-    """Raise ValueError for what is no prefix, or is the whole store and would be deleted."""
+    """Raise ValueError if this is not a prefix, or if a deletion would delete the whole store."""
     if to_delete and not prefix:
         raise ValueError("an empty prefix is the whole store; say what to delete")
     if prefix and not prefix.endswith("/"):
@@ -80,5 +81,5 @@ def check_prefix(prefix: str, *, to_delete: bool = False) -> None:
 
 
 def keep_class(seconds: float) -> str | None:
-    """The value of the tag `keep` for files that stay so long; None for longer than any."""
+    """The value of the tag `keep` for files that stay this long; None if that is longer than every class."""
     return next((f"{days}d" for days in KEEP_DAYS if seconds <= days * 86400), None)

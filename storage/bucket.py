@@ -1,8 +1,8 @@
-"""Artifacts in a bucket: Amazon S3, or anything that speaks its protocol.
+"""Artifacts in a bucket: Amazon S3, or any server that speaks its protocol.
 
-Checksums go from end to end. Every request carries SHA-256 of what it sends, which the server compares with what
-arrives; only when the server states the same checksum of the object is it stored. An object appears whole
-or not at all, since that is when an upload is complete; a failed one is aborted.
+Checksums are end to end. Every request carries the SHA-256 of its data, and the server compares it with the data that
+arrives. A put succeeds only when the server states the same checksum for the object. An object appears whole or not at
+all, because it appears when its upload is complete; a failed upload is aborted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from storage.keys import KINDS, UPLOADS
 from storage.settings import BucketSettings
 
 SHA256, PART_BYTES = "sha256", "part-bytes"
-"""What an object says of itself, for who reads it: its own checksum, or of what the server's is made."""
+"""Metadata by which a reader verifies an object: its checksum, or the size of the parts of the server's checksum."""
 
 HEADERS = {
     "ContentType": "content-type",
@@ -34,15 +34,15 @@ HEADERS = {
     "ServerSideEncryption": "x-amz-server-side-encryption",
     "SSEKMSKeyId": "x-amz-server-side-encryption-aws-kms-key-id",
 }
-"""boto3's names of what a presigned upload has to send, and the protocol's."""
+"""boto3's names of the headers that a presigned upload must send, and the protocol's names."""
 
 mimetypes.add_type("image/webp", ".webp")
 
 
 class BucketStore:
-    """One bucket, or what is under a prefix of it. Thread-safe; methods block. `fail_fast` gives up soon.
+    """A bucket, or the objects under one of its prefixes. Thread-safe; methods block. `fail_fast` gives up early.
 
-    Raises, beside what the interface says:
+    Raises, besides the errors of the interface:
         StorageUnavailable: the server cannot be reached, is overloaded, refuses, or does not keep what it is sent.
     """
 
@@ -58,7 +58,7 @@ class BucketStore:
         (self._put_in_parts if in_parts else self._put_at_once)(key, data, about or ObjectMetadata())
 
     def _put_at_once(self, key: str, data: bytes | Path, about: ObjectMetadata) -> None:
-        """One request, which changes nothing where an object is already; only then is it asked what that is."""
+        """Put with one request, which changes nothing if the object exists; only then compare the existing object."""
         with opened(data) as body:
             checksum = sha256_of(body)
         upload = partial(self._put_object, key, data, checksum, self._extra(key, about, {SHA256: checksum}))
@@ -66,7 +66,7 @@ class BucketStore:
             stated = upload(IfNoneMatch="*")
         except FileExistsError:
             if self._holds(key, data, checksum):
-                return  # a repeat
+                return  # a repeated put
             stated = upload()
         if stated != checksum:
             self._check(key, data, checksum)
@@ -74,7 +74,7 @@ class BucketStore:
     def _put_object(
         self, key: str, data: bytes | Path, checksum: str, extra: dict[str, Any], **condition: str
     ) -> str | None:
-        """Returns the checksum that the server states, if it does."""
+        """Upload an object; returns the checksum that the server states, or None if it states none."""
         with opened(data) as body, in_our_words(present=CONDITION if condition else ()):
             answer = self._client.put_object(
                 Bucket=self.settings.name,
@@ -88,19 +88,19 @@ class BucketStore:
         return stated
 
     def _put_in_parts(self, key: str, data: bytes | Path, about: ObjectMetadata) -> None:
-        """Asks first, which costs little beside so large an object."""
+        """Put in parts, after comparing with an existing object; the check costs little for an object this large."""
         part_bytes = self._transfer.multipart_chunksize
         if self.size(key) == size_of(data):
             with opened(data) as body:
                 checksum = sha256_of_parts(body, part_bytes)
             if self._holds(key, data, checksum):
-                return  # a repeat
+                return  # a repeated put
         extra = {**self._extra(key, about, {PART_BYTES: str(part_bytes)}), "ChecksumAlgorithm": "SHA256"}
         path = self._path(key)
         if isinstance(data, bytes):
             upload = partial(self._client.upload_fileobj, io.BytesIO(data))
         else:
-            upload = partial(self._client.upload_file, str(data))  # which never has whole parts in memory
+            upload = partial(self._client.upload_file, str(data))  # it never holds whole parts in memory
         with self._sent.collected(path) as digests, in_our_words():
             upload(Bucket=self.settings.name, Key=path, ExtraArgs=extra, Config=self._transfer)
         self._check(key, data, self._sent.combined(digests))
@@ -110,8 +110,8 @@ class BucketStore:
             raise StorageUnavailable("the bucket does not hold what it was sent")
 
     def _holds(self, key: str, data: bytes | Path, checksum: str) -> bool:
-        """Whether an object is there whose content is what the checksum says: by the server's word, or if it states
-        none of this form, by reading it."""
+        """Whether the object exists and its content has this checksum. If the server states no checksum of this form,
+        the object is read."""
         head = self._head(key)
         if head is None or head["ContentLength"] != size_of(data):
             return False
@@ -130,7 +130,7 @@ class BucketStore:
             retry=retry_if_exception_type((StorageUnavailable, ObjectDamaged)),
             stop=self._tried_enough,
             reraise=True,
-        ):  # boto3 begins nothing anew that breaks off while it is read
+        ):  # boto3 does not retry when a connection breaks while the body is read
             with attempt, in_our_words():
                 answer = self._client.get_object(Bucket=self.settings.name, Key=self._path(key))
                 with answer["Body"] as body:
@@ -142,7 +142,7 @@ class BucketStore:
         return data
 
     def _tried_enough(self, state: RetryCallState) -> bool:
-        """That an object is damaged is believed when it is read a second time."""
+        """Whether to stop trying. An object counts as damaged only after a second read."""
         damaged = state.outcome is not None and isinstance(state.outcome.exception(), ObjectDamaged)
         return state.attempt_number >= (max(self._attempts, 2) if damaged else self._attempts)
 
@@ -154,7 +154,7 @@ class BucketStore:
         return None
 
     def url(self, key: str) -> str | None:
-        """An address from which anybody can get an object for a while. Made here, without asking the server."""
+        """A URL from which anyone can get the object for a while. It is made here, without a request to the server."""
         return self._presigned("get_object", key)
 
     def upload_target(self, key: str, content_type: str, nbytes: int) -> UploadTarget | None:
@@ -189,8 +189,8 @@ class BucketStore:
         self._abandon(prefix, 0.0)
 
     def abandon(self, older_than_s: float) -> None:
-        """Give up the uploads in parts whose client died, or missed the answer that named them."""
-        for prefix in KINDS:  # others may have uploads of their own in this bucket
+        """Abort uploads in parts whose client died or lost the answer with the upload's id."""
+        for prefix in KINDS:  # other applications may have uploads in this bucket
             self._abandon(prefix, older_than_s)
 
     def _abandon(self, prefix: str, older_than_s: float) -> None:
@@ -205,7 +205,7 @@ class BucketStore:
                         Bucket=self.settings.name, Key=each["Key"], UploadId=each["UploadId"]
                     )
                 except self._client.exceptions.NoSuchUpload:
-                    pass  # somebody else gave it up
+                    pass  # another process aborted it
 
     def _presigned(self, operation: str, key: str, **wanted: Any) -> str:
         wanted = {"Bucket": self.settings.name, "Key": self._path(key), **wanted}
@@ -217,7 +217,7 @@ class BucketStore:
 
     def _head(self, key: str) -> Any:
         try:
-            with in_our_words(NO_KEY | {"404", "NotFound"}):  # an answer without a body has no other word
+            with in_our_words(NO_KEY | {"404", "NotFound"}):  # an answer without a body has no other code
                 return self._client.head_object(Bucket=self.settings.name, Key=self._path(key), ChecksumMode="ENABLED")
         except FileNotFoundError:
             return None
@@ -252,12 +252,12 @@ class BucketStore:
 
 
 def _is_whole(data: bytes, answer: Mapping[str, Any], *, ours: bool) -> bool:
-    """Whether an answer is the object that was put. Only what clients upload by themselves says nothing of itself."""
+    """Whether an answer is the object that was put. Only files that clients upload directly lack this metadata."""
     said: Mapping[str, str] = answer["Metadata"]
     stated: str | None = answer.get("ChecksumSHA256")
     if SHA256 in said:
         if "-" in said[SHA256]:
-            return True  # of parts, from before these said how large they are
+            return True  # uploaded in parts by an older version, which did not record their size
         return sha256_of(io.BytesIO(data)) == said[SHA256]
     if PART_BYTES in said:
         return stated in (None, sha256_of_parts(io.BytesIO(data), int(said[PART_BYTES])))

@@ -1,4 +1,4 @@
-"""An operator's first steps with a bucket: make it, tell it what to forget by itself, and see what is allowed in it."""
+"""An operator's setup of a bucket: create it, set its expiry rules, and check the service's permissions in it."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from storage.settings import BucketSettings
 
 UNFINISHED_DAYS, CHECKPOINT_DAYS = 1, 7
 RULE = "kinoray"
-"""With this word begin the ids of the rules that are ours; others are left as they are."""
+"""The ids of our rules begin with this word; other rules stay unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What came of one thing that the service has to be able to do."""
+    """The result of the check of one permission that the service needs."""
 
     permission: str
     problem: str | None  # a sentence; None when it works
 
 
 class BucketSetup:
-    """One bucket, with the credentials that this process has. Methods block."""
+    """One bucket, used with the credentials of this process. Methods block."""
 
     def __init__(self, settings: BucketSettings) -> None:
         self.settings = settings
         self._client = connect(settings, settings.endpoint_url)
 
     def init(self) -> list[str]:
-        """Make the bucket unless it is there, and give it its rules; what was done, in sentences.
+        """Create the bucket unless it exists, and set its rules; returns what was done, in sentences.
 
         Raises:
-            StorageUnavailable: one of it is not allowed, or the server cannot be reached.
+            StorageUnavailable: one of these steps is not allowed, or the server cannot be reached.
         """
         done = []
         if not self._exists():
@@ -55,12 +55,12 @@ class BucketSetup:
         return done
 
     def check(self) -> Iterator[Finding]:
-        """Try everything that the service does, on an object of its own, which is gone afterwards.
+        """Try every operation of the service on a test object, which is deleted afterwards.
 
         Raises:
             StorageUnavailable: the server cannot be reached, or does not know the credentials.
         """
-        if not self._exists():  # some servers would make it for the first object that comes
+        if not self._exists():  # some servers would create it with the first object
             yield Finding("the bucket", f"there is no bucket {self.settings.name}; --init makes it")
             return
         key = {**self._named(), "Key": f"{self.settings.prefix}.kinoray-check-{uuid.uuid4().hex}"}
@@ -99,7 +99,7 @@ class BucketSetup:
                 with in_our_words({"NoSuchKey", "NoSuchUpload"}):
                     attempt()
             except FileNotFoundError:
-                pass  # it would be allowed; what it is tried on could not be made
+                pass  # the operation is allowed; only the object to try it on could not be created
             except StorageUnavailable as error:
                 problem = f"{permission} is missing, so {without} ({error})"
             yield Finding(permission, problem)
@@ -133,7 +133,7 @@ class BucketSetup:
         return [{**rule, "Status": "Enabled"} for rule in rules]
 
     def _with_others(self, what: str, name: str, ours: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Our rules and those of others: a bucket has one list of each kind, which is only ever written as a whole."""
+        """Our rules together with other owners' rules: a bucket has one list of each kind, written only as a whole."""
         mine = {rule["ID"] for rule in ours}
         try:
             with in_our_words({"NoSuchLifecycleConfiguration", "NoSuchCORSConfiguration"}):
@@ -146,7 +146,7 @@ class BucketSetup:
         return {"Bucket": self.settings.name}
 
     def _location(self) -> dict[str, Any]:
-        """Amazon wants to be told the region, except for the first that it had."""
+        """The region option for `create_bucket`: Amazon requires it for every region except us-east-1."""
         region = self._client.meta.region_name
         if self.settings.endpoint_url is not None or region == "us-east-1":
             return {}

@@ -1,4 +1,4 @@
-"""SHA-256 of an object as S3 states it, in base64: of the whole, or of the digests of its parts.
+"""SHA-256 of an object as S3 states it, in base64: of the whole object, or of the digests of its parts.
 
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
 """
@@ -29,19 +29,20 @@ def size_of(data: bytes | Path) -> int:
 
 
 def sha256_of(data: Readable) -> str:
-    """Of an object that is sent at once; never in memory as a whole."""
+    """The checksum of an object that is sent in one request. This never holds the whole object in memory."""
     return _base64(_digest(data))
 
 
 def sha256_of_parts(data: Readable, part_bytes: int) -> str:
-    """The same of one that is sent in parts of so many bytes."""
+    """The checksum of an object that is sent in parts of `part_bytes` bytes."""
     return _combined(iter(lambda: _digest(data, part_bytes), _digest(io.BytesIO())))
 
 
 class PartChecksums:
-    """The checksums of the parts that a client's transfer manager sends, taken while it sends them.
+    """The checksums of the parts that a client's transfer manager sends, computed while it sends them.
 
-    boto3 would take them just there, and tell nobody; to take them before would be to read a large file twice.
+    boto3 would compute them at the same point but not expose them; computing them beforehand would read a large file
+    twice.
     """
 
     def __init__(self, client: Any) -> None:
@@ -50,7 +51,7 @@ class PartChecksums:
 
     @contextmanager
     def collected(self, key: str) -> Iterator[dict[int, bytes]]:
-        """What is sent meanwhile under a key. Two at once mix, and then match neither of the two."""
+        """Collect the digests of the parts sent under a key. Two concurrent uploads mix, and then match neither."""
         digests = self._digests[key] = {}
         try:
             yield digests
@@ -78,7 +79,7 @@ def _combined(digests: Iterable[bytes]) -> str:
 
 
 def _digest(data: Readable, nbytes: int | None = None) -> bytes:
-    """Of the next so many bytes, or of all that are left."""
+    """The SHA-256 digest of the next `nbytes` bytes, or of all remaining ones."""
     digest, left = hashlib.sha256(), nbytes
     while piece := data.read(_CHUNK if left is None else min(_CHUNK, left)):
         digest.update(piece)

@@ -1,4 +1,4 @@
-"""boto3's client for a bucket's server, and what it raises in our words."""
+"""boto3's client for a bucket's server, and the translation of its errors into ours."""
 
 from __future__ import annotations
 
@@ -20,33 +20,36 @@ from storage.settings import MIB, BucketSettings
 ATTEMPTS = 3
 CONNECT_S, READ_S = 5, 20
 FAIL_FAST_S, FAIL_FAST_ATTEMPTS = 5, 2
-"""The patience of one for whom somebody waits, or who has somewhere else to put it."""
+"""Timeout in seconds and number of attempts of a fail-fast client: its caller has someone waiting, or can store the
+data elsewhere."""
 
 NO_KEY = frozenset({"NoSuchKey"})
 CONDITION = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NotImplemented"})
-"""Why a conditional upload stores nothing: the object is there, or on its way, or the server knows no conditions."""
-# The last two: what is no answer of S3's, such as a load balancer's page, and what s3transfer then misses in it.
+"""Codes for a conditional upload that stores nothing: the object exists, is being uploaded by another client, or the
+server does not support conditions."""
+# The last two are for answers that are not S3's, such as a load balancer's page, and for the keys that s3transfer then
+# misses in them.
 _FAULTS = (BotoCoreError, ClientError, Boto3Error, HTTPClientError, HTTPError, ResponseParserError, KeyError)
 
 
 def transfer_config(settings: BucketSettings) -> TransferConfig:
-    """From which size on, and how, an object goes in parts."""
+    """The settings for uploads in parts: from which size on, and how."""
     return TransferConfig(
         multipart_threshold=settings.multipart_threshold_mib * MIB,
         multipart_chunksize=settings.part_mib * MIB,
         max_concurrency=settings.parallel_parts,
-        preferred_transfer_client="classic",  # the other one lets nobody take the checksums of parts
+        preferred_transfer_client="classic",  # the other client hides the checksums of parts
     )
 
 
 def encryption(settings: BucketSettings) -> dict[str, str]:
-    """What every upload says about how it is to be kept."""
+    """The encryption options of every upload."""
     wanted = {"ServerSideEncryption": settings.encryption, "SSEKMSKeyId": settings.kms_key_id}
     return {name: value for name, value in wanted.items() if value is not None}
 
 
 def connect(settings: BucketSettings, endpoint_url: str | None, *, fail_fast: bool = False) -> Any:
-    """boto3's client for a bucket's server. It calls nobody yet."""
+    """boto3's client for a bucket's server. This sends no request yet."""
     config = Config(
         signature_version="s3v4",
         connect_timeout=FAIL_FAST_S if fail_fast else CONNECT_S,
@@ -64,7 +67,7 @@ def connect(settings: BucketSettings, endpoint_url: str | None, *, fail_fast: bo
 
 @contextmanager
 def in_our_words(missing: Collection[str] = NO_KEY, present: Collection[str] = ()) -> Iterator[None]:
-    """Raise StorageUnavailable for what boto3 raises, whose words may hold keys and accounts.
+    """Translate boto3's errors into StorageUnavailable, because their messages may contain keys and accounts.
 
     Raises:
         FileNotFoundError: for an answer with one of the codes in `missing`.
@@ -85,6 +88,6 @@ def in_our_words(missing: Collection[str] = NO_KEY, present: Collection[str] = (
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What boto3 wrapped into an error of its own, down to the server's answer if there was one."""
+    """The innermost error that boto3 wrapped into its own: the server's answer if there was one."""
     inner = error.__cause__ or error.__context__
     return _innermost(inner) if isinstance(inner, _FAULTS) and not isinstance(error, ClientError) else error

@@ -1,11 +1,11 @@
-"""What a store of artifacts may raise beside FileNotFoundError."""
+"""The errors that an artifact store may raise besides FileNotFoundError."""
 
 from __future__ import annotations
 
 
 class StorageUnavailable(OSError):
-    """The store cannot be used now; it may be in a while. A sentence that names neither keys nor credentials."""
+    """The store is unavailable, perhaps temporarily. The message is a sentence without keys or credentials."""
 
 
 class ObjectDamaged(ValueError):
-    """An object is not what was put there, however often it is read."""
+    """An object differs from what was put there, even when it is read again."""

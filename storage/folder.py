@@ -1,7 +1,7 @@
 """Artifacts in a local folder: the embedded default, which needs no bucket.
 
-A folder exists as long as it has a file, so one process may remove what another is about to write into. Every deletion
-is therefore safe beside a put: the put makes its folder again.
+A folder exists only while it has a file, so one process may remove a folder into which another is about to write. A put
+therefore creates its folder again, so every deletion is safe during a put.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from storage.artifacts import ObjectMetadata, UploadTarget, check_prefix
 
 _PARTIAL = ".partial-"
 _ATTEMPTS = 100
-"""How often one put may lose its folder to a deletion. A folder that can never be made fails as fast."""
+"""How often a put may lose its folder to a deletion. A folder that cannot be created at all fails just as fast."""
 
 
 class FolderStore:
@@ -31,7 +31,7 @@ class FolderStore:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _write(path, data)
-            except (FileNotFoundError, FileExistsError):  # the latter from a mkdir whose folder is gone a moment later
+            except (FileNotFoundError, FileExistsError):  # the latter when mkdir's folder vanishes at once
                 if attempt == _ATTEMPTS:
                     raise
             else:
@@ -72,14 +72,14 @@ class FolderStore:
             try:
                 folder.rmdir()
             except OSError:
-                return  # in use, or gone already
+                return  # it is in use, or already deleted
 
     def delete_prefix(self, prefix: str) -> None:
         check_prefix(prefix, to_delete=True)
         shutil.rmtree(self._folder(prefix), ignore_errors=True)
 
     def abandon(self, older_than_s: float) -> None:
-        """Nothing to do: the next put of the same key clears what the last left, and a deletion takes it along."""
+        """Do nothing: the next put of the same key removes a partial file, and so does a deletion of its folder."""
 
     def path(self, key: str) -> Path:
         """The file of a key, which need not exist.
@@ -98,10 +98,10 @@ class FolderStore:
 
 
 def _write(path: Path, data: bytes | Path) -> None:
-    """Written beside its place and renamed, so that a reader sees the whole file or none."""
+    """Write a temporary file beside the target and rename it, so that a reader sees the whole file or none."""
     mine = f"{_PARTIAL}{path.name}-"
     for abandoned in path.parent.iterdir():
-        # Of a writer that was killed. From one that is at work it takes the file away too, which then begins anew.
+        # The file of a killed writer. This also removes the file of a writer at work, which then starts again.
         if abandoned.name.startswith(mine):
             abandoned.unlink(missing_ok=True)
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=mine)
@@ -121,11 +121,11 @@ def _write(path: Path, data: bytes | Path) -> None:
     try:
         _flush(path.parent)
     except FileNotFoundError:
-        pass  # the file was written, and then deleted with its folder: it must not come back
+        pass  # the file was written and then deleted with its folder; the put must not restore it
 
 
 def _flush(folder: Path) -> None:
-    """Make a new name in a folder survive a power cut."""
+    """Flush a folder to disk, so that a new name in it survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -135,7 +135,7 @@ def _flush(folder: Path) -> None:
 
 def _keys(folder: Path, prefix: str) -> Iterator[str]:
     folders, files = _entries(folder)
-    # With its slash a folder sorts as the keys under it do: `a.png` comes before `a/b.png`.
+    # With its slash, a folder sorts like the keys under it: `a.png` comes before `a/b.png`.
     for name in sorted([*(name + "/" for name in folders), *files]):
         if name.endswith("/"):
             yield from _keys(folder / name, prefix + name)
@@ -154,5 +154,5 @@ def _entries(folder: Path) -> tuple[set[str], set[str]]:
                 elif not entry.name.startswith(_PARTIAL):
                     files.add(entry.name)
     except (FileNotFoundError, NotADirectoryError):
-        pass  # never there, or deleted meanwhile
+        pass  # it never existed, or was deleted meanwhile
     return folders, files

@@ -1,4 +1,4 @@
-"""Where in a store everything is: the names of its objects."""
+"""The keys of all objects in a store."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Protocol
 
 KINDS = VIDEOS, CHECKPOINTS, UPLOADS = "videos/", "checkpoints/", "uploads/"
 JOB_STORE = "job-store"
-"""Says whose jobs these files are of: see `Retention.store_id`."""
+"""The key of the object that names the job store whose files these are; see `Retention.store_id`."""
 DATE = {"date": "%Y-%m-%d", "year": "%Y", "month": "%m", "day": "%d"}
-"""Fields of a template of folders, of when a job was accepted, in UTC."""
+"""The fields of a folder template that hold the time at which a job was accepted, in UTC."""
 MAX_PARTS = 8
-"""How deep a job's folder may be; nobody looks for one further down."""
+"""The greatest depth of a job's folder; the sweeper does not search further down."""
 
 
 class Owner(Protocol):
-    """A job, which has files."""
+    """A job that owns files."""
 
     @property
     def id(self) -> str: ...
 
     @property
     def folder(self) -> str | None:
-        """Where they are among all videos; None where that is the id."""
+        """The folder of its files under `videos/`; None when that is the job's id."""
 
 
 def job_folder(template: str, *, job_id: str, model: str, accepted_at: float) -> str:
-    """The folder of a new job: `{date}/{model}/{id}` filled in."""
+    """The folder of a new job: a template such as `{date}/{model}/{id}`, filled in."""
     moment = time.gmtime(accepted_at)
     dates = {field: time.strftime(form, moment) for field, form in DATE.items()}
     return template.format(id=job_id, model=model, **dates)
 
 
 def check_template(template: str) -> str:
-    """Raise ValueError for a template that does not give each job a folder of its own."""
+    """Return the template; raise ValueError if it does not give each job its own folder."""
     fields = [(name, form, conversion) for _, name, form, conversion in Formatter().parse(template) if name is not None]
     known = {"id", "model", *DATE}
     if unknown := {name for name, _, _ in fields} - known:
@@ -50,7 +50,7 @@ def check_template(template: str) -> str:
 
 
 def job_prefix(job: Owner) -> str:
-    """Everything a job owns is under here, except its checkpoints."""
+    """The prefix of everything a job owns except its checkpoints."""
     return f"{VIDEOS}{job.folder or job.id}/"
 
 
@@ -79,26 +79,26 @@ def upload_prefix(upload_id: str) -> str:
 
 
 def upload_key(upload_id: str) -> str:
-    """A file that a client sent before the job that is to use it."""
+    """The key of a file that a client uploaded before the job that will use it."""
     return upload_prefix(upload_id) + "file"
 
 
 def checkpoint_prefix(job_id: str) -> str:
-    """Apart from the videos, so that what an unfinished job leaves can be swept without walking every video."""
+    """The prefix of a job's checkpoints, apart from the videos so that the sweeper need not list every video."""
     return f"{CHECKPOINTS}{job_id}/"
 
 
 def prefixes_of(job: Owner) -> tuple[str, str]:
-    """Everything that a job owns."""
+    """The prefixes of everything that a job owns."""
     return job_prefix(job), checkpoint_prefix(job.id)
 
 
 def checkpoint_key(job_id: str, step: int, token: str) -> str:
-    """A listing of a job's checkpoints is in the order of their steps. Two leases never write the same key."""
+    """The key of a checkpoint. A listing is in the order of the steps, and two leases never write the same key."""
     return checkpoint_prefix(job_id) + f"{step:06d}-{token[:12]}.safetensors"
 
 
 def download_name(key: str) -> str:
-    """What a file of a job is called where it stands alone: `video_ID.mp4`, `video_ID.thumbnail.webp`."""
+    """The name of a job's file outside its folder: `video_ID.mp4`, `video_ID.thumbnail.webp`."""
     job_id, name = key.split("/")[-2:]
     return f"{job_id}.{name.removeprefix('video.')}"

@@ -1,4 +1,4 @@
-"""Checkpoints while their bucket is away: a render goes on, and a retry on the same node still begins where it was."""
+"""The spool of checkpoints while their bucket is unavailable: jobs continue, and a retry on the same node resumes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from storage.folder import FolderStore
 log = logging.getLogger("ray.serve")
 
 AWAY_S = 30.0
-"""After a failed put the bucket is left alone for so long: a stalled one would hold up every checkpoint."""
+"""Seconds without puts to the bucket after a failed one: a stalled bucket would delay every checkpoint."""
 KEPT_S, TIDY_EVERY_S = 24 * 3600.0, 600.0
-"""What is in the spool goes after so long: who ends a job, on whatever node, does not reach this one."""
+"""The spool deletes files after `KEPT_S` seconds, because a process on another node that ends a job cannot delete them
+here."""
 
 
 class Spool:
-    """A store in front of another: it takes what the other cannot, up to `max_bytes`, and is looked at first.
+    """A store in front of another: it holds what the other cannot take, up to `max_bytes`, and is read first.
 
-    It is node-local and advice only. Where it is full the oldest goes, and what is lost with it, or with its node, is
-    made again by the stage that made it.
+    The spool is node-local and best effort. When it is full it deletes the oldest file. The stage that made a lost file
+    makes it again, also when the node itself is lost.
     """
 
     def __init__(self, store: ArtifactStore, folder: Path, max_bytes: int) -> None:
@@ -76,7 +77,7 @@ class Spool:
         if self._spool.size(key) is not None:
             self._spool.delete(key)
         elif time.monotonic() >= self._away_until:
-            self._store.delete(key)  # while it is away: the sweeper will
+            self._store.delete(key)  # while it is unavailable, the sweeper deletes it later
 
     def delete_prefix(self, prefix: str) -> None:
         self._spool.delete_prefix(prefix)
@@ -86,7 +87,7 @@ class Spool:
         self._store.abandon(older_than_s)
 
     def _tidy(self) -> None:
-        """Delete what has been here for too long."""
+        """Delete files that have been in the spool for too long."""
         if time.monotonic() - self._tidied_at >= TIDY_EVERY_S:
             self._tidied_at = time.monotonic()
             for key, stat in self._files().items():
@@ -99,11 +100,11 @@ class Spool:
             try:
                 found[key] = self._spool.path(key).stat()
             except FileNotFoundError:
-                continue  # another replica of this node was faster
+                continue  # another replica on this node has deleted it
         return found
 
     def _make_room(self, nbytes: int) -> None:
-        """Delete what was spooled longest ago until so many bytes fit."""
+        """Delete the oldest files until `nbytes` more fit. Raises StorageUnavailable if they cannot."""
         kept = self._files()
         total = sum(each.st_size for each in kept.values())
         for key in sorted(kept, key=lambda key: kept[key].st_mtime):

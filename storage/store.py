@@ -1,4 +1,4 @@
-"""Which store of artifacts a service uses, and what is deleted of one that may be out of reach."""
+"""The choice of a service's artifact store, and deletion from a store that may be unavailable."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ log = logging.getLogger("ray.serve")
 
 
 def delete_job(artifacts: ArtifactStore, job: Owner) -> None:
-    """Delete everything that a job owns, its checkpoints too. What cannot be deleted now is left to the sweeper."""
+    """Delete everything that a job owns, including its checkpoints. The sweeper deletes what this cannot delete now."""
     for prefix in prefixes_of(job):
         delete_or_leave(artifacts, prefix)
 
 
 def delete_or_leave(artifacts: ArtifactStore, prefix: str) -> bool:
-    """Delete what is under a prefix; False when it is left to the sweeper, as the store cannot be used."""
+    """Delete everything under a prefix; False when the store is unavailable, and the sweeper will delete it."""
     try:
         artifacts.delete_prefix(prefix)
     except StorageUnavailable as error:
@@ -30,12 +30,12 @@ def delete_or_leave(artifacts: ArtifactStore, prefix: str) -> bool:
 
 
 def open_store(bucket: BucketSettings | None, data_dir: Path, *, fail_fast: bool = False) -> ArtifactStore:
-    """The bucket that a service's settings name, else a folder beside the job store: the embedded default.
+    """Open the bucket that a service's settings name, else a folder beside the job store (the embedded default).
 
-    `fail_fast` is for one who answers a client, and rather says that the bucket cannot be reached than to let it wait.
+    `fail_fast` is for callers that answer a client: they report an unavailable bucket instead of letting it wait.
     """
     if bucket is not None:
-        from storage.bucket import BucketStore  # boto3, which nobody needs who has no bucket
+        from storage.bucket import BucketStore  # imports boto3, which is not needed without a bucket
 
         return BucketStore(bucket, fail_fast=fail_fast)
     from storage.folder import FolderStore
@@ -44,7 +44,7 @@ def open_store(bucket: BucketSettings | None, data_dir: Path, *, fail_fast: bool
 
 
 def open_checkpoints(bucket: BucketSettings | None, data_dir: Path) -> ArtifactStore:
-    """The same for a denoiser, which must not wait: what a bucket does not take now goes into a spool of the node."""
+    """Open the store for a denoiser, which must not wait: a spool on the node takes what the bucket cannot take now."""
     if bucket is None:
         return open_store(None, data_dir)
     from storage.bucket import BucketStore

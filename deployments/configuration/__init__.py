@@ -1,1 +1,1 @@
-"""What an operator decides: settings, Serve config files, API keys and the names of deployments."""
+"""The operator's configuration: settings, Serve config files, API keys and the names of deployments."""

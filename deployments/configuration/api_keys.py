@@ -1,7 +1,8 @@
-"""API keys: who may call the service, and what for. Only hashes of keys are ever configured, stored or compared.
+"""API keys, which decide who may call the service and what for. Only their hashes are configured, stored or compared.
 
-A key is `kr_` and 256 random bits, so its unsalted SHA-256 is enough: nobody can guess that many bits, however fast the
-hash is. Salts and slow hashes protect passwords that people choose, and would cost every request tens of milliseconds.
+A key is `kr_` and 256 random bits, so its unsalted SHA-256 is enough: that many bits cannot be guessed, however fast
+the hash is. Salts and slow hashes protect passwords that people choose, and would cost every request tens of
+milliseconds.
 """
 
 from __future__ import annotations
@@ -19,28 +20,28 @@ from pipelines.errors import ConfigError
 from pipelines.strict import Finite, StrictModel
 
 Scope = Literal["submit", "read", "admin"]
-"""`submit` makes and ends jobs, `read` looks at them, `admin` does both to everybody's."""
+"""`submit` allows creating and ending jobs, `read` allows reading them, `admin` allows both for all callers' jobs."""
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 DEFAULT_SCOPES: tuple[Scope, ...] = ("submit", "read")
 
 
 class KeyLimits(StrictModel):
-    """What one caller may ask for; None is no limit."""
+    """The limits of one caller; None is no limit."""
 
     requests_per_minute: int | None = Field(default=None, ge=1)
     live_jobs: int | None = Field(default=None, ge=1)
-    """Jobs that wait or run at once."""
+    """How many jobs may wait or run at once."""
     gpu_seconds_per_day: Finite | None = Field(default=None, gt=0)
 
 
 class ApiKey(StrictModel):
-    """A key as a config file has it. Several may share a name: to replace a key, or to hand out one that only reads."""
+    """A key in a config file. Several keys may share a name: to replace a key, or to issue one that may only read."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
-    """Whose key it is: jobs belong to a name, and limits count by it."""
+    """The key's owner: jobs belong to a name, and limits count by name."""
     sha256: str
-    """Of the key's text, `kr_` included."""
+    """The hash of the key's text, including `kr_`."""
     scopes: tuple[Scope, ...] = Field(default=DEFAULT_SCOPES, min_length=1)
     limits: KeyLimits = KeyLimits()
 
@@ -63,27 +64,27 @@ def _consistent(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
 
 
 ApiKeys = Annotated[tuple[ApiKey, ...], AfterValidator(_consistent)]
-"""The setting: no key twice, and one set of limits for each name."""
+"""The type of the setting: each key occurs once, and each name has one set of limits."""
 
 
 def anonymous_allowed(allow_anonymous: bool | None, keys: Sequence[ApiKey], host: str) -> bool:
     """Whether callers without a key are admitted, given the setting and the address that the service listens on.
 
-    Where the setting is None they are if no key is configured and nobody but this machine can reach the service.
+    If the setting is None, they are admitted when no key is configured and only this machine can reach the service.
     """
     return (not keys and _is_loopback(host)) if allow_anonymous is None else allow_anonymous
 
 
 def refuse_open_door(config: dict[str, Any]) -> None:
-    """Check that a service which others can reach knows who may call it.
+    """Check that a service which other machines can reach has a rule for who may call it.
 
     Args:
-        config: a Serve config that `check_config` has found sound.
+        config: a valid Serve config, already checked by `check_config`.
 
     Raises:
-        ConfigError: it listens beyond the loopback interface, with neither keys nor `allow_anonymous: true`.
+        ConfigError: the service listens beyond the loopback interface, with neither keys nor `allow_anonymous: true`.
     """
-    # In a config file, unlike in `serve.start`, an absent host means every interface.
+    # In a config file, unlike in `serve.start`, a missing host means every interface.
     host = (config.get("http_options") or {}).get("host", "0.0.0.0")
     if _is_loopback(host):
         return
@@ -98,12 +99,12 @@ def refuse_open_door(config: dict[str, Any]) -> None:
 
 
 def generate() -> str:
-    """A new key: a secret, to be shown once and kept by its owner only."""
+    """Make a new key: a secret, shown once and kept only by its owner."""
     return f"kr_{secrets.token_urlsafe(32)}"
 
 
 def fingerprint(key: str) -> str:
-    """What a config file holds of a key: its SHA-256 in hexadecimal."""
+    """The form of a key in a config file: its SHA-256 in hexadecimal."""
     return digest(key).hex()
 
 
@@ -115,4 +116,4 @@ def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False  # a name may lead anywhere
+        return False  # a host name may resolve to any address

@@ -1,4 +1,4 @@
-"""Which deployment runs which stage of which model: names that the graph, its config files and its scaling share."""
+"""Names the deployment of each stage of each model. The graph, the config files and the autoscaling share the names."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pipelines.families import CLASSES
 from pipelines.stages import Stage
 
 APPLICATION = "kinoray"
-"""What every config file calls the Serve application."""
+"""The Serve application's name in every config file."""
 ALWAYS = ("Api", "Conductor", "Publisher")
 """The deployments of every application, whatever its models."""
 SHARED: tuple[Stage, ...] = (Stage.TEXT_ENCODE, Stage.IMAGE_ENCODE, Stage.DECODE)
-"""Stages whose replicas several models may use, where they come from the same checkpoint."""
+"""Stages whose replicas several models may share, if they use the same checkpoint."""
 
 
 def deployment_names(cards: Mapping[str, CommonCard]) -> dict[str, dict[Stage, str]]:
-    """The deployment of each stage of each model. It carries the model's name only where a single model uses it."""
+    """The deployment of each stage of each model. Its name contains the model's only if a single model uses it."""
     names: dict[str, dict[Stage, str]] = {model: {} for model in cards}
     for stage, kind in CLASSES.items():
         groups: dict[object, list[str]] = {}
-        for model, card in sorted(cards.items()):  # the names must not hang on the order
+        for model, card in sorted(cards.items()):  # the names must not depend on the order
             if stage in card.STAGES:
                 groups.setdefault(card.shared_by(stage) if stage in SHARED else model, []).append(model)
         shared = 0

@@ -1,4 +1,4 @@
-"""Serve config files, read strictly: Ray ignores keys it does not know, here a typo dies with a sentence."""
+"""Reads Serve config files strictly: Ray ignores unknown keys, but here a typo is an error with a clear message."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def load_config(path: Path) -> dict[str, Any]:
 
 
 def check_config(config: dict[str, Any]) -> list[str]:
-    """Everything wrong with a Serve config, as sentences."""
+    """All problems of a Serve config, as sentences."""
     problems = _unknown(config, ServeDeploySchema, "the config")
     problems += _unknown(config.get("http_options"), HTTPOptionsSchema, "http_options")
     for application in _mappings(config.get("applications")):
@@ -72,13 +72,13 @@ def check_config(config: dict[str, Any]) -> list[str]:
         ServeDeploySchema.model_validate(config)
     except ValidationError as error:
         problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-    except (ImportError, AttributeError) as error:  # reading a deployment's policy, Ray imports it
+    except (ImportError, AttributeError) as error:  # Ray imports a deployment's policy when it reads it
         problems.append(f"a policy_function cannot be imported: {error}")
     return problems
 
 
 def _not_in_the_graph(application: dict[str, Any]) -> list[str]:
-    """Entries for deployments that the application will not have, such as those of a model that is not served."""
+    """Problems with entries for deployments that the application will not have, such as those of an unserved model."""
     stages = _names(application)
     if not stages:
         return []
@@ -92,7 +92,7 @@ def _not_in_the_graph(application: dict[str, Any]) -> list[str]:
 
 
 def _names(application: dict[str, Any]) -> set[str]:
-    """The deployments of all stages; none where the args are wrong, which is said elsewhere."""
+    """The deployments of all stages; empty if the args are wrong, which `check_config` reports separately."""
     try:
         names = deployment_names(load_settings(application.get("args") or {}).cards())
     except ConfigError:
@@ -101,7 +101,7 @@ def _names(application: dict[str, Any]) -> set[str]:
 
 
 def _scaling(application: dict[str, Any]) -> list[str]:
-    """What is wrong with the policy by which an application's stages scale together."""
+    """Problems with the policy that scales an application's stages together."""
     policy = application.get("autoscaling_policy")
     if not isinstance(policy, dict):
         return [
@@ -124,7 +124,7 @@ def _scaling(application: dict[str, Any]) -> list[str]:
 
 
 def _policy(policy: Any, ours: type[Balance | Backlog], where: str) -> list[str]:
-    """What is wrong with a policy, in a place for one of ours; one that is somebody's own is not looked into."""
+    """Problems with a policy where `ours` is the one to use; a policy from outside this project is not checked."""
     if not isinstance(policy, dict):
         return []
     problems = _unknown(policy, AutoscalingPolicy, where)
@@ -141,7 +141,7 @@ def _policy(policy: Any, ours: type[Balance | Backlog], where: str) -> list[str]
 
 
 def _mappings(value: Any) -> list[dict[str, Any]]:
-    """The mappings in a list; what is not one is for Ray's schema to name."""
+    """The mappings in a list; Ray's schema reports any other item."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 

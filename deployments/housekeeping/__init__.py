@@ -1,1 +1,1 @@
-"""What is owed after the end of a job: its webhook, and the removal of what is no longer wanted."""
+"""The work after the end of a job: sending its webhook, and deleting files that are no longer needed."""

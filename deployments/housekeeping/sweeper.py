@@ -1,4 +1,4 @@
-"""Deletes files that have had their time, and those that a dead process left behind. Doing it twice does no harm."""
+"""Deletes expired files, and files that a dead process has left. Deleting twice does no harm."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ from storage.store import delete_or_leave
 
 ORPHANS_EVERY_S = 3600.0
 ORPHAN_AGE_S = 3600.0
-"""A request stores its image before its job is accepted; it does not take so long."""
+"""The age from which files without a job are orphans: a request stores its image before its job is accepted, but the
+time between is far shorter."""
 UNFINISHED_AGE_S = 24 * 3600.0
-"""Nothing is uploaded for so long."""
+"""The age from which an unfinished upload is abandoned: no upload takes this long."""
 
 log = logging.getLogger("ray.serve")
 
 
 class Sweeper:
-    """One per publisher. Methods block."""
+    """Deletes what is due. Each publisher has one. Methods block."""
 
     def __init__(self, database: Database, artifacts: ArtifactStore) -> None:
         self._retention = Retention(database)
@@ -44,7 +45,7 @@ class Sweeper:
         self._orphans_at = time.monotonic() + ORPHANS_EVERY_S
 
     def sweep(self) -> None:
-        """Delete what is due, and now and then look for files of no job, which takes a listing of every video."""
+        """Delete what is due, and every hour also files without a job, for which it must list every video."""
         self._retention.forget_old()
         self._outbox.forget_old()
         self.delete_expired()
@@ -58,9 +59,10 @@ class Sweeper:
             self.abandon_unfinished()
 
     def are_ours(self) -> bool:
-        """Whether the artifacts are of the jobs of this job store; those of nobody are from now on.
+        """Whether the artifacts belong to the jobs of this job store; if they have no owner, they do from now on.
 
-        A job store that is new, or another's by mistake, knows none of the jobs whose videos are there.
+        A job store that is new, or configured by mistake, knows none of the jobs whose videos are in the artifact
+        store.
         """
         store_id = self._retention.store_id()
         try:
@@ -70,7 +72,7 @@ class Sweeper:
             return False
         except FileNotFoundError:
             self._artifacts.put(JOB_STORE, store_id.encode())
-            return False  # until the next time: another may have written its own meanwhile
+            return False  # check again at the next sweep: another job store may have written its own id meanwhile
         if owner != store_id:
             log.warning(
                 "the artifacts belong to job store %s, this one is %s: files of no job are left; if that one is gone"
@@ -80,7 +82,7 @@ class Sweeper:
         return owner == store_id
 
     def delete_expired(self) -> None:
-        """The files of completed jobs whose `expires_at` has passed; their records say so from then on."""
+        """Delete the files of completed jobs whose `expires_at` has passed, and mark these jobs as expired."""
         kept = 0
         while len(due := self._retention.due()) > kept:
             kept = 0
@@ -89,33 +91,33 @@ class Sweeper:
                     self._retention.mark_expired(job.id)
                     emit("job.expired", job_id=job.id)
                 else:
-                    kept += 1  # it stays due; those after it need not wait for it
+                    kept += 1  # the job stays due; the jobs after it need not wait for it
 
     def delete_checkpoints(self) -> None:
-        """Checkpoints of jobs that have ended: a denoiser that nobody waited for may have written one later."""
+        """Delete checkpoints of ended jobs: a denoiser for which no conductor waited may have written one later."""
         ids = [name for name in self._artifacts.children(CHECKPOINTS) if is_job_id(name)]
         self._delete({job_id: checkpoint_prefix(job_id) for job_id in self._retention.without_live_job(ids)})
 
     def delete_orphans(self, older_than_s: float = ORPHAN_AGE_S) -> None:
-        """Files whose job is not there: of requests that died before acceptance, of jobs deleted or canceled."""
+        """Delete files without a job: from requests that died before acceptance, or jobs deleted or canceled."""
         folders = {job_id: prefix for job_id, prefix in self._folders() if made_at(job_id) < time.time() - older_than_s}
         self._delete({job_id: folders[job_id] for job_id in self._retention.without_job(folders)})
 
     def delete_uploads(self, older_than_s: float = UPLOAD_KEPT_S) -> None:
-        """Files that were uploaded a day ago. A job that uses one has a copy of its own."""
+        """Delete files that were uploaded a day ago. A job that uses one has its own copy."""
         for upload_id in self._artifacts.children(UPLOADS):
             if is_upload_id(upload_id) and is_outdated(upload_id, older_than_s):
                 delete_or_leave(self._artifacts, upload_prefix(upload_id))
 
     def abandon_unfinished(self) -> None:
-        """What a killed publisher began to store; whoever took the job over stored it anew."""
+        """Abandon uploads that a killed publisher began; the next publisher of the job stored its files anew."""
         try:
             self._artifacts.abandon(UNFINISHED_AGE_S)
         except StorageUnavailable as error:
             log.warning("unfinished uploads are left to the next sweep: %s", error)
 
     def _folders(self) -> Iterator[tuple[str, str]]:
-        """The ids of jobs that have files, and where: at whatever depth the template of the time had put them."""
+        """The ids and folders of jobs that have files, at whatever depth the folder template of the time put them."""
         ahead = [VIDEOS]
         while ahead:
             prefix = ahead.pop()

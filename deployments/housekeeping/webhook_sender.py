@@ -1,6 +1,6 @@
-"""Sends the outbox of webhooks, signed as Standard Webhooks and OpenAI's client have it.
+"""Sends the webhooks in the outbox, signed the way Standard Webhooks and OpenAI's client expect.
 
-There is no unsigned webhook: without a secret no sender runs, and the API refuses `webhook_url`.
+Every webhook is signed: without a secret no sender runs, and the API refuses `webhook_url`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from jobs.webhooks import Delivery, Outbox
 from pipelines.errors import ConfigError
 
 AT_ONCE, PER_RECEIVER = 32, 8
-"""How many deliveries are on their way, and how many of them to one receiver: a slow one leaves the others theirs."""
+"""The limits of deliveries in flight, in total and per receiver: a slow receiver must not take all of them."""
 SECRET_PREFIX = "whsec_"
 MIN_SECRET_BYTES = 24
 
 
 class WebhookSender:
-    """Posts what is due. Any number of senders may share one outbox.
+    """Posts the webhooks that are due. Any number of senders may share one outbox.
 
-    A receiver may get a webhook twice, always with the same `webhook-id`; 2xx settles it, 410 Gone gives it up, and
-    anything else is tried again. `secret` is `whsec_` and the base64 of at least 24 bytes.
+    A receiver may get a webhook twice, always with the same `webhook-id`. A 2xx answer settles it, 410 Gone makes the
+    sender give up, and anything else is tried again. `secret` is `whsec_` and the base64 of at least 24 bytes.
 
     Raises:
         ConfigError: the secret is not of that form.
@@ -41,24 +41,24 @@ class WebhookSender:
         self.sending: dict[asyncio.Task[None], Delivery] = {}
 
     async def begin(self) -> None:
-        """Begin to send what is due, as much as there is room for.
+        """Begin to send the webhooks that are due, up to the limits.
 
         Raises:
             sqlalchemy.exc.SQLAlchemyError: the database cannot be used.
         """
         while room := AT_ONCE - len(self.sending):
             urls = [delivery.url for delivery in self.sending.values()]
-            # One call may meet only deliveries of a receiver that has its share; the next one passes over them.
+            # One call may find only deliveries to a receiver that is at its limit; the next call skips those.
             taken = await asyncio.to_thread(self._outbox.take, room, PER_RECEIVER, urls)
             if not taken:
                 return
             self.sending.update({asyncio.create_task(self._send(delivery)): delivery for delivery in taken})
 
     async def one_ended(self, within_s: float) -> None:
-        """Wait until a delivery has ended, so that there is room, but no longer than `within_s`.
+        """Wait until a delivery has ended, so that another can begin, but no longer than `within_s`.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError: the database cannot be used; what was not settled becomes due again.
+            sqlalchemy.exc.SQLAlchemyError: the database cannot be used; unsettled deliveries become due again.
         """
         if not self.sending:
             await asyncio.sleep(within_s)
@@ -71,7 +71,7 @@ class WebhookSender:
             raise errors[0]
 
     async def _send(self, delivery: Delivery) -> None:
-        now = datetime.now(UTC)  # of this try: receivers refuse old ones
+        now = datetime.now(UTC)  # the time of this try: receivers refuse old timestamps
         headers = {
             "content-type": "application/json",
             "webhook-id": delivery.id,

@@ -1,1 +1,1 @@
-"""What the API is made of: reading and refusing requests, following jobs, telling callers apart."""
+"""The parts of the API: they identify callers, read and refuse requests, and follow jobs."""

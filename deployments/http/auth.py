@@ -1,4 +1,4 @@
-"""Who calls: API keys told by the `Authorization` header, and what each may do."""
+"""Identifies callers by the API key in the `Authorization` header, and checks what each may do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deployments.http.errors import Forbidden, Unauthorized
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sends a request. The empty name is an anonymous caller, which no key can have."""
+    """The sender of a request. An anonymous caller has the empty name, which no key can have."""
 
     name: str
     scopes: tuple[Scope, ...]
@@ -29,29 +29,29 @@ class Caller:
 
     @property
     def sees_all(self) -> bool:
-        """Whether other callers' jobs exist for this one."""
+        """Whether this caller may see other callers' jobs."""
         return "admin" in self.scopes
 
     def sees(self, owner: str) -> bool:
-        """Whether the jobs of the caller named `owner` exist for this one."""
+        """Whether this caller may see the jobs of the caller named `owner`."""
         return self.sees_all or owner == self.name
 
 
 class Authenticator:
-    """Tells callers by the `Authorization` header of their requests."""
+    """The authenticator: identifies callers by the `Authorization` header of their requests."""
 
     def __init__(self, keys: Sequence[ApiKey], allow_anonymous: bool) -> None:
         self._keys = [(bytes.fromhex(key.sha256), Caller(key.name, key.scopes, key.limits)) for key in keys]
         self._anonymous: Caller | None = None
         if allow_anonymous:
-            # Beside keys an anonymous caller is one of many; without any, the service is all its own.
+            # If there are keys, an anonymous caller is one of many; without keys, it may do everything.
             self._anonymous = Caller("", DEFAULT_SCOPES if keys else SCOPES, KeyLimits())
 
     def admit(self, authorization: str | None) -> Caller:
-        """Who calls, by the header's value; None when the request has none.
+        """Identify the caller by the header's value, which is None when the request has no such header.
 
         Raises:
-            Unauthorized: no such key, or none was sent where one is needed. The message repeats nothing of the header.
+            Unauthorized: the key is unknown, or missing where one is needed. The message repeats nothing of the header.
         """
         if self._anonymous is not None and (authorization is None or not self._keys):
             return self._anonymous
@@ -71,7 +71,7 @@ class Authenticator:
         return caller
 
     def _find(self, digest: bytes) -> Caller | None:
-        # Every hash is compared, so that the time it takes tells nothing of whether one fits, nor which.
+        # Compare every hash, so that the time taken does not reveal whether a key matches, or which.
         found = None
         for known, caller in self._keys:
             if hmac.compare_digest(known, digest):
@@ -80,7 +80,7 @@ class Authenticator:
 
 
 def require(caller: Caller, scope: Scope) -> None:
-    """Raise Forbidden where a caller has not been granted a scope."""
+    """Raise Forbidden if a caller has not been granted a scope."""
     if not caller.may(scope):
         granted = ", ".join(caller.scopes)
         who = "this API key" if caller.name else "a request without an API key"
@@ -88,13 +88,13 @@ def require(caller: Caller, scope: Scope) -> None:
 
 
 def caller_of(request: HTTPConnection, authenticator: Authenticator, scope: Scope) -> Caller:
-    """Who sends a request, which must be allowed `scope`. Raises Unauthorized or Forbidden."""
+    """The caller of a request, who must have been granted `scope`. Raises Unauthorized or Forbidden."""
     caller = authenticator.admit(request.headers.get("authorization"))
     require(caller, scope)
     return caller
 
 
 def bearer() -> Any:
-    """A dependency for the routes that need a key. It refuses nobody: it is there for OpenAPI, and so for /docs."""
+    """A dependency for the routes that need a key. It refuses no request; it documents the key in OpenAPI and /docs."""
     scheme = HTTPBearer(scheme_name="bearerAuth", description="An API key, where any are configured.", auto_error=False)
     return Security(scheme)

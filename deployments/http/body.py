@@ -1,4 +1,4 @@
-"""The body of a create request, JSON or form, as one dict of fields and perhaps an image or a reference to one."""
+"""Reads a create request's body, JSON or form, into a dict of fields and perhaps an image or a reference to one."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from pipelines.errors import InvalidRequest
 
 
 async def read_body(request: Request, max_bytes: int) -> tuple[dict[str, Any], bytes | str | None]:
-    """The fields, and `input_reference` if there is one: its bytes, or the URL or the upload where they are.
+    """Read the fields, and `input_reference` if there is one: its bytes, or the URL or upload id that refers to them.
 
-    The openai client always sends a form, also without a file, and its `extra_body` as flat form fields.
+    The openai client always sends a form, even without a file, and sends its `extra_body` as flat form fields.
 
     Raises:
         InvalidRequest, PayloadTooLarge: the body cannot be read.
@@ -41,12 +41,12 @@ async def read_body(request: Request, max_bytes: int) -> tuple[dict[str, Any], b
 
 
 async def read_file(request: Request, max_bytes: int) -> bytes:
-    """A body that is a file and nothing else. Raises PayloadTooLarge."""
+    """Read a body that consists of one file. Raises PayloadTooLarge."""
     return await Request(request.scope, _bounded(request, max_bytes)).body()
 
 
 def _bounded(request: Request, max_bytes: int) -> Receive:
-    """The request's body, cut off with an error once it is too large, whether or not it said its length."""
+    """The request's body stream, which fails once it is too large, whether or not the request declared its length."""
     received = 0
 
     async def receive() -> Message:

@@ -1,4 +1,4 @@
-"""One handler turns every error into `{"error": {"message", "type", "param", "code"}}`, which OpenAI's clients read."""
+"""Turns every error into `{"error": {"message", "type", "param", "code"}}`, the form that OpenAI's clients read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from storage.errors import StorageUnavailable
 log = logging.getLogger("ray.serve")
 
 NEVER_BETTER = (500, 501)
-"""OpenAI's clients send a request again after these, which would make a second job of one that was accepted."""
+"""OpenAI's clients retry a request after these statuses, which could create a second job for an accepted request."""
 
 
 def install(app: FastAPI) -> None:
@@ -34,7 +34,7 @@ def install(app: FastAPI) -> None:
 
 
 def render(error: KinorayError, status: int | None = None) -> JSONResponse:
-    """An error on the wire."""
+    """The HTTP response for an error."""
     status = status or status_of(error)
     kind = "invalid_request_error" if status < 500 else "server_error"
     headers = {}

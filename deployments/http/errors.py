@@ -1,4 +1,4 @@
-"""The errors that only HTTP knows, in the tree of `pipelines.errors`, and the status of every error.
+"""The errors that only the HTTP API raises, in the tree of `pipelines.errors`, and the status of every error.
 
 KinorayError                  500
 ├── RequestError              400
@@ -8,9 +8,9 @@ KinorayError                  500
 │   ├── NotFound              404
 │   ├── PayloadTooLarge       413
 │   ├── NotReady              400: the job exists, its result does not yet
-│   ├── KeyReused             422: the idempotency key stands for another request
+│   ├── KeyReused             422: the idempotency key belongs to another request
 │   ├── TooManyRequests       429: a limit is reached; try again later
-│   └── NotImplementedHere    501: a call of the protocol that this service does not know how to serve
+│   └── NotImplementedHere    501: a call of the protocol that this service cannot serve
 └── Unavailable               503: a store cannot be reached; nothing was accepted
 """
 
@@ -20,7 +20,7 @@ from pipelines.errors import KinorayError, RequestError
 
 
 def status_of(error: KinorayError) -> int:
-    """The HTTP status that an error is answered with."""
+    """The HTTP status of an error's response."""
     return getattr(error, "http_status", 400 if isinstance(error, RequestError) else 500)
 
 
@@ -53,20 +53,20 @@ class PayloadTooLarge(RequestError):
 
 
 class NotReady(RequestError):
-    """The video has not been rendered yet. 400 and not 409, which the OpenAI client would retry silently."""
+    """The video has not been rendered yet. The status is 400, not 409, which the OpenAI client would retry silently."""
 
     code = "video_not_ready"
 
 
 class KeyReused(RequestError):
-    """The idempotency key stands for another request."""
+    """The idempotency key belongs to another request."""
 
     code = "idempotency_key_reused"
     http_status = 422
 
 
 class TooManyRequests(RequestError):
-    """A limit is reached. After `retry_after_s` it may look better."""
+    """A limit is reached. A retry after `retry_after_s` may succeed."""
 
     code = "rate_limit_exceeded"
     http_status = 429
@@ -77,7 +77,7 @@ class TooManyRequests(RequestError):
 
 
 class NotImplementedHere(RequestError):
-    """Part of the protocol, but nothing here can do it."""
+    """The call is part of the protocol, but nothing here can serve it."""
 
     code = "not_implemented"
     http_status = 501

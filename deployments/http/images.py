@@ -1,4 +1,4 @@
-"""What becomes of an input image, before anything else looks at it."""
+"""Checks and normalizes an input image before anything else uses it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipelines.errors import InvalidRequest
 
 IMAGE_FIELD = "input_reference"
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-# What Pillow's decoders and its EXIF reader raise on broken files.
+# The errors that Pillow's decoders and its EXIF reader raise on broken files.
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error, Image.DecompressionBombError)
 
-Image.init()  # `formats` knows a format only once its plugin is loaded
-# Pillow warns of decompression bombs from a size of its own; `check_image` has its own limit.
+Image.init()  # `formats` accepts a format only once its plugin is loaded
+# Pillow warns of decompression bombs above a fixed size; `check_image` has its own limit.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
@@ -37,7 +37,7 @@ def check_image(data: bytes, max_pixels: int, max_aspect_ratio: float) -> bytes:
                 f"it is {image.width}x{image.height}"
             )
             raise InvalidRequest(message, param=IMAGE_FIELD)
-        # MPO is a JPEG with a second picture behind it, as many phones write it.
+        # MPO, which many phones write, is a JPEG followed by a second picture: it is not animated.
         if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
             raise InvalidRequest("the image must not be animated; send one frame", param=IMAGE_FIELD)
         upright = ImageOps.exif_transpose(image)

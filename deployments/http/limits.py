@@ -1,4 +1,4 @@
-"""The limits that a request is held to, and what a client is told when it reaches one."""
+"""The limits of a request, and the error that a client gets when it reaches one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def limits_of(settings: Settings, caller: Caller) -> Limits:
 
 
 def too_many(refused: Refused) -> TooManyRequests:
-    """What a client is told."""
+    """The error that a client gets when its request reaches a limit."""
     seconds = refused.retry_after_s
     message = f"{WHY_REFUSED[refused.limit]}; try again in {seconds:.0f} s"
     return TooManyRequests(message, retry_after_s=seconds, code=f"{refused.limit}_exceeded")

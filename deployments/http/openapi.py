@@ -1,4 +1,4 @@
-"""What /openapi.json says beyond the routes' signatures: the create body, and every status that is not a success."""
+"""Extends /openapi.json beyond the routes' signatures: the create body, and every error status."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHAT: dict[int, str] = {
 
 
 def create_body() -> dict[str, Any]:
-    """The body of a create request, which is read by hand because both forms of it mean the same."""
+    """The body of a create request, which the API parses itself because JSON and form bodies mean the same."""
     schema = CreateVideo.model_json_schema()
     form = {**schema, "properties": {**schema["properties"]}}
     form["properties"]["input_reference"] = {"type": "string", "format": "binary"}
@@ -32,23 +32,23 @@ def create_body() -> dict[str, Any]:
 
 
 def json_body(model: type[BaseModel]) -> dict[str, Any]:
-    """A body that is read by hand, after the caller is known."""
+    """A JSON body that the API parses itself, after it has identified the caller."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
 
 
 def file_body() -> dict[str, Any]:
-    """A body that is a file and nothing else."""
+    """A body that consists of one file."""
     content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     return {"requestBody": {"required": True, "content": content}}
 
 
 def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """A route's `responses`: the errors that it may answer with."""
+    """A route's `responses`: the errors that it may return."""
     return {status: {"model": ErrorAnswer, "description": WHAT[status]} for status in statuses}
 
 
 def binary(*kinds: str) -> dict[int | str, dict[str, Any]]:
-    """A route's `responses` where it succeeds with something else than JSON, or with a part of it."""
+    """A route's `responses` if it succeeds with something other than JSON, or with a part of that."""
     content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
     return {
         200: {"description": "The file", "content": content},
@@ -58,7 +58,7 @@ def binary(*kinds: str) -> dict[int | str, dict[str, Any]]:
 
 
 def describe(app: FastAPI) -> None:
-    """Take out the 422 that FastAPI documents for every parameter: here that is a 400."""
+    """Remove the 422 that FastAPI documents for every parameter: this API answers with 400 instead."""
     make = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where a job stands in the queue and when it should be done, from a view of the queue that is at most a second old."""
+"""Computes a job's queue position and expected completion, from a view of the queue that is at most a second old."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ FRESH_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Both are None where they mean nothing, and the time also as long as no job of the model has been measured."""
+    """A job's queue position and expected completion; each is None where it does not apply.
+
+    The time is also None until a job of the model has been measured.
+    """
 
     position: int | None = None  # 1 is claimed next
     eta_s: float | None = None  # seconds until the job is completed
@@ -24,7 +27,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """One model's queue."""
+    """A snapshot of one model's queue."""
 
     taken_at: float
     lines: dict[Stage, Line]
@@ -35,14 +38,14 @@ class _View:
 
 
 class QueueView:
-    """One per API replica: a page of a deep queue costs no count for each of its jobs."""
+    """Caches the queues, one instance per API replica, so that a page of a long queue needs no count for each job."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._views: dict[str, _View] = {}
 
     def place(self, job: Job) -> Place:
-        """A live job's place. Blocks for the database when what is known is too old."""
+        """A live job's place. Blocks for the database when the cached view is too old."""
         if job.ended:
             return Place()
         view = self._view(job.model)
@@ -50,7 +53,7 @@ class QueueView:
         left = sum(expected.seconds.values()) * (100 - job.progress) / 100
         if job.status is not Status.QUEUED:
             return Place(None, round(left, 1) if expected.measured else None)
-        # A job that came after the view was taken is behind all of it.
+        # A job that arrived after the view was taken is behind all jobs in it.
         position, ahead_s = view.ahead.get(job.id, (len(view.ahead) + 1, view.waiting_s))
         wait = (view.begun_left_s + ahead_s) / max(view.denoisers, 1)
         return Place(position, round(wait + left, 1) if expected.measured else None)

@@ -1,4 +1,4 @@
-"""Whether every stage has a warm replica, from Serve's own status."""
+"""Checks whether every stage has a warm replica, from Serve's own status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from deployments.configuration.graph import APPLICATION
 
 
 def missing_stages() -> list[str]:
-    """Names of the deployments that could not take a call now. Blocks for a call to the controller."""
+    """Names of the deployments that cannot take a call now. Blocks for a call to the controller."""
     application = serve.status().applications.get(APPLICATION)
     if application is None:
         return ["application"]
@@ -17,10 +17,10 @@ def missing_stages() -> list[str]:
 
 
 def is_ready(deployment: DeploymentStatusOverview) -> bool:
-    """Whether a deployment has a running replica, or none because of its load, which its config then allows.
+    """Whether a deployment has a running replica, or was scaled to zero by its load, as its config allows.
 
-    One that wakes from zero counts: jobs wait for it in the store, and a load balancer that asks must not turn away
-    the jobs after them.
+    A deployment that is scaling up from zero counts as ready: jobs wait for it in the store, and a load balancer that
+    asks must not reject the jobs that come after them.
     """
     if deployment.replica_states.get(ReplicaState.RUNNING):
         return True

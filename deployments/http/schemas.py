@@ -1,4 +1,4 @@
-"""What goes over the wire: the create request, and the Video object with OpenAI's field names first, then ours."""
+"""The JSON objects of the API: the create request, and the Video object with OpenAI's field names first, then ours."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class CreateVideo(OutputFields, GenerationRequest):
         return GenerationRequest.model_construct(**fields)
 
     def duration(self) -> float | None:
-        """`seconds` as a number, which OpenAI's clients send as a string."""
+        """`seconds` as a number; OpenAI's clients send it as a string."""
         if self.seconds is None:
             return None
         try:
@@ -189,7 +189,7 @@ class ModelList(BaseModel):
 
 
 def speakable(name: str) -> str | None:
-    """A field's name for an error, or None where it is not one: a misread body must not come back as a name."""
+    """A field's name for an error, or None if it is not a valid name: parts of a misread body must not be echoed."""
     return name if re.fullmatch(r"[A-Za-z_]\w{0,63}", name, re.ASCII) else None
 
 
@@ -214,7 +214,7 @@ def parse_create(fields: dict[str, Any]) -> CreateVideo:
 
 
 def refused(error: ValidationError, model: type[BaseModel]) -> InvalidRequest:
-    """What is wrong with the first field at fault, without what was sent."""
+    """The error about the first field at fault, without the value that was sent."""
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
     param = speakable(str(first["loc"][0])) if first["loc"] else None
     if first["type"] == "extra_forbidden":

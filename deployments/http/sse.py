@@ -1,4 +1,7 @@
-"""A job's changes as server-sent events. Each event's id is the job's version, so any replica can go on after it."""
+"""Sends a job's changes as server-sent events.
+
+Each event's id is the job's version, so any replica can continue a stream after it.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ class EventStream:
         self._watcher = watcher
 
     async def of(self, job: Job, seen: int | None, snapshot: Callable[[Job], Any]) -> AsyncIterator[bytes]:
-        """A snapshot, then every change until the job ends; what came after the event `seen` for one who has some."""
-        if seen is None or seen > job.version:  # the id of an event that was never sent tells nothing
+        """Yield a snapshot, then every change until the job ends; with `seen`, only the events after that one."""
+        if seen is None or seen > job.version:  # an id that was never sent is ignored
             kind = event_of(job.status, job.error_code)
             yield _event(kind, job.version, await asyncio.to_thread(snapshot, job))
             seen, ended = job.version, job.ended
@@ -50,10 +53,10 @@ class EventStream:
 
 
 def last_seen(header: str | None) -> int | None:
-    """The number in `Last-Event-ID`, None without one.
+    """The number in `Last-Event-ID`; None without the header.
 
     Raises:
-        InvalidRequest: it is none that this service sent.
+        InvalidRequest: the value is not an id that this service could have sent.
     """
     if header is None or header == "":
         return None

@@ -1,4 +1,4 @@
-"""What the job store tells Prometheus, read at each scrape: every API replica answers the same."""
+"""Prometheus metrics from the job store, read at each scrape: every API replica gives the same answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobs.store import JobStore
 
 
 class StoreMetrics(Collector):
-    """How many live jobs are in each state, and how long the oldest has waited."""
+    """Collects how many live jobs are in each state, how much work remains, and how long the oldest job has waited."""
 
     def __init__(self, jobs: JobStore) -> None:
         self.jobs = jobs
@@ -35,7 +35,7 @@ class StoreMetrics(Collector):
 
 
 def exposition(jobs: JobStore) -> tuple[bytes, str]:
-    """The text and content type of a scrape. The registry is made here: Serve re-pickles module-level ones."""
+    """The text and content type of a scrape. It makes its own registry, as Serve re-pickles module-level ones."""
     registry = CollectorRegistry()
     registry.register(StoreMetrics(jobs))
     return generate_latest(registry), CONTENT_TYPE_LATEST

@@ -1,4 +1,4 @@
-"""From a request to an accepted job: everything that can be refused is refused here, before anything is stored."""
+"""Turns a create request into an accepted job. It refuses every bad request before anything is stored."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from storage.keys import input_key, job_folder, job_prefix
 from storage.store import delete_or_leave
 
 SHAPE = {"size": ("width", "height"), "seconds": ("num_frames",)}
-"""Fields that are another way to say others."""
+"""Alternative fields, each with the fields that it stands for."""
 
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """A create request as it was read from the wire."""
+    """A create request as it was received, not yet validated."""
 
     fields: dict[str, Any]
     image: bytes | str | None  # a file, the URL of one, or the id of an upload
@@ -52,7 +52,7 @@ class CreateRequest:
 
 
 class Submission:
-    """Shared by all requests of one API replica."""
+    """Accepts create requests. All requests of one API replica share one instance."""
 
     def __init__(
         self, settings: Settings, database: Database, artifacts: ArtifactStore, uploads: Uploads, files: Executor
@@ -65,11 +65,11 @@ class Submission:
         self._uploads = uploads
         self._outbound = Outbound(settings.outbound_allow)
         self._sends_webhooks = webhook_secret() is not None
-        # Decoding a large image takes seconds; it must not hold up the threads that read the job store.
+        # Decoding a large image takes seconds; it must not block the threads that read the job store.
         self._images = ThreadPoolExecutor(1, thread_name_prefix="image")
 
     async def accept(self, request: CreateRequest) -> Job:
-        """Validate a request, store its image, and the job with its place in the queue. Then it will be rendered.
+        """Validate a request, then store its image and the job with its place in the queue. The job will be rendered.
 
         Raises:
             InvalidRequest, NotFound, TooManyRequests, KeyReused: nothing is stored.
@@ -78,7 +78,7 @@ class Submission:
         body = parse_create(request.fields if request.remix_of is None else _remixed(request.fields, request.remix_of))
         image = await self._image(request)
         job = self._job(body, request, has_image=image is not None)
-        # One without an image needs no artifact store, and must not wait behind those that do.
+        # A job without an image needs no artifact store, and must not wait behind jobs that do.
         threads = None if image is None else self._files
         accepted = await asyncio.get_running_loop().run_in_executor(
             threads, self._store, job, image, limits_of(self._settings, request.caller), repeatable
@@ -150,7 +150,7 @@ class Submission:
             raise InvalidRequest(f"the image cannot be fetched: {refused}", param=IMAGE_FIELD) from None
 
     def _store(self, job: Job, image: bytes | None, limits: Limits, repeatable: Repeatable | None) -> Job:
-        """Store the image, then the job, which is the moment of acceptance; or neither."""
+        """Store the image, then the job, or neither. The job is accepted once it is stored."""
         accepted = None
         try:
             if image is not None:
@@ -161,7 +161,7 @@ class Submission:
         except admission.KeyReused:
             raise KeyReused("this Idempotency-Key was sent with another request; choose a new one") from None
         except UNREACHABLE:
-            accepted = job  # perhaps: its answer may be what was lost. If it is not there, its image is swept.
+            accepted = job  # perhaps: only the answer may be lost. If not accepted, the sweeper deletes its image.
             raise
         finally:
             if image is not None and (accepted is None or accepted.id != job.id):
@@ -170,7 +170,7 @@ class Submission:
 
 
 def work_of(card: ModelCard, parameters: Parameters, *, has_image: bool) -> dict[str, float]:
-    """How much there is to do in each stage that the job runs through, in the units of jobs/costs.py."""
+    """The amount of work in each stage that the job runs through, in the units of jobs/costs.py."""
     encoders = {Stage.TEXT_ENCODE, Stage.IMAGE_ENCODE} if has_image else {Stage.TEXT_ENCODE}
     return {
         **dict.fromkeys(encoders & card.STAGES.keys(), 1.0),
@@ -181,7 +181,7 @@ def work_of(card: ModelCard, parameters: Parameters, *, has_image: bool) -> dict
 
 
 def _remixed(fields: dict[str, Any], source: Job) -> dict[str, Any]:
-    """The source's request with what is said now in its place. The seed stays unless it is said."""
+    """The source's request, overridden by the fields given now. The seed stays unless it is given."""
     if "model" in fields:
         raise InvalidRequest("a remix is made by the model of its source; leave model out", param="model")
     said_otherwise = {name for field in fields for name in SHAPE.get(field, ())}

@@ -1,7 +1,8 @@
-"""Input files that go straight into the artifact store, so that their bytes do not pass through the API.
+"""Lets clients send input files straight to the artifact store, so that the bytes do not pass through the API.
 
-A client asks for an upload, sends the file to the URL that it gets, and names the upload in `input_reference`. Whoever
-knows an upload's id may use it; nobody can guess one. It is looked at when a job asks for it, and goes after a day.
+A client asks for an upload, sends the file to the URL that it gets, and names the upload in `input_reference`. Any
+caller who knows an upload's id may use it; ids cannot be guessed. A file is checked when a job uses it, and deleted
+after a day.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ class BeginUpload(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     bytes: Annotated[int, Field(ge=1)]
-    """How large the file is; another size is refused."""
+    """The file's size; another size is refused."""
     mime_type: Annotated[str, Field(pattern=r"^image/[a-z0-9.+-]{1,64}$")]
-    """What it is."""
+    """The file's type."""
 
 
 def parse_upload(fields: dict[str, Any]) -> BeginUpload:
-    """Validate the fields of a request for an upload. Raises InvalidRequest."""
+    """Validate the fields of an upload request. Raises InvalidRequest."""
     try:
         return BeginUpload.model_validate(fields)
     except ValidationError as error:
@@ -55,7 +56,7 @@ class Upload(BaseModel):
 
 
 class Uploads:
-    """Shared by all requests of one API replica. Methods block."""
+    """Makes, receives and reads uploads. All requests of one API replica share one instance. Methods block."""
 
     def __init__(self, settings: Settings, database: Database, artifacts: ArtifactStore) -> None:
         self._settings = settings
@@ -64,7 +65,7 @@ class Uploads:
         self._max_bytes = settings.max_body_bytes
 
     def begin(self, asked: BeginUpload, caller: Caller, here: str) -> Upload:
-        """A place for a file: in the bucket, or under this service's own address, which `here` is.
+        """Create an upload target for a file: in the bucket, or under `here`, this service's own address.
 
         Raises:
             PayloadTooLarge, TooManyRequests
@@ -90,10 +91,10 @@ class Uploads:
         self._artifacts.put(upload_key(upload_id), data)
 
     def read(self, upload_id: str, *, param: str) -> bytes:
-        """The bytes of a file that was uploaded.
+        """The bytes of an uploaded file.
 
         Raises:
-            InvalidRequest: there is none, or it is too large; with `param` as the field at fault.
+            InvalidRequest: there is no such file, or it is too large; with `param` as the field at fault.
         """
         key = upload_key(upload_id)
         size = self._artifacts.size(key)
@@ -104,7 +105,7 @@ class Uploads:
         return self._artifacts.get(key)
 
     def _count(self, caller: Caller) -> None:
-        """An upload costs no computing, but room: it is a request like any other."""
+        """Count an upload as a request: it costs no computing, but it takes storage."""
         try:
             admission.count_request(self._database, caller.name, limits_of(self._settings, caller))
         except admission.Refused as reached:

@@ -1,4 +1,4 @@
-"""Requests that are held open until a job has ended: `Prefer: wait`, and POST /v1/videos/sync."""
+"""Holds requests open until a job has ended: for `Prefer: wait`, and POST /v1/videos/sync."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from jobs.store import JobStore
 
 
 class Waiting:
-    """Waits for ends of jobs, whichever replica brings them about."""
+    """Waits until jobs end, whichever replica ends them."""
 
     def __init__(self, store: JobStore, watcher: Watcher) -> None:
         self._store = store
         self._watcher = watcher
 
     async def until_ended(self, job: Job, at_most_s: float) -> Job:
-        """The job once it has ended, or as it stands after so many seconds.
+        """Wait until the job ends, at most `at_most_s` seconds; returns the job as it is then.
 
         Raises:
-            NotFound: it was deleted meanwhile.
+            NotFound: the job was deleted meanwhile.
         """
         deadline = time.monotonic() + at_most_s
         while not job.ended:
@@ -40,6 +40,6 @@ class Waiting:
 
 
 def parse_prefer(header: str | None, at_most_s: float) -> float | None:
-    """The seconds of `Prefer: wait=N` (RFC 7240), bounded; None when it asks for no wait."""
+    """The seconds of `Prefer: wait=N` (RFC 7240), at most `at_most_s`; None when the header asks for no wait."""
     found = re.search(r"(?:^|[,;\s])wait=\"?(\d{1,9})", header or "")
     return min(float(found[1]), at_most_s) if found else None

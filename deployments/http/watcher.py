@@ -1,4 +1,4 @@
-"""Tells the requests of one API replica when their jobs change: one query for all of them, however many wait."""
+"""Tells the requests of one API replica when their jobs change. One query serves all of them, however many wait."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LOOK_EVERY_S = 0.2
 
 
 class Watcher:
-    """Looks only while somebody waits. Which replica changes a job does not matter: the store has its version."""
+    """Polls the job store only while requests wait. Any replica may change a job: the store has the job's version."""
 
     def __init__(self, versions: Callable[[Collection[str]], Mapping[str, int]]) -> None:
         self._versions = versions
@@ -19,12 +19,12 @@ class Watcher:
         self._look: asyncio.Task[Mapping[str, int] | None] | None = None
 
     async def changed(self, job_id: str, seen: int) -> int | None:
-        """Wait until a job's version is not `seen` any more; returns the new one, None when the job is gone."""
+        """Wait until a job's version differs from `seen`; returns the new version, or None when the job is gone."""
         while True:
             self._asked.add(job_id)
             if self._look is None:
                 self._look = asyncio.get_running_loop().create_task(self._next())
-            versions = await asyncio.shield(self._look)  # others wait for it too
+            versions = await asyncio.shield(self._look)  # other requests wait for it too
             if versions is not None and versions.get(job_id) != seen:
                 return versions.get(job_id)
 
@@ -34,4 +34,4 @@ class Watcher:
         try:
             return await asyncio.to_thread(self._versions, asked)
         except UNREACHABLE:
-            return None  # those who wait go on waiting
+            return None  # the requests keep waiting

@@ -1,1 +1,1 @@
-"""What a conductor is made of: one job through its stages, its lease, and who gets a denoiser."""
+"""The parts of a conductor: the job run, its lease, the denoiser pool and the helpers around them."""

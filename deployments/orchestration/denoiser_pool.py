@@ -1,4 +1,4 @@
-"""The jobs of one conductor that wait for a denoiser. Whose turn it is, the job store says: `jobs.allocation`."""
+"""Holds one conductor's jobs that wait for a denoiser. The job store decides whose turn it is: `jobs.allocation`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from deployments.orchestration.replicas import Replicas
 from jobs.allocation import Allocation
 
 LOST_S = 60.0
-"""How long a denoiser that was seen dead gets no job, if the controller still takes it for alive."""
+"""How long a denoiser that a call found dead gets no job, if the controller still reports it as running."""
 
 POLL_S = 0.5
-"""How soon a job learns of a denoiser that another conductor's job has left."""
+"""How often the pool asks the job store for denoisers that the jobs of other conductors have freed."""
 
 
 class DenoiserPool:
-    """A job waits here until a denoiser is its own, so that none waits at one that is busy while another is free."""
+    """Makes each job wait here until it is assigned a denoiser.
+
+    So no job queues at a busy denoiser while another one is free.
+    """
 
     def __init__(self, turns: Allocation, deployments: Mapping[str, str], on_freed: Callable[[], None]) -> None:
         self.replicas = Replicas({}, frozenset())
@@ -27,10 +30,10 @@ class DenoiserPool:
         self._on_freed = on_freed
         self._waiting: dict[str, dict[str, asyncio.Future[str]]] = {model: {} for model in deployments}
         self._news = asyncio.Event()
-        self._lost: dict[str, float] = {}  # until when
+        self._lost: dict[str, float] = {}  # replica -> monotonic time until which it gets no job
 
     async def denoiser(self, model: str, token: str) -> str:
-        """The replica that runs the job under this lease from now on, until it is in another stage."""
+        """Wait for a denoiser; returns the replica, which belongs to this lease's job until the job's next stage."""
         mine: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting[model][token] = mine
         self._news.set()
@@ -40,30 +43,30 @@ class DenoiserPool:
             del self._waiting[model][token]
 
     def freed(self) -> None:
-        """A job has left its denoiser."""
+        """Report that a job has left its denoiser."""
         self._news.set()
         self._on_freed()
 
     def denoisers(self, model: str) -> tuple[str, ...]:
-        """Those that take calls, first those that should have work: a scale-in takes them last."""
+        """The replicas that take calls, ordered by preference: those that a scale-in stops last come first."""
         now = time.monotonic()
         self._lost = {each: until for each, until in self._lost.items() if until > now}
         running = self.replicas.running.get(self._deployments[model], ())
         return tuple(each for each in running if each not in self._lost)
 
     def lost(self, replica: str | None) -> None:
-        """A call found this denoiser dead, which the controller may learn much later."""
+        """Report that a call found this denoiser dead. The controller may notice much later."""
         if replica is not None:
             self._lost[replica] = time.monotonic() + LOST_S
 
     async def assign(self) -> None:
-        """Wait for news, then give out what is free; for a loop."""
+        """Wait for a change, then assign the free denoisers. To be called in a loop."""
         await until_set(self._news, POLL_S if any(self._waiting.values()) else None)
         self._news.clear()
         for model, waiting in self._waiting.items():
             if waiting and (denoisers := self.denoisers(model)):
                 given = await asyncio.to_thread(self._turns.assign, model, denoisers, set(waiting))
                 for token, replica in given.items():
-                    # One that was cancelled meanwhile gives the denoiser back with its lease.
+                    # A job that was cancelled meanwhile gives its denoiser back when it releases its lease.
                     if token in waiting and not waiting[token].done():
                         waiting[token].set_result(replica)

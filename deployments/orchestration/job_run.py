@@ -1,4 +1,4 @@
-"""One job through the stages, holding references and small result_metadata, never a tensor."""
+"""Runs one job through its stages. It holds references and small result_metadata, never a tensor."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from pipelines.requests import Parameters, read_parameters
 from pipelines.stages import Stage
 from storage.keys import input_key
 
-# A drain takes as long as a step: it must not take the threads that write to the job store.
+# Draining a stream takes as long as a step, so it must not occupy the threads that write to the job store.
 _DRAINS = ThreadPoolExecutor(64, thread_name_prefix="drain")
 
 
-MIGRATED = (Stage.DENOISE, Stage.PUBLISH)
-"""The stages that may take longer than a replica has to stop: a render, and a wait for the artifact store."""
+CAN_MIGRATE = (Stage.DENOISE, Stage.PUBLISH)
+"""The stages that can outlast the time a replica has to stop: denoising, and a wait for the artifact store."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The deployments that one model's jobs run through; None where its family has no such stage."""
+    """The deployments that one model's jobs run through; None where the model's family has no such stage."""
 
     publisher: DeploymentHandle[Any]
     denoise: DeploymentHandle[Any]
@@ -43,19 +43,19 @@ class Route:
 
     @property
     def first(self) -> Stage:
-        """What a job of the model begins with."""
+        """The stage that a job of the model begins with."""
         return Stage.IMAGE_ENCODE if self.text_encode is None else Stage.TEXT_ENCODE
 
 
 class Migrated(Exception):
-    """A replica that was told to stop has given the job back, or was killed because it took too long to.
+    """Raised when a replica that was told to stop has given the job back, or was killed because it took too long.
 
     A denoiser has committed its step before.
     """
 
 
 class JobRun:
-    """Runs one job. `seconds` and `result_metadata` fill up as stages finish; `replica` is the one that works now."""
+    """Runs one job. `seconds` and `result_metadata` grow as stages finish; `replica` is the one that works now."""
 
     def __init__(self, job: Job, route: Route, lease: Lease, denoiser_pool: DenoiserPool) -> None:
         self.job = job
@@ -74,10 +74,10 @@ class JobRun:
         self._migrating = False
 
     async def run(self) -> None:
-        """Encode, denoise, decode, publish. Each reference is dropped as soon as the next stage has its value."""
+        """Encode, denoise, decode and publish. Drop each reference as soon as the next stage has its value."""
         job, committed = self.job, self.job.checkpoint
         if committed is not None and committed.final:
-            # An earlier attempt got that far: what it committed is not rendered again.
+            # An earlier attempt finished the denoise: use its committed latents and do not render them again.
             rendered = await self._decode(self._committed(committed))
         else:
             rendered = await self._decode(await self._latents(committed))
@@ -90,19 +90,19 @@ class JobRun:
             return
 
     def waits_in_vain(self) -> bool:
-        """Whether the denoiser that it was given is gone before it has begun."""
+        """Whether the assigned denoiser is gone although it has not begun this job."""
         waits = self._response is not None and not self._started
         return waits and self.replica not in self.denoiser_pool.denoisers(self.job.model)
 
     def preempt(self) -> None:
-        """Give up its denoiser, if it has one, to a job of a higher class."""
+        """Give this job's denoiser, if it has one, to a job of a higher class."""
         if self.stage is Stage.DENOISE:
             self.migrate()
 
     def migrate(self) -> None:
-        """The replica that works on this job is about to stop: let another go on, from the next step or with the files.
+        """Migrate the job to another replica, which continues a denoise at the next step, or publishes the files.
 
-        The other stages are over before a replica has to be gone, and so is the end of a denoise.
+        The other stages finish before a stopping replica must be gone, and so does the end of a denoise.
         """
         ending = self.stage is Stage.DENOISE and self._left_denoiser
         if self._response is not None and not self._migrating and not ending:
@@ -115,7 +115,7 @@ class JobRun:
         return CheckpointRef(checkpoint.key)
 
     async def _latents(self, checkpoint: Checkpoint | None) -> ObjectRef[Any] | CheckpointRef:
-        """Encode and denoise, from a checkpoint if there is one."""
+        """Encode and denoise, continuing from a checkpoint if there is one."""
         job, route = self.job, self.route
         text = image = None
         if route.text_encode is not None:
@@ -135,14 +135,14 @@ class JobRun:
             except Migrated:
                 checkpoint = await self.lease.checkpoint()
                 if checkpoint is not None and checkpoint.final:
-                    return self._committed(checkpoint)  # it was done before it could be stopped
+                    return self._committed(checkpoint)  # the denoise had finished before it could be stopped
                 continue
             if checkpoint is not None and "resumed_at_step" in self.result_metadata:
                 self.seconds[Stage.DENOISE] = round(self.seconds[Stage.DENOISE] + checkpoint.seconds, 4)
             return latents
 
     async def _leave_denoiser(self) -> None:
-        """Its denoiser is another job's from now on."""
+        """Free the denoiser, which may belong to another job from now on."""
         self._left_denoiser = True
         await self.lease.advance(Stage.DECODE)
         self.denoiser_pool.freed()
@@ -162,7 +162,8 @@ class JobRun:
     async def _stage(self, stage: Stage, handle: DeploymentHandle[Any], *inputs: Any) -> Any:
         """Run one stage; returns the reference of its value, which this process never reads. None if it has no value.
 
-        Cancelled, it ends when the stage has: what the stage commits on its way out is still in this lease's name.
+        When cancelled, this ends only after the stage has: what the stage commits while stopping is still written
+        under this lease.
         """
         response = handle.options(method_name="run", stream=True).remote(*inputs)
         references = None
@@ -174,7 +175,7 @@ class JobRun:
                 match await reference:
                     case Started(replica):
                         self.replica, self._started = replica, True
-                        self._response = response if stage in MIGRATED else None
+                        self._response = response if stage in CAN_MIGRATE else None
                         await self.lease.report(stage, replica)
                     case Progress(step, num_steps):
                         assert self.replica is not None
@@ -183,7 +184,7 @@ class JobRun:
                     case Ending():
                         await self._leave_denoiser()
                     case Finished() as finished:
-                        # Not `anext`: it would fetch and read the value here to know that it is there.
+                        # Not `anext`: that would fetch and read the value here, only to learn that it exists.
                         value = await asyncio.to_thread(next, references, None)
                         if value is None and stage is not Stage.PUBLISH:
                             raise AssertionError(f"{stage} has finished without a value")
@@ -209,10 +210,11 @@ class JobRun:
         raise AssertionError(f"the stream of {stage} ended without a value")
 
     def _is_forgiven(self, error: BaseException) -> bool:
-        """Whether a denoise ended for no fault of the job's, so that the job is held; once for each reason.
+        """Whether a denoise ended through no fault of the job, so that the job is kept; once for each reason.
 
-        Its denoiser died before it came to this job. Or it stopped by itself, since it found the job's lease run out:
-        after an outage of the store it may have looked before the conductor could renew; twice, its clock is wrong.
+        There are two reasons. The denoiser died before it began this job. Or the denoiser stopped by itself because it
+        found the job's lease expired: after an outage of the store it may have looked before the conductor could renew.
+        If that happens twice, the denoiser's clock is wrong.
         """
         reason = None
         if isinstance(error, ActorDiedError) and not self._started:
@@ -242,23 +244,23 @@ class JobRun:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What went wrong in a stage, as itself; Ray wraps it."""
+    """The original error of a stage, without Ray's wrapper."""
     cause: BaseException = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
     return cause
 
 
 def _was_taken_back(error: BaseException) -> bool:
-    """Whether a call ended as one does that was canceled: here, before it had a replica, or there."""
+    """Whether a call ended the way a canceled call does: here, before it had a replica, or on the replica."""
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
-        return task is not None and not task.cancelling()  # it is not this job that was canceled
+        return task is not None and not task.cancelling()  # the call was canceled, not this job run
     return isinstance(error, RayTaskError | RayActorError | TaskCancelledError)
 
 
 async def _drain(references: Any) -> None:
-    """Wait for the end of a cancelled stream, after which the stage's thread has stopped; cancelled again, go.
+    """Wait for the end of a cancelled stream, when the stage's thread has stopped; return early if cancelled again.
 
-    What is still in it is passed over unread: a stage that had just finished has put its value there.
+    Items still in the stream are skipped unread: a stage that had just finished has put its value there.
     """
 
     def pass_over() -> None:

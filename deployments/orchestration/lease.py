@@ -1,4 +1,4 @@
-"""A job's lease, as its run uses it: positions go into the store, and the answer says whether the lease is valid."""
+"""A job's lease, as the job run uses it: it writes positions to the store, which answers whether the lease is valid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LeaseLost(Exception):
 
 
 class Lease:
-    """Held by the conductor that claimed the job; every write is in its name."""
+    """The lease of the conductor that claimed the job; every write carries its token."""
 
     def __init__(self, leases: Leases, positions: WriteBatcher[Position], job: Job) -> None:
         assert job.lease_token is not None
@@ -30,7 +30,7 @@ class Lease:
         self._seconds: dict[Stage, float] | None = None
 
     async def advance(self, stage: Stage) -> None:
-        """Record that a stage begins; waits for the store, by which denoisers are given.
+        """Record that a stage begins. Waits for the write, because the store assigns denoisers by it.
 
         Raises:
             LeaseLost
@@ -41,7 +41,7 @@ class Lease:
             raise LeaseLost
 
     async def report(self, stage: Stage, replica: str, done: float = 0.0, step: int | None = None) -> None:
-        """Let it be recorded soon that `done` (0 to 1) of a stage is finished. It is advice: nobody waits for it."""
+        """Record soon that `done` (0 to 1) of a stage is finished. This is a hint; callers do not wait for it."""
         try:
             if self._seconds is None:
                 await asyncio.to_thread(self._estimate)
@@ -50,11 +50,11 @@ class Lease:
         self._positions.put(self.token, Position(stage, self._percent(stage, done), step, replica))
 
     async def checkpoint(self) -> Checkpoint | None:
-        """What the denoiser committed last. Waits for the store, as whoever goes on from there has to anyway."""
+        """The denoiser's last checkpoint. Waits for the store, which the next denoiser has to do anyway."""
         return await until_written(self._leases.checkpoint, self.token)
 
     def _estimate(self) -> None:
-        """Ask the store what each stage will take. Blocks."""
+        """Ask the store how many seconds each stage will take. Blocks."""
         self._seconds = self._leases.estimate(self._job).seconds
 
     def _percent(self, stage: Stage, done: float) -> int:
@@ -62,5 +62,5 @@ class Lease:
         return progress_at(stage, done, self._seconds)
 
     async def forget_checkpoint(self) -> None:
-        """What was committed cannot be read."""
+        """Delete the record of the checkpoint, because its file cannot be read."""
         await until_written(self._leases.commit, self.token, None)

@@ -1,4 +1,4 @@
-"""Which replicas there are, from the Serve controller. Serve tells no user code that its replica is about to stop."""
+"""Lists the replicas, from the Serve controller. Serve does not tell user code that its replica is about to stop."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from deployments.configuration.graph import APPLICATION
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """A moment's view of the application."""
+    """A snapshot of the application's replicas."""
 
     running: dict[str, tuple[str, ...]]
-    """Ids of the replicas of each deployment that take calls, first those that a scale-in takes last."""
+    """Ids of the replicas of each deployment that take calls; those that a scale-in stops last come first."""
     stopping: frozenset[str]
-    """Ids of the replicas that were told to stop: scale-in, redeployment, a node that drains."""
+    """Ids of the replicas that were told to stop, by a scale-in, a redeployment or a draining node."""
 
 
 def look() -> Replicas:
@@ -36,10 +36,10 @@ def look() -> Replicas:
 
 
 def last_stopped_first(deployments: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The replicas of each deployment that take calls, in about the opposite of the order in which Serve stops them.
+    """The replicas of each deployment that take calls, roughly in the reverse of the order in which Serve stops them.
 
-    It empties the nodes with the fewest replicas first, of as many the older node, and on one node the newest replica;
-    before that it looks at labels and spares the head, which GPU nodes seldom differ in.
+    Serve empties the node with the fewest replicas first; among equals, the older node. On one node it stops the newest
+    replica first. Before that it compares labels and spares the head node, in which GPU nodes seldom differ.
     """
     running = {
         name: [each for each in deployment["replicas"] if each["state"] == ReplicaState.RUNNING]

@@ -1,5 +1,8 @@
-"""Brings a job to the denoiser that is its own. Serve's own router tries two at random, and of 32 that are busy but
-for one it seldom finds that one before it waits for up to half a second."""
+"""Routes a denoise request to the denoiser assigned to its job.
+
+Serve's own router tries two replicas at random. When only one of 32 is free, it seldom finds that one before it waits
+for up to half a second.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from deployments.stages.messages import DenoiseRequest
 
 
 class ToItsDenoiser(RequestRouter):
-    """Goes by the replica that a call's denoise request names; any will do for a call without one."""
+    """Chooses the replica that a call's denoise request names; a call without a denoise request may go to any."""
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """The one replica. Where it is gone, the job run takes the call back."""
+        """The assigned replica. If it is gone, the job run cancels the call."""
         requests = (
             []
             if pending_request is None
@@ -24,7 +27,8 @@ class ToItsDenoiser(RequestRouter):
             return [candidate_replicas]
         own = [each for each in candidate_replicas if each.replica_id.unique_id == requests[0].denoiser]
         if not pending_request.routing_context.should_backoff:
-            # At first the store knows better how busy it is: to ask it takes a round trip, long where no core is idle.
+            # First trust the store that the replica is free: asking the replica takes a round trip, which is long where
+            # no core is idle.
             for each in own:
                 self.replica_queue_len_cache.update(each.replica_id, 0)
         pending_request.routing_context.should_backoff = True

@@ -1,4 +1,4 @@
-"""What a conductor writes of its many jobs, many in one transaction: a few dozen denoisers keep it busy otherwise."""
+"""Batches a conductor's writes about its jobs, many per transaction: else a few dozen denoisers would keep it busy."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ log = logging.getLogger("ray.serve")
 
 
 class WriteBatcher(Generic[V]):
-    """One write at a time; what comes meanwhile goes together in the next. So nothing waits while there is little.
+    """Makes one write at a time; values that arrive meanwhile go together into the next. So under low load none waits.
 
-    Every value is of the job under one lease, whose token it goes by; a later one replaces one that is not on its way.
-    Who waits for the answer to one writes nothing else of that job meanwhile.
+    Every value is about the job of one lease and is keyed by the lease's token; a later value replaces an earlier one
+    whose write has not begun. A caller that waits for an answer must not write anything else about that job meanwhile.
     """
 
     def __init__(
@@ -32,10 +32,10 @@ class WriteBatcher(Generic[V]):
     ) -> None:
         """
         Args:
-            write: blocks for the job store; returns the leases that were valid.
-            stopped: from then on an unreachable store is tried once.
-            on_lost: hears of a lease that was not valid, where nobody waits for the answer.
-            pause_s: so long after a write, what nobody waits for is left to gather.
+            write: writes the values and returns the leases that were valid; blocks for the job store.
+            stopped: once it returns True, an unreachable store is tried only once.
+            on_lost: called with the token of an invalid lease, if no caller waits for the answer.
+            pause_s: seconds after each write during which values that no caller waits for gather.
         """
         self._write = write
         self._stopped = stopped
@@ -47,13 +47,13 @@ class WriteBatcher(Generic[V]):
         self._writing: asyncio.Task[None] | None = None
 
     def put(self, token: str, value: V) -> None:
-        """Let it be written soon. Losing it loses nothing."""
+        """Have a value written soon. A lost value does no harm."""
         self._values[token] = value
         if self._writing is None or self._writing.done():
             self._writing = asyncio.get_running_loop().create_task(self._write_all())
 
     async def written(self, token: str, value: V) -> bool:
-        """Have it written; whether the lease was valid."""
+        """Write a value and wait for the answer; returns whether the lease was valid."""
         answer = self._answers[token] = asyncio.get_running_loop().create_future()
         self._hurry.set()
         self.put(token, value)
@@ -72,7 +72,7 @@ class WriteBatcher(Generic[V]):
             valid = await until_written(self._write, values, stopped=self._stopped)
         except Exception as error:
             if len(values) > 1 and not isinstance(error, UNREACHABLE):
-                for token, value in values.items():  # what is wrong with one is no matter of the others
+                for token, value in values.items():  # one faulty value must not fail the others
                     await self._write_these({token: value}, {token: answers[token]} if token in answers else {})
                 return
             for answer in answers.values():

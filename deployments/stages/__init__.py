@@ -1,1 +1,1 @@
-"""What every replica that computes shares: its worker thread, its messages and its checkpoints."""
+"""Code that all computing replicas share: the worker thread, the messages and the checkpoints."""

@@ -1,4 +1,4 @@
-"""A denoiser's commits: what a retry or another replica goes on from, written under the job's lease."""
+"""A denoiser's checkpoints, written under the job's lease: a retry or another replica continues from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Writer:
-    """Writes one checkpoint at a time, beside the thread that computes, which waits before it gives another."""
+    """Writes one checkpoint at a time in a thread of its own; the computing thread waits before it begins another."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -36,13 +36,13 @@ class Writer:
         return self._last is not None and not self._last.done()
 
     def begin(self, write: Callable[..., None], *values: Any) -> None:
-        """Wait for the one before, then let this be written."""
+        """Wait for the previous write, then begin this one."""
         self.wait()
         self._last = self._thread.submit(write, *values)
         self._last.add_done_callback(_tell_of_faults)
 
     def wait(self) -> None:
-        """Until what was begun is written, or was given up."""
+        """Wait until the write that was begun has succeeded or failed."""
         if self._last is not None:
             wait([self._last])
 
@@ -51,11 +51,11 @@ class Writer:
 
 
 class Commits:
-    """One denoise's checkpoints. Used from the stage's worker thread, which computes while `writer` writes.
+    """The checkpoints of one denoise. Used from the stage's worker thread, which computes while `writer` writes.
 
-    A checkpoint is advice: whatever keeps one from being written costs a repetition of steps, never the job. So an
-    outage of the store is logged and the render goes on. The denoiser commits by itself, so that the work of one whose
-    conductor has died counts until its lease runs out, and it stops then.
+    A checkpoint is optional: if one cannot be written, some steps may be repeated, but the job is never lost. So an
+    outage of the store is logged and the render goes on. The denoiser commits by itself, so that its work still counts
+    if the conductor has died, until the lease expires; then the denoiser stops.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Commits:
         self._expires_at = 0.0
 
     def resume(self, kind: type[T]) -> T | None:
-        """The state to go on from; None to begin, also where a checkpoint cannot be read.
+        """The state to continue from; None to begin anew, also if the checkpoint cannot be read.
 
         Raises:
-            StorageUnavailable: it can be read once the store is back.
+            StorageUnavailable: the checkpoint can be read once the store is back.
         """
         if self._last is None:
             return None
@@ -87,11 +87,11 @@ class Commits:
             return None
 
     def due(self) -> bool:
-        """Whether so much work is uncommitted that it is time, and the last checkpoint is written."""
+        """Whether `every_s` has passed since the last save, and the last checkpoint is written."""
         return time.monotonic() - self._saved_at >= self._every_s and not self._writer.busy
 
     def require_lease(self) -> None:
-        """Raise Stopped once nobody renews the job's lease. The store is asked only when what it said has run out."""
+        """Raise Stopped once the job's lease has expired or is gone. Ask the store only after the last known expiry."""
         if time.time() < self._expires_at:
             return
         try:
@@ -106,9 +106,9 @@ class Commits:
     def save(
         self, value: Any, step: int, *, final: bool = False, result_metadata: Mapping[str, Any] | None = None
     ) -> None:
-        """Begin to store a state or the final latents, and to record them if the lease is then still the request's.
+        """Begin to store a state or the final latents, and to record them if the request's lease is still valid then.
 
-        `result_metadata` are those of the stage, for the attempt that goes on from its end without it.
+        `result_metadata` is the stage's: an attempt that continues from the final latents does not run the stage.
         """
         self._saved_at = time.monotonic()
         checkpoint = Checkpoint(
@@ -139,11 +139,11 @@ def _tell_of_faults(writing: Future[None]) -> None:
 
 
 def read_committed(artifacts: ArtifactStore, committed: CheckpointRef, kind: type[T]) -> T:
-    """Latents from the store: final ones, or a state to go on from.
+    """Read latents from the store: final ones, or a state to continue from.
 
     Raises:
-        LatentsLost: they cannot be read; they have to be made again.
-        StorageUnavailable: they can be read once the store is back.
+        LatentsLost: the latents cannot be read and must be made again.
+        StorageUnavailable: the latents can be read once the store is back.
     """
     try:
         return from_bytes(kind, artifacts.get(committed.key))

@@ -1,4 +1,4 @@
-"""What passes between a conductor and the replicas that compute, beside tensors and files. No torch."""
+"""The messages between a conductor and the computing replicas, beside tensors and files. No torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from jobs.record import Checkpoint
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A replica works on the call."""
+    """A replica has begun to work on the call."""
 
     replica: str
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Steps done so far. At most one a second is sent; the last one always is."""
+    """The number of steps done so far. At most one is sent per second; the last one is always sent."""
 
     step: int
     num_steps: int
@@ -25,7 +25,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """So little is left that the next call may be sent."""
+    """The call is about to finish, so the next call may be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Finished:
 
 
 class Stopped(Exception):
-    """The caller cancelled the call, or holds the job no more; the worker thread unwinds at its next step."""
+    """Raised when the caller has cancelled the call or no longer holds the job; the thread unwinds at its next step."""
 
 
 Event = Started | Progress | Ending | Finished
@@ -46,7 +46,7 @@ Event = Started | Progress | Ending | Finished
 
 @dataclass(frozen=True, slots=True)
 class DenoiseRequest:
-    """What a conductor hands to a denoiser beside the work itself: whose job it is, and where it stands."""
+    """What a conductor sends to a denoiser beside the inputs: the job, its lease and its checkpoint."""
 
     job_id: str
     model: str
@@ -57,6 +57,6 @@ class DenoiseRequest:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRef:
-    """Latents that are in the artifact store, to be read there."""
+    """The key of latents that the stage reads from the artifact store."""
 
     key: str

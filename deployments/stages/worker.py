@@ -1,4 +1,4 @@
-"""What every stage that computes has in common: one worker thread, a stream of small events, cancellation, health.
+"""The common part of all computing stages: one worker thread, a stream of small events, cancellation and health.
 
 A stage answers a call with a stream: `Started`, `Progress` while it works, perhaps `Ending`, then `Finished`, then its
 value, if it has one. The caller awaits the small events and passes the reference of the value on, unread.
@@ -42,23 +42,23 @@ class Control:
         self.result_metadata: dict[str, Any] = {}
 
     def start(self, replica: str) -> None:
-        """The call leaves the queue. Raises Stopped when it was cancelled there."""
+        """Report that the call has left the queue. Raises Stopped when it was cancelled there."""
         self.begin()
         self._report(Started(replica))
 
     def begin(self) -> None:
-        """Call before a part that cannot be stopped. Raises Stopped when the call was cancelled."""
+        """Mark the start of a part that cannot be stopped. Raises Stopped when the call was cancelled."""
         self.last_beat = time.monotonic()
         if self._stop.is_set():
             raise Stopped
 
     def step(self, done: int, of: int) -> None:
-        """Call between steps. Raises Stopped when the call was cancelled."""
+        """Report progress between steps. Raises Stopped when the call was cancelled."""
         self.begin()
         self._report(Progress(done, of))
 
     def ending(self) -> None:
-        """Call once, when the rest takes no time worth speaking of."""
+        """Report, once, that the rest of the call takes almost no time."""
         self._report(Ending())
 
     def stop(self) -> None:
@@ -74,7 +74,7 @@ class Worker:
         self._current: Control | None = None
 
     async def stream(self, work: Callable[[Control], T]) -> AsyncGenerator[Event | T, None]:
-        """Run `work` and yield its events. Cancelled, it ends only when the thread has really stopped."""
+        """Run `work` and yield its events. When cancelled, this ends only after the thread has really stopped."""
         loop = asyncio.get_running_loop()
         latest: list[Progress] = []
         at_once: list[Started | Ending] = []
@@ -85,7 +85,7 @@ class Worker:
             if not isinstance(event, Progress):
                 at_once.append(event)
                 news.set()
-            elif latest:  # which is on its way, at its time
+            elif latest:  # one is already waiting to be sent: replace it
                 latest[:] = [event]
             else:
                 latest.append(event)
@@ -115,21 +115,21 @@ class Worker:
             yield Finished(seconds, payload_bytes(value), control.result_metadata)
             yield value
         finally:
-            # The slot stays taken until the thread is out of the GPU, however often the call is cancelled.
+            # The slot stays taken until the thread has left the GPU, however often the call is cancelled.
             control.stop()
-            call.cancel()  # which only works before its turn has come
+            call.cancel()  # this only works while the call is still queued
             await ended(future)
 
     def run(self, work: Callable[..., T], *args: Any) -> T:
-        """Run something in the worker's thread and wait for it, as a constructor may.
+        """Run something in the worker's thread and block until it is done, as a constructor may.
 
-        Weights are loaded and warmed up there too: OpenMP keeps a team of threads for each thread that uses it, and a
-        second team competes with the first for the same cores.
+        Weights must be loaded and warmed up in that thread too: OpenMP keeps a team of threads for each thread that
+        uses it, and a second team would compete with the first for the same cores.
         """
         return self._pool.submit(work, *args).result()
 
     def check(self) -> None:
-        """Raise when the current call shows no sign of life, or the GPU's context is lost."""
+        """Raise when the current call has made no progress for too long, or the GPU's context is lost."""
         control = self._current
         if control is not None and time.monotonic() - control.last_beat > self._step_timeout_s:
             raise RuntimeError(f"no step finished in {self._step_timeout_s:.0f} s; the replica is wedged")
@@ -148,7 +148,7 @@ class Worker:
 
 
 async def ended(future: asyncio.Future[Any]) -> None:
-    """Wait for something that cannot be interrupted, however often the caller is."""
+    """Wait for a future that cannot be interrupted, even if the caller is cancelled repeatedly."""
     while not future.done():
         try:
             await asyncio.wait([future])
@@ -159,13 +159,13 @@ async def ended(future: asyncio.Future[Any]) -> None:
 
 
 def this_replica() -> str:
-    """The id of the Serve replica that this process is."""
+    """The id of this process's Serve replica."""
     replica: str = serve.get_replica_context().replica_id.unique_id
     return replica
 
 
 def payload_bytes(value: Any) -> int:
-    """Bytes of the tensors or the blob in a stage output."""
+    """The size in bytes of a stage output: of its tensors or its blob."""
     if isinstance(value, bytes):
         return len(value)
     if not dataclasses.is_dataclass(value):
@@ -177,8 +177,8 @@ def payload_bytes(value: Any) -> int:
 def load(stage: Stage, card: ModelCard, settings: Settings) -> Any:
     """Load and warm up one stage of a model in this replica, with the GPU that Ray gave it, if any."""
     started = time.perf_counter()
-    # Importing torch and diffusers makes millions of objects that live as long as the process: collecting among them
-    # costs a tenth of the start, and again at every full collection later.
+    # Importing torch and diffusers creates millions of objects that live as long as the process: garbage collection
+    # over them costs a tenth of the start-up time, and again at every full collection later.
     gc.disable()
     from pipelines.families import load_stage, place
 

@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: through the connection that `Database.migrate` gives it, in its transaction."""
+"""Alembic's environment: it uses the connection and transaction of `Database.migrate`."""
 
 from __future__ import annotations
 

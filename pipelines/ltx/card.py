@@ -1,4 +1,4 @@
-"""LTX-Video as a request and a card know it. No torch."""
+"""The request fields, parameters and card of LTX-Video. No torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipelines.strict import Finite
 
 
 class LTXFields(BaseModel):
-    """The fields of a request that only this family knows."""
+    """The request fields that only this family supports."""
 
     negative_prompt: str | None = None
     guidance_scale: Annotated[Finite, Field(ge=0, le=100)] | None = None
@@ -21,7 +21,7 @@ class LTXFields(BaseModel):
 
 
 class LTXDefaults(CommonDefaults):
-    """What a request gets that does not say, and what it cannot say."""
+    """The values of fields that a request does not set or cannot set."""
 
     guidance_scale: float
     guidance_rescale: float = 0.0
@@ -73,11 +73,11 @@ class LTXCard(CheckpointCard):
     defaults: LTXDefaults
 
     def default_parameters(self) -> LTXParameters:
-        """What the model does when nothing is said: what its stages warm up with."""
+        """The parameters of an empty request; the stages warm up with them."""
         return LTXParameters(**self.defaults.model_dump(), seed=0)
 
     def check(self, parameters: LTXParameters) -> None:
-        """What no single field can know. Raises InvalidRequest."""
+        """Check what no single field can check. Raises InvalidRequest."""
         fixed = self.defaults.num_inference_steps
         if self.defaults.timesteps is not None and parameters.num_inference_steps != fixed:
             raise InvalidRequest(

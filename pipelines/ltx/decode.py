@@ -17,8 +17,9 @@ from pipelines.weights import load_component
 class VideoDecoder:
     """The decoder half of the autoencoder.
 
-    A video is decoded whole, as diffusers does: the decoder is not causal, so framewise decoding gives other pixels.
-    One video per call, because `AutoencoderKLLTXVideo.decode` with timestep conditioning cannot slice a batch.
+    It decodes a video as a whole, as diffusers does: the decoder is not causal, so framewise decoding gives different
+    pixels. It decodes one video per call, because `AutoencoderKLLTXVideo.decode` with timestep conditioning cannot
+    slice a batch.
     """
 
     def __init__(self, card: LTXCard, placement: Placement) -> None:
@@ -30,7 +31,7 @@ class VideoDecoder:
         self.placement = placement
 
     def warm_up(self) -> None:
-        """Decode one black video of the default size, so that the first request finds every kernel in place."""
+        """Decode one video of zero latents at the default size, so that the first request finds every kernel ready."""
         parameters = self.card.default_parameters()
         grid = latent_grid(parameters, self.card.compression)
         latents = torch.zeros(1, self.vae.config.latent_channels, *grid)
@@ -38,7 +39,7 @@ class VideoDecoder:
 
     @torch.no_grad()
     def decode(self, final: FinalLatents, parameters: LTXParameters) -> Tensor:
-        """Latents to pixels, [F, 3, H, W] float32 in [0, 1] on the stage's device."""
+        """Decode latents to pixels, [F, 3, H, W] float32 in [0, 1] on the stage's device."""
         vae, device, dtype = self.vae, self.placement.device, self.placement.dtype
         mean, std = (part.view(1, -1, 1, 1, 1).cpu().float() for part in (vae.latents_mean, vae.latents_std))
         latents = (final.latents * std / vae.config.scaling_factor + mean).to(dtype)
@@ -57,5 +58,5 @@ class VideoDecoder:
         return (video[0].permute(1, 0, 2, 3) * 0.5 + 0.5).clamp(0, 1)
 
     def chunks(self, final: FinalLatents, parameters: LTXParameters) -> Iterator[Tensor]:
-        """The whole video as the one chunk it is."""
+        """Yield the whole video as one chunk."""
         yield self.decode(final, parameters)

@@ -1,7 +1,7 @@
 """Stage 2: noise to latents, one step at a time.
 
-The arithmetic and its order are those of diffusers' `LTXPipeline.__call__` and `LTXImageToVideoPipeline.__call__`; the
-loop is ours, so that it can stop between any two steps and go on elsewhere with the same bits.
+The arithmetic and its order are those of diffusers' `LTXPipeline.__call__` and `LTXImageToVideoPipeline.__call__`. The
+loop is ours, so that it can stop between any two steps and resume elsewhere with the same bits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Denoiser:
         self.placement = placement
 
     def warm_up(self) -> None:
-        """Run one step at the default size, so that the first request finds every kernel in place."""
+        """Run one step at the default size, so that the first request finds every kernel ready."""
         parameters = self.card.default_parameters()
         length, width = parameters.max_sequence_length, self.transformer.config.caption_channels
         embeds = torch.zeros(1, length, width, dtype=self.placement.dtype)
@@ -49,7 +49,7 @@ class Denoiser:
         image: ImageConditioning | None = None,
         state: DenoiseState | None = None,
     ) -> DenoiseRun:
-        """Start a denoise, or go on with one from its state."""
+        """Start a denoise, or resume one from its state."""
         return DenoiseRun(self, parameters, text, image, state)
 
 
@@ -72,8 +72,8 @@ class DenoiseRun:
         self.rope_scale = (compression.temporal / parameters.fps, compression.spatial, compression.spatial)
         self.embeds, self.mask = self._conditioning(text)
         self.clean_tokens = self._clean_tokens() if image is not None else None  # [B, S], 1 on the given frame
-        # The scheduler keeps a step counter, so each run has its own. With one step there is nothing to stretch to the
-        # terminal sigma, and diffusers' stretch divides by zero.
+        # The scheduler keeps a step counter, so each run has its own. With one step, diffusers' stretch to the terminal
+        # sigma has nothing to stretch and would divide by zero.
         single = {"shift_terminal": None} if parameters.num_inference_steps == 1 else {}
         self.scheduler = type(denoiser.scheduler).from_config(denoiser.scheduler.config, **single)
         self.timesteps = self._schedule()
@@ -91,7 +91,7 @@ class DenoiseRun:
 
     @property
     def state(self) -> DenoiseState:
-        """The run as it stands between two steps, on the CPU."""
+        """The state of the run between two steps, on the CPU."""
         return DenoiseState(self.latents.cpu(), self.step_index, self.generator.get_state())
 
     @torch.no_grad()
@@ -123,7 +123,7 @@ class DenoiseRun:
         self.step_index += 1
 
     def result(self) -> FinalLatents:
-        """The finished latents, on the CPU. Only after the last step."""
+        """The finished latents, on the CPU. Call it only after the last step."""
         assert self.step_index == self.num_steps, f"{self.num_steps - self.step_index} steps are left"
         return FinalLatents(unpack(self.latents, *self.grid).cpu(), self.generator.get_state())
 
@@ -137,7 +137,7 @@ class DenoiseRun:
         return embeds.to(self.device), mask.to(self.device)
 
     def _first_frame(self) -> Tensor:
-        """1 on the first latent frame, 0 elsewhere; [1, 1, f, h, w]."""
+        """A mask that is 1 on the first latent frame and 0 elsewhere, [1, 1, f, h, w]."""
         mask = torch.zeros(1, 1, *self.grid)
         mask[:, :, 0] = 1.0
         return mask
@@ -197,7 +197,7 @@ class DenoiseRun:
         if self.clean_tokens is None:
             advanced: Tensor = self.scheduler.step(prediction, timestep, self.latents, return_dict=False)[0]
             return advanced
-        # The given first frame stays as it is; only the others move.
+        # The given first frame stays unchanged; the scheduler advances only the others.
         prediction, latents = unpack(prediction, *self.grid), unpack(self.latents, *self.grid)
         moved = self.scheduler.step(prediction[:, :, 1:], timestep, latents[:, :, 1:], return_dict=False)[0]
         return pack(torch.cat([latents[:, :, :1], moved], dim=2))

@@ -1,4 +1,4 @@
-"""Stage 1b: the first frame to the moments of its latent distribution."""
+"""Stage 1b: encode the first frame to the moments of its latent distribution."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ImageEncoder:
         self.placement = placement
 
     def warm_up(self) -> None:
-        """Run once, so that the first request finds everything in place."""
+        """Run once, so that the first request finds everything ready."""
         parameters = self.card.default_parameters()
         self.encode(new_image("RGB", (64, 64)), parameters)
 

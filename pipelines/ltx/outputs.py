@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class TextConditioning:
-    """A prompt as the denoiser sees it. The negative half is None when guidance is off."""
+    """The prompt embeddings for the denoiser. The negative half is None when guidance is off."""
 
     prompt_embeds: Tensor  # [1, L, D] in the text encoder's dtype
     prompt_attention_mask: Tensor  # [1, L] bool, False on padding
@@ -19,7 +19,7 @@ class TextConditioning:
 
 @dataclass(frozen=True, slots=True)
 class ImageConditioning:
-    """The posterior of the first frame, not a sample of it: the draw belongs to the denoiser's generator."""
+    """The posterior of the first frame; the denoiser samples it, with its own generator."""
 
     moments: Tensor  # [1, 2C, 1, h, w] in the autoencoder's dtype: mean and log-variance, not normalised
     latents_mean: Tensor  # [C]
@@ -28,7 +28,7 @@ class ImageConditioning:
 
 @dataclass(frozen=True, slots=True)
 class DenoiseState:
-    """Everything a stopped denoise needs to go on elsewhere. Serialised, it is the checkpoint."""
+    """Everything a stopped denoise needs to resume elsewhere. Serialised, it is the checkpoint."""
 
     latents: Tensor  # [1, f*h*w, C] float32, packed, normalised to unit variance
     step: int  # the next step to run, 0 <= step <= num_inference_steps
@@ -37,7 +37,7 @@ class DenoiseState:
 
 @dataclass(frozen=True, slots=True)
 class FinalLatents:
-    """A finished denoise."""
+    """The result of a finished denoise."""
 
     latents: Tensor  # [1, C, f, h, w] float32, normalised to unit variance
-    rng_state: Tensor  # [5056] uint8: the decoder's noise comes from the same generator
+    rng_state: Tensor  # [5056] uint8: the decoder draws its noise from the same generator

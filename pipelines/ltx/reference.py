@@ -1,4 +1,4 @@
-"""What the fidelity table and the benchmark compare with: diffusers' own pipeline, asked for the same video."""
+"""The reference of the fidelity table and the benchmark: diffusers' own pipeline with the same parameters."""
 
 from __future__ import annotations
 

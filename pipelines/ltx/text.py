@@ -1,4 +1,4 @@
-"""Stage 1a: prompt to T5 embeddings."""
+"""Stage 1a: encode a prompt to T5 embeddings."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ CACHED_PROMPTS = 64  # of at most a megabyte each
 class TextEncoder:
     """T5 and its tokenizer.
 
-    Prompts are padded to the model's `max_sequence_length` and T5 attends to the padding, as in diffusers
-    (`LTXPipeline._get_t5_prompt_embeds`); the length is therefore part of the result. One prompt per forward, because a
-    batch changes bits.
+    Prompts are padded to the model's `max_sequence_length`, and T5 attends to the padding, as in diffusers
+    (`LTXPipeline._get_t5_prompt_embeds`); so the result depends on that length. Each forward pass embeds one prompt,
+    because batching changes bits.
     """
 
     def __init__(self, card: LTXCard, placement: Placement) -> None:
         from transformers import AutoTokenizer, T5EncoderModel
         from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()  # it would write into a replica's log
+        disable_progress_bar()  # the progress bar would write into a replica's log
         folder = locate(card, "tokenizer")
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder), subfolder="tokenizer")
         self.network = load_component(
             T5EncoderModel, card, "text_encoder", dtype=placement.dtype, device=placement.device
         )
         self.device = placement.device
-        # Deterministic, so worth keeping: a negative prompt is the same for nearly every job.
+        # Embeddings are deterministic, so caching pays: nearly every job has the same negative prompt.
         self._embed = lru_cache(maxsize=CACHED_PROMPTS)(self._embed_uncached)
 
     def warm_up(self) -> None:
-        """Run once, so that the first request finds everything in place."""
+        """Run once, so that the first request finds everything ready."""
         self._embed_uncached("", 16)
 
     def truncates(self, prompt: str, parameters: LTXParameters) -> bool:
-        """Whether the model sees only the beginning of a prompt."""
+        """Whether the prompt is too long, so that the model sees only its beginning."""
         return len(self.tokenizer(prompt).input_ids) > parameters.max_sequence_length
 
     def encode(self, prompt: str, parameters: LTXParameters) -> TextConditioning:

@@ -1,4 +1,4 @@
-"""A simulated model as a request and a card know it."""
+"""The parameters and card of a simulated model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class SimulatedParameters(CommonParameters):
 
     @property
     def guided(self) -> bool:
-        """Never: a step takes what the card says."""
+        """Always false: a step takes the time that the card gives."""
         return False
 
 
 class SimulatedCard(CommonCard):
-    """A model that only takes its time."""
+    """A model that computes nothing and only takes time."""
 
     STAGES: ClassVar[dict[Stage, tuple[Component, ...]]] = {Stage.TEXT_ENCODE: (), Stage.DENOISE: (), Stage.DECODE: ()}
     TAKES_PROMPT: ClassVar[bool] = True
@@ -33,23 +33,23 @@ class SimulatedCard(CommonCard):
     defaults: CommonDefaults
     timings: Timings
     prompt_shape: tuple[int, int] = (128, 4096)
-    """Tokens and width of a prompt's embedding; T5-XXL's by default."""
+    """The number of tokens and the width of a prompt's embedding; T5-XXL's by default."""
     latent_channels: int = Field(default=128, ge=1)
 
     @field_validator("timings", mode="before")
     @classmethod
     def _measured(cls, value: Any) -> Any:
-        """Those of a real model, where the card says `{gpu: NAME, model: ID}`."""
+        """Use a real model's measured timings if the card says `{gpu: NAME, model: ID}`."""
         if isinstance(value, dict) and value.keys() == {"gpu", "model"}:
             return measured(**value)
         return value
 
     def default_parameters(self) -> SimulatedParameters:
-        """What the model does when nothing is said."""
+        """The parameters of an empty request."""
         return SimulatedParameters(**self.defaults.model_dump(), seed=0)
 
     def check(self, parameters: SimulatedParameters) -> None:
-        """Nothing: it can do whatever its limits allow."""
+        """Check nothing: the model can do whatever its limits allow."""
 
     def shared_by(self, stage: Stage) -> object:
         return (self.id, stage)

@@ -1,4 +1,4 @@
-"""Stage 3: frames of a test card, in due time."""
+"""Stage 3: placeholder frames, after the time that decoding takes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pipelines.simulated.card import SimulatedParameters
 from pipelines.simulated.outputs import FinalLatents
 from pipelines.simulated.stage import SimulatedStage
 
-CHUNK = 8  # frames, between which a decode can be cancelled
+CHUNK = 8  # frames; a decode can be cancelled between chunks
 
 
 class VideoDecoder(SimulatedStage):
-    """All chunks together take `timings.decode`."""
+    """A simulated decoder. All chunks together take `timings.decode`."""
 
     def chunks(self, final: FinalLatents, parameters: SimulatedParameters) -> Iterator[NDArray[np.uint8]]:  # noqa: ARG002
-        """[n, H, W, 3] each; one frame that is seen n times, which `pipelines.simulated.video` never looks at."""
+        """Yield chunks [n, H, W, 3]: views of one black frame, as `pipelines.simulated.video` ignores the pixels."""
         frame = np.zeros((1, 1, 1, 1), np.uint8)
         total = self.card.timings.decode.seconds(parameters.megapixels)
         for start in range(0, parameters.num_frames, CHUNK):

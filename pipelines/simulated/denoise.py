@@ -1,4 +1,4 @@
-"""Stage 2: steps that take their time."""
+"""Stage 2: denoising steps that only take time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipelines.simulated.stage import SimulatedStage
 
 
 class Denoiser(SimulatedStage):
-    """Each step takes `timings.step`."""
+    """A simulated denoiser. Each step takes `timings.step`."""
 
     def begin(
         self,
@@ -21,7 +21,7 @@ class Denoiser(SimulatedStage):
         image: None,  # noqa: ARG002 the family has no image encoder
         state: DenoiseState | None = None,
     ) -> DenoiseRun:
-        """Start a denoise, or go on with one from its state."""
+        """Start a denoise, or resume one from its state."""
         return DenoiseRun(self.card, parameters, state)
 
 

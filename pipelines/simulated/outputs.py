@@ -1,4 +1,4 @@
-"""Simulated stage outputs: as large as the real thing, and zero.
+"""Simulated stage outputs: as large as real ones, and all zeros.
 
 C latent channels; f, h, w latent frames, rows and columns; L tokens of width D.
 """
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class TextConditioning:
-    """A prompt as the denoiser sees it."""
+    """The prompt embeddings for the denoiser."""
 
     prompt_embeds: NDArray[np.float16]  # [1, L, D]
 
 
 @dataclass(frozen=True, slots=True)
 class DenoiseState:
-    """Everything a stopped denoise needs to go on elsewhere. Serialised, it is the checkpoint."""
+    """Everything a stopped denoise needs to resume elsewhere. Serialised, it is the checkpoint."""
 
     latents: NDArray[np.float32]  # [1, C, f, h, w]
     step: int  # the next step to run, 0 <= step <= num_inference_steps
@@ -28,6 +28,6 @@ class DenoiseState:
 
 @dataclass(frozen=True, slots=True)
 class FinalLatents:
-    """A finished denoise."""
+    """The result of a finished denoise."""
 
     latents: NDArray[np.float32]  # [1, C, f, h, w]

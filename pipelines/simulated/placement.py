@@ -1,4 +1,4 @@
-"""Where a simulated stage computes: nowhere."""
+"""The placement of a simulated stage, which uses no device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Nowhere:
     """The counterpart of `pipelines.devices.Placement`."""
 
     def synchronize(self) -> None:
-        """Nothing is ever under way."""
+        """Return at once: a simulated stage launches no work."""
 
     def result_metadata(self) -> dict[str, str]:
         return {"device": "simulated", "dtype": "float32", "attention": "none"}

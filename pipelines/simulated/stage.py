@@ -1,4 +1,4 @@
-"""What every simulated stage is: a card, and the time that it takes to be ready."""
+"""The base class of simulated stages: a card, and the time that loading takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipelines.simulated.placement import Nowhere
 
 
 class SimulatedStage:
-    """Loads for `timings.load_s`."""
+    """A simulated stage that takes `timings.load_s` to load."""
 
     def __init__(self, card: SimulatedCard, placement: Nowhere) -> None:
         self.card = card

@@ -1,4 +1,4 @@
-"""Stage 1: a prompt to nothing in particular, in due time."""
+"""Stage 1: a prompt to zeros, after the time that encoding takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipelines.simulated.stage import SimulatedStage
 
 
 class TextEncoder(SimulatedStage):
-    """Takes `timings.text`."""
+    """A simulated text encoder. Encoding takes `timings.text`."""
 
     def truncates(self, prompt: str, parameters: SimulatedParameters) -> bool:  # noqa: ARG002 it reads none
         return False

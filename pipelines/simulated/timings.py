@@ -1,4 +1,4 @@
-"""How long stages take: written on a card, or measured on a GPU and kept in `configs/gpus/NAME.yaml`."""
+"""The times of stages: written on a card, or measured on a GPU and stored in `configs/gpus/NAME.yaml`."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Pace(StrictModel):
-    """How long something takes: a constant, and what grows with the video's size."""
+    """A duration: a constant plus a part that grows with the video's size."""
 
     fixed_s: Seconds = 0.0
     per_megapixel_s: Seconds = 0.0
-    """For each million pixels of all frames together."""
+    """Seconds for each million pixels of all frames together."""
 
     def seconds(self, megapixels: float) -> float:
         return self.fixed_s + self.per_megapixel_s * megapixels
 
 
 class Timings(StrictModel):
-    """How long each stage takes."""
+    """The time that each stage takes."""
 
     load_s: Seconds = 0.0
-    """Of each stage, before its replica is ready."""
+    """The load time of each stage, before its replica is ready."""
     text: Pace
-    """Of everything that is encoded."""
+    """The time of all encoding."""
     step: Pace
-    """Of one denoising step."""
+    """The time of one denoising step."""
     decode: Pace
 
 
 class Gpu(StrictModel):
-    """What `make bench-gpu` measured on one kind of GPU."""
+    """The timings that `make bench-gpu` measured on one kind of GPU."""
 
     gpu: str
     models: dict[str, Timings]
 
 
 def measured(gpu: str, model: str) -> Timings:
-    """What a model's stages take on a GPU.
+    """The measured times of a model's stages on a GPU.
 
     Args:
         gpu: the name of a file in `configs/gpus`, such as `h200`.
 
     Raises:
-        ConfigError: nobody has measured that.
+        ConfigError: this model has not been measured on this GPU.
     """
     path = GPUS / f"{gpu}.yaml"
     if not path.is_file():

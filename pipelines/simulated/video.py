@@ -1,4 +1,4 @@
-"""A simulated video's files: a test card, encoded once for each shape, since an encoder's time is not what is tried."""
+"""A simulated video's files: a test card, encoded once for each shape, because tests do not measure the encoder."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pipelines.video import Frame
 
 
 def metadata_of(model: str, parameters: Parameters) -> dict[str, Any]:
-    """The same for every seed: the file is."""
+    """The file's metadata, without a seed: the file is the same for every seed."""
     return {**video.metadata_of(model, parameters), "seed": None, "simulated": True}
 
 
 def render(
     frames: Iterable[Frame], parameters: Parameters, metadata: dict[str, Any], output: Output, *, threads: int = 1
 ) -> RenderedVideo:
-    """Take every frame, in the time that its decoder gives it, and answer with the files of the shape's test card."""
+    """Take every frame as its decoder produces it, and return the files of the shape's test card."""
     for _ in frames:
         pass
     shape = parameters.model_copy(update={"seed": 0})
@@ -38,7 +38,7 @@ def _rendered(
 
 
 def _test_card(parameters: Parameters) -> Iterator[Frame]:
-    """The word, and a bar that says how much of the video has passed."""
+    """Frames with the word "simulated" and a bar that shows how much of the video has passed."""
     width, height = parameters.width, parameters.height
     card = Image.new("RGB", (width, height), (96, 96, 96))
     middle, size = (width / 2, height / 2), min(width, height) / 6

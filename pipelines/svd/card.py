@@ -1,4 +1,4 @@
-"""Stable Video Diffusion as a request and a card know it. No torch."""
+"""The request fields, parameters and card of Stable Video Diffusion. No torch."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pipelines.strict import Finite
 
 
 class SVDFields(BaseModel):
-    """The fields of a request that only this family knows."""
+    """The request fields that only this family supports."""
 
     motion_bucket_id: Annotated[int, Field(ge=0, le=255)] | None = None
-    """How much should move: 127 is the middle of what the models were trained on."""
+    """The amount of motion: 127 is the middle of the range on which the models were trained."""
     noise_aug_strength: Annotated[Finite, Field(ge=0, le=10)] | None = None
-    """Noise added to the image: more lets the video depart further from it."""
+    """The noise added to the image: more noise lets the video depart further from the image."""
     min_guidance_scale: Annotated[Finite, Field(ge=0, le=100)] | None = None
-    """Guidance of the first frame; it rises linearly to the last."""
+    """The guidance of the first frame; guidance rises linearly to `max_guidance_scale` at the last frame."""
     max_guidance_scale: Annotated[Finite, Field(ge=0, le=100)] | None = None
     decode_chunk_size: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """Frames decoded together: fewer need less memory, and give other pixels at the seams."""
+    """The number of frames decoded together: fewer need less memory but give different pixels at the chunk edges."""
 
 
 class SVDDefaults(CommonDefaults):
-    """What a request gets that does not say."""
+    """The values of fields that a request does not set."""
 
     motion_bucket_id: int = 127
     noise_aug_strength: float = 0.02
@@ -37,7 +37,7 @@ class SVDDefaults(CommonDefaults):
 
 
 class SVDParameters(CommonParameters):
-    """The effective parameters of one video. `fps` is also what the UNet is conditioned on."""
+    """The effective parameters of one video. The UNet is also conditioned on `fps`."""
 
     family: Literal["svd"] = "svd"
     motion_bucket_id: int
@@ -67,11 +67,11 @@ class SVDCard(CheckpointCard):
     defaults: SVDDefaults
 
     def default_parameters(self) -> SVDParameters:
-        """What the model does when nothing is said: what its stages warm up with."""
+        """The parameters of an empty request; the stages warm up with them."""
         return SVDParameters(**self.defaults.model_dump(), seed=0)
 
     def check(self, parameters: SVDParameters) -> None:
-        """What no single field can know. Raises InvalidRequest."""
+        """Check what no single field can check. Raises InvalidRequest."""
         low, high = parameters.min_guidance_scale, parameters.max_guidance_scale
         if low > high and low > 1:
             raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""Stage 3: latents to frames, some at a time."""
+"""Stage 3: latents to frames, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipelines.svd.single_file import load_svd_component
 class VideoDecoder:
     """The decoder half of the autoencoder.
 
-    `decode_chunk_size` frames are decoded together. The decoder's temporal convolutions end at a chunk's edges, so the
-    size is part of the result. One video per call, because in a batch a chunk could straddle two.
+    It decodes `decode_chunk_size` frames together. The decoder's temporal convolutions end at a chunk's edges, so the
+    result depends on that size. It decodes one video per call, because in a batch a chunk could straddle two videos.
     """
 
     def __init__(self, card: SVDCard, placement: Placement) -> None:
@@ -31,7 +31,7 @@ class VideoDecoder:
         self.placement = placement
 
     def warm_up(self) -> None:
-        """Decode one chunk of the default size, so that the first request finds every kernel in place."""
+        """Decode one chunk of the default size, so that the first request finds every kernel ready."""
         parameters = self.card.default_parameters()
         ratio = self.card.compression.spatial
         frames = min(parameters.decode_chunk_size, parameters.num_frames)
@@ -40,7 +40,7 @@ class VideoDecoder:
 
     @torch.no_grad()
     def chunks(self, final: FinalLatents, parameters: SVDParameters) -> Iterator[Tensor]:
-        """Latents to pixels, chunk by chunk: [n, 3, H, W] float32 in [0, 1] on the stage's device."""
+        """Decode latents to pixels, chunk by chunk: [n, 3, H, W] float32 in [0, 1] on the stage's device."""
         latents = 1 / self.vae.config.scaling_factor * final.latents[0].to(self.placement.device)
         for chunk in latents.split(parameters.decode_chunk_size):
             pixels = self.vae.decode(chunk, num_frames=len(chunk), return_dict=False)[0]  # in [-1, 1]

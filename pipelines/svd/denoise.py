@@ -1,7 +1,7 @@
 """Stage 2: noise to latents, one step at a time.
 
-The arithmetic and its order are those of diffusers' `StableVideoDiffusionPipeline.__call__`; the loop is ours, so that
-it can stop between any two steps and go on elsewhere with the same bits. Nothing random happens inside it.
+The arithmetic and its order are those of diffusers' `StableVideoDiffusionPipeline.__call__`. The loop is ours, so that
+it can stop between any two steps and resume elsewhere with the same bits. The loop uses no randomness.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Denoiser:
         self.placement = placement
 
     def warm_up(self) -> None:
-        """Run one step at the default size, so that the first request finds every kernel in place."""
+        """Run one step at the default size, so that the first request finds every kernel ready."""
         parameters = self.card.default_parameters()
         dtype, config = self.placement.dtype, self.unet.config
         ratio = self.card.compression.spatial
@@ -50,7 +50,7 @@ class Denoiser:
         image: ImageConditioning,
         state: DenoiseState | None = None,
     ) -> DenoiseRun:
-        """Start a denoise, or go on with one from its state."""
+        """Start a denoise, or resume one from its state."""
         return DenoiseRun(self, parameters, image, state)
 
 
@@ -84,7 +84,7 @@ class DenoiseRun:
 
     @property
     def state(self) -> DenoiseState:
-        """The run as it stands between two steps, on the CPU."""
+        """The state of the run between two steps, on the CPU."""
         return DenoiseState(self.latents.cpu(), self.step_index)
 
     @torch.no_grad()
@@ -108,18 +108,18 @@ class DenoiseRun:
         self.step_index += 1
 
     def result(self) -> FinalLatents:
-        """The finished latents, on the CPU. Only after the last step."""
+        """The finished latents, on the CPU. Call it only after the last step."""
         assert self.step_index == self.num_steps, f"{self.num_steps - self.step_index} steps are left"
         return FinalLatents(self.latents.cpu())
 
     def _with_unconditional(self, conditional: Tensor) -> Tensor:
-        """Zeros stand for "no image", in front."""
+        """Prepend zeros, which stand for "no image", if guidance is on; the result is on the stage's device."""
         if self.parameters.guided:
             conditional = torch.cat([torch.zeros_like(conditional), conditional])
         return conditional.to(self.device)
 
     def _time_ids(self) -> Tensor:
-        """Micro-conditioning, [B, 3]. SVD was trained on fps - 1."""
+        """The micro-conditioning, [B, 3]. SVD was trained on fps - 1."""
         parameters = self.parameters
         ids = [parameters.fps - 1, parameters.motion_bucket_id, parameters.noise_aug_strength]
         return torch.tensor([ids] * (2 if parameters.guided else 1), dtype=self.dtype, device=self.device)

@@ -1,8 +1,8 @@
-"""Stage 1: the image to CLIP's embedding and to latents.
+"""Stage 1: encode the image to CLIP's embedding and to latents.
 
 The encoder half of the autoencoder computes in float32 when the weights are float16 and the checkpoint says
-`force_upcast`. diffusers casts a whole shared autoencoder there and back for it; here it just stays so, with the same
-bits, because float16 to float32 is exact.
+`force_upcast`. For this, diffusers casts a whole shared autoencoder to float32 and back. Here the encoder stays in
+float32, with the same bits, because the cast from float16 to float32 is exact.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ImageEncoder:
         self.placement = placement
 
     def warm_up(self) -> None:
-        """Run once, so that the first request finds everything in place."""
+        """Run once, so that the first request finds everything ready."""
         parameters = self.card.default_parameters()
         self.encode(new_image("RGB", (64, 64)), parameters)
 
@@ -60,7 +60,7 @@ class ImageEncoder:
         return ImageConditioning(embeds.cpu(), latents.cpu(), generator.get_state())
 
     def _clip_pixels(self, image: Image) -> Tensor:
-        """[1, 3, 224, 224]: resized in [-1, 1], as CLIP was in SVD's training, then normalised."""
+        """CLIP's input, [1, 3, 224, 224]: resized in [-1, 1], as in SVD's training, then normalised."""
         from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
             _resize_with_antialiasing,
         )

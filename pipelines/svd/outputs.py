@@ -12,16 +12,16 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class ImageConditioning:
-    """An image as the denoiser sees it, twice: what it shows, and where."""
+    """The two encodings of an image for the denoiser: CLIP's embedding of its content, and spatial latents."""
 
-    image_embeds: Tensor  # [1, 1, D] of CLIP, in the stage's dtype
+    image_embeds: Tensor  # [1, 1, D] from CLIP, in the stage's dtype
     image_latents: Tensor  # [1, C, h, w] in the stage's dtype: the mode of the posterior, not scaled
-    rng_state: Tensor  # [5056] uint8, of the CPU generator, after the noise that was added to the image
+    rng_state: Tensor  # [5056] uint8, of the CPU generator, after drawing the noise for the image
 
 
 @dataclass(frozen=True, slots=True)
 class DenoiseState:
-    """Everything a stopped denoise needs to go on elsewhere. Serialised, it is the checkpoint."""
+    """Everything a stopped denoise needs to resume elsewhere. Serialised, it is the checkpoint."""
 
     latents: Tensor  # [1, F, C, h, w] in the stage's dtype, at the noise level of `step`
     step: int  # the next step to run, 0 <= step <= num_inference_steps
@@ -29,6 +29,6 @@ class DenoiseState:
 
 @dataclass(frozen=True, slots=True)
 class FinalLatents:
-    """A finished denoise."""
+    """The result of a finished denoise."""
 
     latents: Tensor  # [1, F, C, h, w] in the stage's dtype, scaled by the autoencoder's scaling_factor

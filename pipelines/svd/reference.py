@@ -1,4 +1,4 @@
-"""What the fidelity tests compare with: diffusers' own pipeline, asked for the same video."""
+"""The reference of the fidelity tests: diffusers' own pipeline with the same parameters."""
 
 from __future__ import annotations
 

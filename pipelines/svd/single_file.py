@@ -1,8 +1,8 @@
-"""Stable Video Diffusion as it was released: one file such as `svd_xt.safetensors`, in Stability AI's own names.
+"""Read Stable Video Diffusion as released: one file such as `svd_xt.safetensors`, with Stability AI's tensor names.
 
-diffusers reads no such file for this family. Each network is built from its diffusers configuration, and every one of
-its tensors is looked up in the file under the name that Stability AI's generative-models (`VideoUNet`, `VideoDecoder`,
-open_clip's vision tower) gives it. The encoder half of the autoencoder is the one that conditions on the image.
+diffusers cannot read such a file for this family. This module builds each network from its diffusers configuration and
+looks up each of its tensors in the file, under its name in Stability AI's generative-models (`VideoUNet`,
+`VideoDecoder`, open_clip's vision tower). The encoder half of the autoencoder is the one that conditions on the image.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _CLIP_OUTER = {
 def load_svd_component(
     kind: Any, card: SVDCard, component: Component, *, dtype: torch.dtype, device: torch.device
 ) -> Any:
-    """`load_component`, which for a single file reads it as released."""
+    """`load_component` that reads a single file in the released format."""
     return load_component(
         kind, card, component, dtype=dtype, device=device, from_single_file=partial(read_released, kind)
     )
@@ -72,7 +72,7 @@ def read_released(kind: Any, file: str, *, config: str, subfolder: str, dtype: t
     """Build a network from its diffusers configuration and fill it from a released file.
 
     Raises:
-        WeightsUnavailable: the file lacks a tensor; it holds another model, or another half of this one.
+        WeightsUnavailable: the file lacks a tensor, because it holds another model or another half of this one.
     """
     from accelerate import init_empty_weights
     from safetensors import safe_open
@@ -92,7 +92,7 @@ def read_released(kind: Any, file: str, *, config: str, subfolder: str, dtype: t
             tensor: Tensor = tensors.get_tensor(name)
             return tensor
 
-        # Where diffusers has a linear layer, some originals are convolutions of size one: the same numbers.
+        # Some of diffusers' linear layers are convolutions of size one in the original, with the same numbers.
         state = {
             name: _released(subfolder, name, network.config, fetch).reshape(like.shape).to(dtype).contiguous()
             for name, like in expected.items()
@@ -102,7 +102,7 @@ def read_released(kind: Any, file: str, *, config: str, subfolder: str, dtype: t
 
 
 def _released(component: str, name: str, config: Any, fetch: Any) -> Tensor:
-    """The released tensor behind a diffusers name."""
+    """The released tensor for a diffusers name."""
     if component == "unet":
         found: Tensor = fetch(UNET + unet_name(name, config.layers_per_block))
     elif component == "vae":
@@ -118,8 +118,8 @@ def _released(component: str, name: str, config: Any, fetch: Any) -> Tensor:
 
 
 def unet_name(name: str, layers_per_block: int) -> str:
-    """A tensor of `UNetSpatioTemporalConditionModel` in `VideoUNet`. There, the blocks of all levels are counted on."""
-    per_level = layers_per_block + 1  # and, going down, the downsampler; going up, one block more
+    """The name in `VideoUNet`, which numbers blocks across levels, of a `UNetSpatioTemporalConditionModel` tensor."""
+    per_level = layers_per_block + 1  # plus the downsampler going down, or one more block going up
     for ours, theirs in _OUTER.items():
         if name.startswith(f"{ours}."):
             return theirs + name.removeprefix(ours)
@@ -132,7 +132,7 @@ def unet_name(name: str, layers_per_block: int) -> str:
     if kind == "downsamplers":
         return f"input_blocks.{(level + 1) * per_level}.0.{rest.replace('conv', 'op')}"
     if kind == "upsamplers":
-        attends = level > 0  # the lowest level has no attention in front of its upsampler
+        attends = level > 0  # the lowest level has no attention before its upsampler
         return f"output_blocks.{level * per_level + layers_per_block}.{2 if attends else 1}.{rest}"
     number = level * per_level + index
     block = f"input_blocks.{number + 1}" if way == "down" else f"output_blocks.{number}"
@@ -140,7 +140,7 @@ def unet_name(name: str, layers_per_block: int) -> str:
 
 
 def vae_name(name: str, levels: int) -> str:
-    """A tensor of `AutoencoderKLTemporalDecoder`; there, the decoder's levels are counted from the finest."""
+    """The released name of an `AutoencoderKLTemporalDecoder` tensor; it counts decoder levels from the finest."""
     if name.startswith("quant_conv."):
         return ENCODER + name
     half, rest = name.split(".", 1)
@@ -161,7 +161,7 @@ def vae_name(name: str, levels: int) -> str:
 
 
 def clip_name(name: str) -> str:
-    """A tensor of `CLIPVisionModelWithProjection` in open_clip's vision tower."""
+    """The name in open_clip's vision tower of a `CLIPVisionModelWithProjection` tensor."""
     for ours, theirs in _CLIP_OUTER.items():
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
@@ -171,7 +171,7 @@ def clip_name(name: str) -> str:
 
 
 def _inside(rest: str) -> str:
-    """Inside a resnet or an attention of the UNet."""
+    """The released name of a tensor within a resnet or attention block of the UNet."""
     if rest.startswith("spatial_res_block."):
         return _resnet(rest.removeprefix("spatial_res_block."))
     if rest.startswith("temporal_res_block."):
