@@ -27,7 +27,7 @@ def box_of(module: str) -> str:
     if parts[0] != "deployments":
         return parts[0]
     if len(parts) == 1 or parts[1] in CLASSES:
-        return "classes"
+        return "serve_classes"
     return parts[1] if parts[1] in FOLDERS else "beside"
 
 
@@ -46,14 +46,14 @@ def draw() -> str:
         for imported in graph.find_modules_directly_imported_by(importer)
         if imported in modules and box_of(imported) not in BOTTOM
     }
-    titles = {"classes": "the Serve classes", "beside": "metrics, events, autoscaling, outbound, background"}
-    upper = ("cli", "classes", *(each for each in FOLDERS if each not in BOTTOM), "jobs", "storage")
+    titles = {"serve_classes": "the Serve classes", "beside": "metrics, events, autoscaling, outbound, background"}
+    upper = ("cli", "serve_classes", *(each for each in FOLDERS if each not in BOTTOM), "jobs", "storage")
     drawn = ["```mermaid", "flowchart TD", "    serve_app[serve_app.py]"]
     drawn += [f"    {_box(box, titles, lines)}" for box in upper]
     drawn += ["    subgraph bottom[imported by all]"]
     drawn += [f"        {_box(box, titles, lines)}" for box in BOTTOM]
     drawn += ["    end"]
-    drawn.append("    serve_app --> classes")
+    drawn.append("    serve_app --> serve_classes")
     drawn += [f"    {source} --> {target}" for source, target in sorted(arrows) if source != target]
     return "\n".join([*drawn, "```"])
 

@@ -1,4 +1,4 @@
-"""Runs one job through its stages. It holds references and small result_metadata, never a tensor."""
+"""Runs one job through its stages. It holds references and small values, never a tensor."""
 
 from __future__ import annotations
 
