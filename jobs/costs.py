@@ -106,17 +106,19 @@ def learn(
     Args:
         finished: the work and the seconds of each job.
     """
-    finished = [
-        (work, {stage: each for stage in Stage if stage in work and (each := seconds.get(stage)) is not None})
+    points = [
+        (Stage(name), work[name], spent)
         for work, seconds in finished
+        for name, spent in seconds.items()
+        if name in work
     ]
-    stages = sorted({Stage(stage) for _, seconds in finished for stage in seconds})
+    stages = sorted({stage for stage, _, _ in points})
     lines = read_lines(connection, model, to_change=True)
     if missing := [stage for stage in stages if stage not in lines]:
         for stage in missing:
             insert_if_absent(connection, stage_costs, model=model, stage=stage, n=0, x=0, y=0, xx=0, xy=0)
         lines = read_lines(connection, model, to_change=True)
-    for work, seconds in finished:
-        lines |= {Stage(stage): lines[Stage(stage)].with_point(work[stage], each) for stage, each in seconds.items()}
+    for stage, amount, spent in points:
+        lines[stage] = lines[stage].with_point(amount, spent)
     # Jobs of a model that end at the same time wait here for each other, so one round trip updates all stages.
     update_each(connection, stage_costs, [{"model": model, "stage": stage, **asdict(lines[stage])} for stage in stages])
