@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 
 from tests.conftest import DEADLINE_S, ENDLESS, PROMPT, ServiceClient
+from tests.harness.processes import until
 
 
 def events(response: httpx2.Response) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -131,10 +132,11 @@ def test_a_job_canceled_by_another_ends_the_wait(service: ServiceClient) -> None
 
 def job_of(service: ServiceClient, user: str) -> str:
     """The id of a user's job, once it is accepted."""
-    deadline = time.monotonic() + DEADLINE_S
-    while True:
-        for each in service.http.get("/v1/videos").json()["data"]:
-            if each["user"] == user:
-                return str(each["id"])
-        assert time.monotonic() < deadline, f"{user} has no job"
-        time.sleep(0.05)
+    found: list[str] = []
+
+    def is_accepted() -> bool:
+        found[:] = [each["id"] for each in service.http.get("/v1/videos").json()["data"] if each["user"] == user]
+        return bool(found)
+
+    until(is_accepted, f"{user} has a job", DEADLINE_S)
+    return found[0]

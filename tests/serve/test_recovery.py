@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import time
 from pathlib import Path
 
 from tests.conftest import DEADLINE_S, ServiceClient
+from tests.harness.processes import until
 from tests.harness.serving import deploy, replica_pid, replicas
 
 
@@ -28,10 +28,7 @@ def test_a_job_migrates_at_a_step_from_a_denoiser_that_is_told_to_stop(service: 
     fields = {"num_inference_steps": 120, "width": 128, "height": 128}  # some seconds, also on a fast machine
     undisturbed = service.content(service.finish(service.create(seed=1, **fields)["id"])["id"])
     scale(service, "Denoiser-ltx-tiny", 2)
-    deadline = time.monotonic() + DEADLINE_S
-    while len(replicas("Denoiser-ltx-tiny")) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(lambda: len(replicas("Denoiser-ltx-tiny")) >= 2, "a second denoiser runs", DEADLINE_S)
     jobs = [service.create(seed=1, **fields) for _ in range(2)]
     for job in jobs:
         service.until(job["id"], lambda video: (video["step"] or 0) > 5)
