@@ -19,7 +19,8 @@ class WriteBatcher(Generic[V]):
     """Makes one write at a time; values that arrive meanwhile go together into the next. So under low load none waits.
 
     Every value is about the job of one lease and is keyed by the lease's token; a later value replaces an earlier one
-    whose write has not begun. A caller that waits for an answer must not write anything else about that job meanwhile.
+    whose write has not begun. All callers that wait for one lease then get the answer of the write of the latest value,
+    so a caller whose own value must be written writes nothing else about that job meanwhile.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class WriteBatcher(Generic[V]):
         self._on_lost = on_lost
         self._pause_s = pause_s
         self._values: dict[str, V] = {}
-        self._answers: dict[str, asyncio.Future[bool]] = {}
+        self._answers: dict[str, list[asyncio.Future[bool]]] = {}
         self._hurry = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
 
@@ -53,8 +54,12 @@ class WriteBatcher(Generic[V]):
             self._writing = asyncio.get_running_loop().create_task(self._write_all())
 
     async def written(self, token: str, value: V) -> bool:
-        """Write a value and wait for the answer; returns whether the lease was valid."""
-        answer = self._answers[token] = asyncio.get_running_loop().create_future()
+        """Write a value, or the one that replaces it, and wait; returns whether the lease was valid.
+
+        Raises whatever the write raises.
+        """
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._answers.setdefault(token, []).append(answer)
         self._hurry.set()
         self.put(token, value)
         return await answer
@@ -67,7 +72,7 @@ class WriteBatcher(Generic[V]):
             await self._write_these(values, answers)
             await until_set(self._hurry, self._pause_s)
 
-    async def _write_these(self, values: Mapping[str, V], answers: Mapping[str, asyncio.Future[bool]]) -> None:
+    async def _write_these(self, values: Mapping[str, V], answers: Mapping[str, list[asyncio.Future[bool]]]) -> None:
         try:
             valid = await until_written(self._write, values, stopped=self._stopped)
         except Exception as error:
@@ -75,15 +80,14 @@ class WriteBatcher(Generic[V]):
                 for token, value in values.items():  # one faulty value must not fail the others
                     await self._write_these({token: value}, {token: answers[token]} if token in answers else {})
                 return
-            for answer in answers.values():
-                if not answer.done():
-                    answer.set_exception(error)
+            for answer in (each for waiting in answers.values() for each in waiting if not each.done()):
+                answer.set_exception(error)
             if not answers:
                 log.exception("what was to be written of %d jobs is lost", len(values))
             return
         for token in values:
-            if token not in answers:
-                if token not in valid:
-                    self._on_lost(token)
-            elif not answers[token].done():
-                answers[token].set_result(token in valid)
+            if token not in answers and token not in valid:
+                self._on_lost(token)
+            for answer in answers.get(token, ()):
+                if not answer.done():
+                    answer.set_result(token in valid)

@@ -1,4 +1,4 @@
-"""What a conductor writes of its many jobs: when it is written, and what goes batcher."""
+"""What a conductor writes of its many jobs: when it is written, and what goes into one write."""
 
 from __future__ import annotations
 
@@ -121,3 +121,45 @@ def test_one_who_has_gone_keeps_nobody_waiting(store: Store) -> None:
         assert await other
 
     asyncio.run(run())
+
+
+def test_all_who_wait_for_one_lease_get_the_answer_of_its_latest_value(store: Store) -> None:
+    told: list[str] = []
+
+    async def run() -> list[bool]:
+        batcher = WriteBatcher(store.write, on_lost=told.append)
+        store.let.release()
+        waiting = (batcher.written(token, value) for token, value in (("ok1", 1), ("gone", 1), ("ok1", 2), ("gone", 2)))
+        return await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE_S)
+
+    assert asyncio.run(run()) == [True, False, True, False]
+    assert store.writes == [{"ok1": 2, "gone": 2}]
+    assert told == [], "who waits learns it"
+
+
+def test_a_faulty_value_is_told_to_all_who_wait_for_it_and_to_nobody_else(store: Store) -> None:
+    async def run() -> list[bool | BaseException]:
+        batcher = WriteBatcher(store.write)
+        store.let.release(3)
+        waiting = (batcher.written(token, value) for token, value in (("ok1", 1), ("ok2", 1), ("ok1", -1)))
+        return await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), PATIENCE_S)
+
+    first, good, latest = asyncio.run(run())
+    assert good is True
+    assert isinstance(latest, ValueError)
+    assert first is latest
+    assert store.writes == [{"ok1": -1, "ok2": 1}, {"ok1": -1}, {"ok2": 1}]
+
+
+@pytest.mark.parametrize(("value", "answer"), [(2, "True"), (-1, "this value cannot be written")])
+def test_one_of_two_who_wait_for_a_lease_may_leave(store: Store, value: int, answer: str) -> None:
+    async def run() -> bool | BaseException:
+        batcher = WriteBatcher(store.write)
+        leaving, staying = (asyncio.create_task(batcher.written("ok1", each)) for each in (1, value))
+        await begun(store)
+        leaving.cancel()
+        store.let.release()
+        await asyncio.wait([staying], timeout=PATIENCE_S)
+        return staying.exception() or staying.result()
+
+    assert str(asyncio.run(run())) == answer
