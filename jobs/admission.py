@@ -15,7 +15,7 @@ from jobs.database import Database, insert_if_absent, serialize
 from jobs.lifecycle import Status
 from jobs.priority import fair_start
 from jobs.record import Job, read_job
-from jobs.schema import LIVE, idempotency_keys, jobs
+from jobs.schema import LIVE, QUEUE_ORDER, idempotency_keys, jobs
 from jobs.usage import charge, gpu_seconds_per_day, requests_per_minute
 
 IDEMPOTENCY_S = 24 * 3600.0
@@ -164,7 +164,7 @@ def _clock(connection: Connection, model: str) -> float:
     of = jobs.c.model == model
     running = select(func.max(jobs.c.fair_start)).where(of, jobs.c.status == Status.IN_PROGRESS)
     first = select(jobs.c.fair_start).where(of, jobs.c.status == Status.QUEUED)
-    head = first.order_by(jobs.c.queue_rank, jobs.c.id).limit(1)
+    head = first.order_by(*QUEUE_ORDER).limit(1)
     query = select(func.coalesce(running.scalar_subquery(), head.scalar_subquery(), literal(0.0)))
     clock: float = connection.execute(query).scalar_one()
     return clock

@@ -13,7 +13,6 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, select
 
-from jobs.changes import OLD_TURN
 from jobs.costs import LEFT_S
 from jobs.database import Database, serialize, update_each
 from jobs.lifecycle import Status
@@ -22,7 +21,7 @@ from jobs.schema import jobs
 from pipelines.stages import Stage
 
 HAS_DENOISER: ColumnElement[bool] = and_(jobs.c.stage == Stage.DENOISE, jobs.c.replica.is_not(None))
-_TURN = OLD_TURN.label("turn")
+_TURN = jobs.c.queue_rank.label("turn")
 _CLASS = {priority.value: place for place, priority in enumerate(Priority)}
 
 UNBELIEVABLE, SOON_S = 3, 1.0
@@ -53,7 +52,7 @@ class Allocation:
         query = (
             select(jobs.c.id, jobs.c.lease_token, jobs.c.replica, jobs.c.lease_expires_at)
             .where(jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS, jobs.c.stage == Stage.DENOISE)
-            .order_by(OLD_TURN, jobs.c.id)
+            .order_by(jobs.c.queue_rank, jobs.c.id)
         )
         with self._database.write() as connection:
             hold_denoisers(connection, model)
@@ -94,7 +93,7 @@ class Allocation:
             select(jobs.c.priority, jobs.c.created_at, _TURN)
             .where(*here, jobs.c.stage == Stage.DENOISE, jobs.c.replica.is_(None), jobs.c.lease_expires_at >= now)
             .where(jobs.c.created_at <= now - after_s, jobs.c.priority != Priority.LOW)
-            .order_by(OLD_TURN, jobs.c.id)
+            .order_by(jobs.c.queue_rank, jobs.c.id)
         )
         with self._database.read() as connection:
             working = connection.execute(at_work).all()

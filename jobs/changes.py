@@ -8,12 +8,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, TextClause, case, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, TextClause, delete, insert, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from jobs.database import update_each
 from jobs.lifecycle import Status, before, event_of
-from jobs.priority import HAD_ITS_TURN
 from jobs.record import Job, read_job
 from jobs.schema import job_events, jobs
 from jobs.usage import charge
@@ -49,11 +48,6 @@ class Position:
 SEEN = ("status", "stage", "progress", "step", "attempts", "error_code", "error_message")
 """The columns that a job's events show."""
 NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_expires_at": None, "replica": None}
-_RANK = jobs.c.queue_rank
-BEFORE_OTHERS = case((_RANK < 0, _RANK), else_=_RANK - HAD_ITS_TURN)
-"""The rank of a requeued job, however often it is requeued."""
-OLD_TURN = case((_RANK < 0, _RANK + HAD_ITS_TURN), else_=_RANK)
-"""The rank that the job had before it was requeued."""
 
 
 def change(

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from jobs.allocation import HAS_DENOISER
-from jobs.changes import OLD_TURN, changing
+from jobs.changes import changing
 from jobs.lifecycle import AHEAD_OF_DENOISE, Status
 from jobs.schema import jobs
 
@@ -43,18 +43,22 @@ def claim_statement() -> ReturningUpdate[Any]:
     may_try = jobs.c.attempts < bindparam("max_attempts", type_=Integer)
     left = _first([jobs.c.lease_expires_at], held_of, *abandoned(bindparam("expired_by", type_=Float)), may_try)
     turn: list[ColumnElement[Any] | UnaryExpression[Any]] = [jobs.c.queue_rank, jobs.c.id]
-    denoised = _first(turn, *due, jobs.c.queue_rank < 0, jobs.c.checkpoint["final"].as_boolean())
+    denoised = _first(turn, *due, ~jobs.c.fresh, jobs.c.checkpoint["final"].as_boolean())
     live = (jobs.c.status == Status.IN_PROGRESS, jobs.c.lease_expires_at >= now)
     ahead = (of, *live, jobs.c.stage.in_(AHEAD_OF_DENOISE))
 
     def if_there_is_room(first: Select[Any]) -> Select[Any]:
-        head = first.add_columns(OLD_TURN.label("turn")).subquery()
-        before = select(func.count()).where(*ahead, or_(HAS_DENOISER, head.c.turn >= OLD_TURN)).correlate(head)
+        head = first.add_columns(jobs.c.queue_rank).subquery()
+        before = (
+            select(func.count())
+            .where(*ahead, or_(HAS_DENOISER, head.c.queue_rank >= jobs.c.queue_rank))
+            .correlate(head)
+        )
         return select(head.c.id).where(before.scalar_subquery() < bindparam("capacity", type_=Integer))
 
     # A requeued job goes first, but when there is no room for it, it does not block new jobs with an earlier turn.
-    begun = if_there_is_room(_first(turn, *due, jobs.c.queue_rank < 0))
-    new = if_there_is_room(_first(turn, *due, jobs.c.queue_rank >= 0))
+    begun = if_there_is_room(_first(turn, *due, ~jobs.c.fresh))
+    new = if_there_is_room(_first(turn, *due, jobs.c.fresh))
     return changing(
         jobs.c.id == func.coalesce(*(each.scalar_subquery() for each in (left, denoised, begun, new))),
         status=Status.IN_PROGRESS,

@@ -16,16 +16,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from jobs.changes import (
-    BEFORE_OTHERS,
-    NO_LEASE,
-    Position,
-    carry_out,
-    change,
-    change_each,
-    ended_values,
-    hold_each,
-)
+from jobs.changes import NO_LEASE, Position, carry_out, change, change_each, ended_values, hold_each
 from jobs.claims import abandoned, claim_statement
 from jobs.costs import Estimate, estimate, learn, read_lines
 from jobs.database import Database
@@ -166,20 +157,20 @@ class Leases:
                 "status": Status.QUEUED,
                 "stage": None,
                 "not_before": time.time() + retry_delay_s(attempt),
-                "queue_rank": BEFORE_OTHERS,
+                "fresh": False,
             }
             return Status.QUEUED if change(connection, mine, **waits, **NO_LEASE) else None
 
     def release(self, token: str, for_s: float = 0.0) -> bool:
         """Requeue a job: the attempt does not count, and its committed checkpoint stays.
 
-        With `for_s` the job waits for so many seconds with its rank unchanged, so other jobs do not wait behind it.
+        With `for_s` the job waits for so many seconds and `fresh` is unchanged, so other jobs do not wait behind it.
         """
         back: dict[str, Any] = {
             "status": Status.QUEUED, "stage": None, "attempts": jobs.c.attempts - 1, "not_before": time.time() + for_s,
         }  # fmt: skip
         if not for_s:
-            back["queue_rank"] = BEFORE_OTHERS
+            back["fresh"] = False
         with self._database.write() as connection:
             return bool(change(connection, jobs.c.lease_token == token, **back, **NO_LEASE))
 

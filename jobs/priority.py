@@ -3,12 +3,13 @@
 Each model has a virtual clock that counts seconds of work (start-time fair queueing; Goyal, Vin and Cheng, 1996). A
 *flow* is the jobs of one API key in one class. A job's turn begins at the clock's time or at the end of the previous
 turn in its flow, whichever is later. So a flow that submits a thousand jobs at once spreads them over the future, and
-another flow's first job goes between them. A lower class adds a fixed number of seconds. Jobs are claimed in order of
-the sum.
+another flow's first job goes between them. A lower class adds a fixed number of seconds. The sum is the job's
+`queue_rank`, and jobs are claimed in this order.
 
 This gives a bound: no flow of a higher class can put more than `AGEING_S` seconds of work, plus one job, ahead of a
 job that is one class below it and first of its own flow. Low-priority jobs wait, but they do not starve. A job that had
-its turn and was requeued, after a fault or by a conductor that stops, comes before all others.
+its turn and was requeued, after a fault or by a conductor that stops, is no longer `fresh`: its rank stays, and it goes
+before all jobs that are.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from __future__ import annotations
 from enum import StrEnum
 
 AGEING_S = 600.0
-HAD_ITS_TURN = 1e12
-"""This is subtracted from the sum of a requeued job, which therefore goes before all jobs that have not begun."""
 
 
 class Priority(StrEnum):

@@ -39,7 +39,8 @@ class Job:
     work: dict[str, float] = field(default_factory=dict)  # per stage, in units that `stage_costs` turns into seconds
     cost_s: float = 0.0  # estimated seconds of computing
     fair_start: float = 0.0  # where its turn begins on its model's virtual clock, in seconds of work
-    queue_rank: float = 0.0  # its order in the queue: `fair_start` plus the handicap of its priority
+    queue_rank: float = 0.0  # its turn: `fair_start` plus the handicap of its priority; it never changes
+    fresh: bool = True  # it has not had its turn; requeued jobs, which had theirs, go before all fresh ones
     output: dict[str, Any] = field(default_factory=dict)  # pipelines.video.Output as JSON
     webhook_url: str | None = None
     expires_in_s: float | None = None  # how long the artifacts stay once it is completed

@@ -28,6 +28,7 @@ jobs = Table(
     Column("cost_s", Float, nullable=False, server_default="0"),
     Column("fair_start", Float, nullable=False, server_default="0"),
     Column("queue_rank", Float, nullable=False, server_default="0"),
+    Column("fresh", Boolean, nullable=False, server_default=text("true")),
     Column("output", JSON, nullable=False, server_default="{}"),
     Column("webhook_url", Text),
     Column("expires_in_s", Float),
@@ -55,7 +56,8 @@ jobs = Table(
     Column("version", Integer, nullable=False, server_default="0"),
     Index("jobs_by_status", "status", "id"),
     Index("jobs_by_key", "api_key", "id"),
-    Index("jobs_by_turn", "model", "status", "queue_rank", "id", "cost_s"),  # covers the sum of a backlog
+    # `cost_s` is there so that the sum of a backlog needs nothing else.
+    Index("jobs_by_turn", "model", "status", "fresh", "queue_rank", "id", "cost_s"),
     # Few jobs are live, leased or due to expire, so these indexes stay small however long the history is.
     Index("jobs_by_flow", "model", "api_key", "priority", "fair_start", sqlite_where=LIVE, postgresql_where=LIVE),
     Index("jobs_live_by_key", "api_key", sqlite_where=LIVE, postgresql_where=LIVE),
@@ -63,6 +65,9 @@ jobs = Table(
     Index("jobs_by_lease_expiry", "lease_expires_at", sqlite_where=HELD, postgresql_where=HELD),
     Index("jobs_by_expiry", "expires_at", sqlite_where=KEPT, postgresql_where=KEPT),
 )
+
+QUEUE_ORDER = (jobs.c.fresh, jobs.c.queue_rank, jobs.c.id)
+"""The order in which queued jobs are claimed: both databases sort false before true. It is that of `jobs_by_turn`."""
 
 job_events = Table(
     "job_events",

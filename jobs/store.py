@@ -12,12 +12,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, select
 
 from jobs.allocation import HAS_DENOISER
-from jobs.changes import OLD_TURN, change, ended_values
+from jobs.changes import change, ended_values
 from jobs.costs import LEFT_S, Line, read_lines
 from jobs.database import Database
 from jobs.lifecycle import CANCELED, ENDED, SERVER_ERROR, Status
 from jobs.record import Job, read_job
-from jobs.schema import LIVE, idempotency_keys, job_events, jobs
+from jobs.schema import LIVE, QUEUE_ORDER, idempotency_keys, job_events, jobs
 from pipelines.stages import Stage
 
 
@@ -91,7 +91,7 @@ class JobStore:
         """Queue a dead-lettered job again as if it were new; returns whether there was one."""
         anew: dict[str, Any] = {
             "status": Status.QUEUED, "attempts": 0, "stage": None, "step": None, "progress": 0, "not_before": 0.0,
-            "completed_at": None, "error_code": None, "error_message": None, "queue_rank": OLD_TURN,
+            "completed_at": None, "error_code": None, "error_message": None, "fresh": True,
         }  # fmt: skip
         with self._database.write() as connection:
             return bool(change(connection, *_DEAD, jobs.c.id == job_id, from_states=(Status.FAILED,), **anew))
@@ -113,7 +113,7 @@ class JobStore:
         """The queued jobs of a model, in the order in which they will be claimed."""
         query = select(jobs.c.id, jobs.c.cost_s).where(jobs.c.model == model, jobs.c.status == Status.QUEUED)
         with self._database.read() as connection:
-            return [Waiting(*row) for row in connection.execute(query.order_by(jobs.c.queue_rank, jobs.c.id))]
+            return [Waiting(*row) for row in connection.execute(query.order_by(*QUEUE_ORDER))]
 
     def waiting(self, model: str) -> tuple[int, float]:
         """The number of queued jobs of a model, and their estimated seconds of computing."""

@@ -157,6 +157,43 @@ def insert_old(connection: Connection, job_id: str, family: str) -> None:
         connection.execute(text(statement), given)
 
 
+def test_a_job_that_was_requeued_is_known_by_a_column_and_has_its_turn_back(
+    empty_database: str, connect: Connect
+) -> None:
+    database = connect(empty_database)
+    ranks = {new_job_id(): rank for rank in (0.0, 1250.5, 600.0 - 1e12, 1250.5 - 1e12)}
+    with database.write() as connection:
+        upgrade(connection, "0008")
+        for job_id, rank in ranks.items():
+            connection.execute(
+                text(
+                    "INSERT INTO jobs (id, model, prompt, parameters, created_at, has_image, status, progress, "
+                    "attempts, not_before, stage_seconds, result_metadata, queue_rank) VALUES (:id, 'm', 'p', '{}', "
+                    "1.0, false, 'queued', 0, 0, 0, '{}', '{}', :rank)"
+                ),
+                {"id": job_id, "rank": rank},
+            )
+    with database.write() as connection:
+        upgrade(connection, "0009")
+        assert stored_turns(connection) == [(True, 0.0), (True, 1250.5), (False, 600.0), (False, 1250.5)]
+        assert columns_by_turn(connection) == ["model", "status", "fresh", "queue_rank", "id", "cost_s"]
+    with database.write() as connection:
+        upgrade(connection, "0008", way=command.downgrade)
+        old = connection.execute(text("SELECT id, queue_rank FROM jobs"))
+        assert {row.id: row.queue_rank for row in old} == ranks
+        assert columns_by_turn(connection) == ["model", "status", "queue_rank", "id", "cost_s"]
+
+
+def stored_turns(connection: Connection) -> list[tuple[bool, float]]:
+    rows = connection.execute(text("SELECT fresh, queue_rank FROM jobs ORDER BY id"))
+    return [(bool(row.fresh), row.queue_rank) for row in rows]
+
+
+def columns_by_turn(connection: Connection) -> list[str | None]:
+    [index] = (each for each in inspect(connection).get_indexes("jobs") if each["name"] == "jobs_by_turn")
+    return index["column_names"]
+
+
 def loaded(value: Any) -> Any:
     """A JSON column as a text query gives it: PostgreSQL's driver has read it, SQLite's has not."""
     return json.loads(value) if isinstance(value, str) else value

@@ -60,9 +60,13 @@ def test_how_a_job_ended_has_a_name(jobs: Jobs) -> None:
 
 
 def test_the_queue_is_in_the_order_of_claiming(jobs: Jobs) -> None:
-    order = [jobs.accept(priority=priority).id for priority in reversed(Priority)]
-    assert [waiting.id for waiting in jobs.store.queue("m")] == order[::-1]
-    assert [jobs.take()[0].id for _ in order] == order[::-1]
+    requeued = [jobs.accept(priority=Priority.LOW).id for _ in range(2)]
+    for token in [jobs.take()[1] for _ in requeued]:
+        assert jobs.leases.release(token)
+    fresh = [jobs.accept(priority=priority).id for priority in reversed(Priority)]
+    order = requeued + fresh[::-1]
+    assert [waiting.id for waiting in jobs.store.queue("m")] == order
+    assert [jobs.take()[0].id for _ in order] == order
 
 
 def test_figures_for_the_metrics(jobs: Jobs) -> None:

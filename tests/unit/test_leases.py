@@ -327,8 +327,26 @@ def test_a_job_that_is_given_back_goes_before_those_that_have_not_begun(jobs: Jo
     assert jobs.claim(capacity=1) is None
     assert jobs.leases.retry(token, 3, "why", 1) is Status.FAILED
     assert jobs.store.redrive(begun.id)
-    assert jobs.get(begun).queue_rank == begun.queue_rank >= 0, "driven anew it has its old turn"
+    assert (jobs.get(begun).queue_rank, jobs.get(begun).fresh) == (begun.queue_rank, True), "driven anew it is as new"
     assert jobs.take()[0].id == urgent.id
+
+
+def test_a_requeued_job_has_had_its_turn_and_keeps_its_rank(jobs: Jobs) -> None:
+    def released(token: str) -> bool:
+        return jobs.leases.release(token)
+
+    def postponed(token: str) -> bool:
+        return jobs.leases.release(token, for_s=-1.0)  # until a second ago
+
+    def retried(token: str) -> bool:
+        return jobs.leases.retry(token, 1, "why", 9) is Status.QUEUED
+
+    for requeues, fresh in (([postponed], True), ([released, postponed], False), ([retried], False)):
+        job = jobs.accept(priority=Priority.LOW)
+        for requeue in requeues:
+            assert requeue(jobs.take()[1])
+        assert (jobs.get(job).fresh, jobs.get(job).queue_rank) == (fresh, job.queue_rank)
+        jobs.store.cancel(job.id)
 
 
 def test_a_job_that_was_denoised_does_not_wait_for_a_denoiser(jobs: Jobs) -> None:

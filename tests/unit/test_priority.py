@@ -66,3 +66,11 @@ def test_no_flow_one_class_higher_goes_first_for_longer_than_the_bound(jobs: Job
         jobs.complete(token)
         assert ahead_s <= AGEING_S + WORK_S
     assert ahead_s > AGEING_S / 2, "the flood did go first"
+
+
+def test_while_nothing_runs_the_clock_is_at_the_head_of_the_queue(jobs: Jobs) -> None:
+    postponed, requeued = (jobs.accept(api_key="a") for _ in range(2))
+    tokens = [jobs.take()[1] for _ in range(2)]
+    assert jobs.leases.release(tokens[0], for_s=60.0)
+    assert jobs.leases.release(tokens[1])
+    assert jobs.accept(api_key="b").fair_start == requeued.fair_start > postponed.fair_start
