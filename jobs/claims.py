@@ -1,30 +1,49 @@
-"""Which job a conductor claims next, as one statement, so that no two conductors claim the same job."""
+"""Who picks the next job: one statement picks a job of a model and leases it, so no two conductors claim the same job.
+
+The first of four candidates that exists is claimed. Shortened, the statement is::
+
+    UPDATE jobs SET status = 'in_progress', attempts = attempts + 1, lease_token = :token, ...
+    WHERE id = coalesce(
+        -- abandoned: the job whose lease expired first, because its conductor died or lost the database
+        (SELECT id FROM jobs WHERE model = :of AND lease_token IS NOT NULL AND lease_expires_at < :expired_by
+            AND attempts < :max_attempts ORDER BY lease_expires_at LIMIT 1),
+        -- denoised: the first that was requeued after its denoise; it needs no denoiser, so there is room for it
+        (SELECT id FROM due WHERE NOT fresh AND checkpoint ->> 'final' = 'true' LIMIT 1),
+        -- begun: the first that was requeued, if there is room for it
+        (SELECT id FROM (SELECT id, queue_rank FROM due WHERE NOT fresh LIMIT 1) WHERE ahead(queue_rank) < :capacity),
+        -- new: the first that has not had its turn, if there is room for it
+        (SELECT id FROM (SELECT id, queue_rank FROM due WHERE fresh LIMIT 1) WHERE ahead(queue_rank) < :capacity))
+    RETURNING *
+
+`due` are the jobs that may be tried now, in order of turn::
+
+    SELECT * FROM jobs WHERE model = :of AND status = 'queued' AND not_before <= :now ORDER BY queue_rank, id
+
+`ahead(turn)` is the number of jobs that have a denoiser or will want one before a job with this turn::
+
+    SELECT count(*) FROM jobs WHERE model = :of AND status = 'in_progress' AND lease_expires_at >= :now
+        AND stage IN ('text_encode', 'image_encode', 'denoise')
+        AND (stage = 'denoise' AND replica IS NOT NULL OR queue_rank <= turn)
+
+Each candidate is looked up only if the ones above it do not exist, in an index that leaves out finished jobs, so the
+size of the history costs nothing. PostgreSQL skips rows that another claim has locked; SQLite has one writer.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import Any
 
-from sqlalchemy import (
-    BindParameter,
-    ColumnElement,
-    Float,
-    Integer,
-    Select,
-    String,
-    UnaryExpression,
-    bindparam,
-    case,
-    func,
-    or_,
-    select,
-)
+from sqlalchemy import BindParameter, ColumnElement, Float, Integer, Select, String, bindparam, case, func, or_, select
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from jobs.allocation import HAS_DENOISER
 from jobs.changes import changing
 from jobs.lifecycle import AHEAD_OF_DENOISE, Status
 from jobs.schema import jobs
+
+_NOW = bindparam("now", type_=Float)
+_OF_MODEL = jobs.c.model == bindparam("of", type_=String)
 
 
 @cache
@@ -35,55 +54,67 @@ def claim_statement() -> ReturningUpdate[Any]:
     is abandoned), `max_attempts`, `capacity` and `begins_with` (the first stage). It is cached, because building it
     takes longer than running it.
     """
-    now, model = bindparam("now", type_=Float), bindparam("of", type_=String)
-    of = jobs.c.model == model
-    due = (of, jobs.c.status == Status.QUEUED, jobs.c.not_before <= now)
-    # An expression instead of the column: else SQLite would read a model's whole history instead of the few leases.
-    held_of = jobs.c.model.concat("") == model
-    may_try = jobs.c.attempts < bindparam("max_attempts", type_=Integer)
-    left = _first([jobs.c.lease_expires_at], held_of, *abandoned(bindparam("expired_by", type_=Float)), may_try)
-    turn: list[ColumnElement[Any] | UnaryExpression[Any]] = [jobs.c.queue_rank, jobs.c.id]
-    denoised = _first(turn, *due, ~jobs.c.fresh, jobs.c.checkpoint["final"].as_boolean())
-    live = (jobs.c.status == Status.IN_PROGRESS, jobs.c.lease_expires_at >= now)
-    ahead = (of, *live, jobs.c.stage.in_(AHEAD_OF_DENOISE))
-
-    def if_there_is_room(first: Select[Any]) -> Select[Any]:
-        head = first.add_columns(jobs.c.queue_rank).subquery()
-        before = (
-            select(func.count())
-            .where(*ahead, or_(HAS_DENOISER, head.c.queue_rank >= jobs.c.queue_rank))
-            .correlate(head)
-        )
-        return select(head.c.id).where(before.scalar_subquery() < bindparam("capacity", type_=Integer))
-
-    # A requeued job goes first, but when there is no room for it, it does not block new jobs with an earlier turn.
-    begun = if_there_is_room(_first(turn, *due, ~jobs.c.fresh))
-    new = if_there_is_room(_first(turn, *due, jobs.c.fresh))
+    candidates = (_abandoned_job(), _denoised_job(), _begun_job(), _new_job())
     return changing(
-        jobs.c.id == func.coalesce(*(each.scalar_subquery() for each in (left, denoised, begun, new))),
+        jobs.c.id == func.coalesce(*(candidate.scalar_subquery() for candidate in candidates)),
         status=Status.IN_PROGRESS,
         stage=bindparam("begins_with", type_=String),
         step=None,
         replica=None,
         progress=case((jobs.c.progress < 1, 1), else_=jobs.c.progress),
         attempts=jobs.c.attempts + 1,
-        started_at=func.coalesce(jobs.c.started_at, now),
+        started_at=func.coalesce(jobs.c.started_at, _NOW),
         lease_owner=bindparam("owner"),
         lease_token=bindparam("token"),
-        lease_expires_at=now + bindparam("lease_s", type_=Float),
+        lease_expires_at=_NOW + bindparam("lease_s", type_=Float),
         from_states=(Status.QUEUED, Status.IN_PROGRESS),
     )
-
-
-def _first(order: list[ColumnElement[Any] | UnaryExpression[Any]], *conditions: ColumnElement[bool]) -> Select[Any]:
-    """The id of the first matching job. PostgreSQL skips rows that another claim has locked; SQLite has one writer.
-
-    Each order matches an index that skips finished jobs, so the size of the history costs nothing.
-    """
-    query = select(jobs.c.id).where(*conditions).order_by(*order).limit(1)
-    return query.with_for_update(skip_locked=True)
 
 
 def abandoned(now: float | BindParameter[float]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """The condition that a job's lease has expired without renewal."""
     return jobs.c.lease_token.is_not(None), jobs.c.lease_expires_at < now
+
+
+def _abandoned_job() -> Select[Any]:
+    """The job whose lease expired first, if it has attempts left; it is claimed whatever the capacity."""
+    # An expression instead of the column: else SQLite would read a model's whole history instead of the few leases.
+    of_model = jobs.c.model.concat("") == bindparam("of", type_=String)
+    has_attempts = jobs.c.attempts < bindparam("max_attempts", type_=Integer)
+    expired = abandoned(bindparam("expired_by", type_=Float))
+    return _locked(select(jobs.c.id).where(of_model, *expired, has_attempts).order_by(jobs.c.lease_expires_at))
+
+
+def _denoised_job() -> Select[Any]:
+    """The first requeued job whose denoise is finished: it needs no denoiser and does not wait for room."""
+    return _first_due(~jobs.c.fresh, jobs.c.checkpoint["final"].as_boolean())
+
+
+def _begun_job() -> Select[Any]:
+    """The first requeued job. When there is no room for it, it does not block a new job with an earlier turn."""
+    return _if_there_is_room(_first_due(~jobs.c.fresh))
+
+
+def _new_job() -> Select[Any]:
+    """The first job that has not had its turn."""
+    return _if_there_is_room(_first_due(jobs.c.fresh))
+
+
+def _first_due(*conditions: ColumnElement[bool]) -> Select[Any]:
+    """The first queued job of the model, in order of turn, that matches the conditions and may be tried now."""
+    due = (_OF_MODEL, jobs.c.status == Status.QUEUED, jobs.c.not_before <= _NOW)
+    return _locked(select(jobs.c.id).where(*due, *conditions).order_by(jobs.c.queue_rank, jobs.c.id))
+
+
+def _locked(query: Select[Any]) -> Select[Any]:
+    """The first row of a query, locked; rows that another claim has locked are skipped."""
+    return query.limit(1).with_for_update(skip_locked=True)
+
+
+def _if_there_is_room(candidate: Select[Any]) -> Select[Any]:
+    """The candidate, unless `capacity` jobs of the model have a denoiser or will want one before it."""
+    first = candidate.add_columns(jobs.c.queue_rank).subquery()
+    live = (_OF_MODEL, jobs.c.status == Status.IN_PROGRESS, jobs.c.lease_expires_at >= _NOW)
+    goes_before = or_(HAS_DENOISER, jobs.c.queue_rank <= first.c.queue_rank)
+    ahead = select(func.count()).where(*live, jobs.c.stage.in_(AHEAD_OF_DENOISE), goes_before).correlate(first)
+    return select(first.c.id).where(ahead.scalar_subquery() < bindparam("capacity", type_=Integer))
