@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import ColumnElement, Connection, and_, select
 
@@ -21,8 +21,7 @@ from jobs.schema import jobs
 from pipelines.stages import Stage
 
 HAS_DENOISER: ColumnElement[bool] = and_(jobs.c.stage == Stage.DENOISE, jobs.c.replica.is_not(None))
-_TURN = jobs.c.queue_rank.label("turn")
-_CLASS = {priority.value: place for place, priority in enumerate(Priority)}
+_CLASS = {priority: place for place, priority in enumerate(Priority)}
 
 UNBELIEVABLE, SOON_S = 3, 1.0
 """A job with less than `after_s` left is not preempted, by its estimate. Once the waiting job is older than
@@ -56,63 +55,134 @@ class Allocation:
         )
         with self._database.write() as connection:
             hold_denoisers(connection, model)
-            rows = connection.execute(query).all()
-            # A job still waits if its replica disappeared before its conductor learned of the assignment.
-            mine = {
-                row.lease_token: row.replica for row in rows if row.lease_token in tokens and row.replica in denoisers
-            }
-            waiting = [
-                row
-                for row in rows
-                if (row.lease_token in tokens and row.lease_token not in mine)
-                or (row.replica is None and row.lease_expires_at >= time.time())
-            ]
-            busy = {row.replica for row in rows}
-            free = [each for each in denoisers if each not in busy]
-            given = [
-                {"id": row.id, "lease_token": row.lease_token, "replica": replica}
-                for row, replica in sorted(zip(waiting, free, strict=False), key=lambda pair: pair[0].id)
-            ]
-            update_each(connection, jobs, given, keys=("id", "lease_token"))
-        return mine | {each["lease_token"]: each["replica"] for each in given if each["lease_token"] in tokens}
+            encoded = [EncodedJob(*row) for row in connection.execute(query)]
+            assignments, answer = assign_free_denoisers(encoded, denoisers, tokens, time.time())
+            rows = [asdict(each) for each in sorted(assignments, key=lambda each: each.id)]
+            update_each(connection, jobs, rows, keys=("id", "lease_token"))
+        return answer
 
     def preempted(self, model: str, denoisers: int, after_s: float) -> set[str]:
         """Leases of the jobs to preempt for jobs of a higher class that are at least `after_s` old.
 
-        Each encoded job that waits and will not get a free denoiser preempts one job: of the lowest class, the job with
-        the last turn. A job with an earlier turn than the waiting job is not preempted, because its class has aged. A
-        job about to finish is not preempted either: one with less than `after_s` left by its estimate, or less than a
-        second where the waiting job is so old that the estimate may be wrong. Every conductor gets the same answer
-        until the denoisers have been reassigned.
+        `choose_victims` has the rules. Every conductor gets the same answer until the denoisers have been reassigned.
         """
         here = (jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS)
-        left_s = LEFT_S.label("left_s")
-        at_work = select(jobs.c.id, jobs.c.lease_token, jobs.c.priority, _TURN, left_s).where(*here, HAS_DENOISER)
+        columns = jobs.c.id, jobs.c.lease_token, jobs.c.priority, jobs.c.queue_rank, LEFT_S.label("left_s")
         now = time.time()
         waiting = (
-            select(jobs.c.priority, jobs.c.created_at, _TURN)
+            select(jobs.c.priority, jobs.c.queue_rank, jobs.c.created_at)
             .where(*here, jobs.c.stage == Stage.DENOISE, jobs.c.replica.is_(None), jobs.c.lease_expires_at >= now)
             .where(jobs.c.created_at <= now - after_s, jobs.c.priority != Priority.LOW)
             .order_by(jobs.c.queue_rank, jobs.c.id)
         )
         with self._database.read() as connection:
-            working = connection.execute(at_work).all()
-            if denoisers < 1 or not working:
+            denoising = [
+                DenoisingJob(row.id, row.lease_token, Priority(row.priority), row.queue_rank, row.left_s)
+                for row in connection.execute(select(*columns).where(*here, HAS_DENOISER))
+            ]
+            if denoisers < 1 or not denoising:
                 return set()
-            # At most every denoiser can be reassigned.
-            asking = connection.execute(waiting.limit(denoisers)).all()
-        doubted = now - UNBELIEVABLE * after_s
-        return _victims(working, asking[max(denoisers - len(working), 0) :], after_s, doubted)
+            urgent = [
+                UrgentJob(Priority(row.priority), row.queue_rank, row.created_at)
+                for row in connection.execute(waiting.limit(denoisers))
+            ]
+        return choose_victims(denoising, urgent, denoisers, after_s, now)
 
 
-def _victims(working: Sequence[Any], asking: Sequence[Any], after_s: float, doubted: float) -> set[str]:
-    last_first = sorted(working, key=lambda row: (_CLASS[row.priority], row.turn, row.id), reverse=True)
+@dataclass(frozen=True, slots=True)
+class EncodedJob:
+    """A job in stage `denoise`: it waits for a denoiser, or has one."""
+
+    id: str
+    lease_token: str
+    replica: str | None
+    lease_expires_at: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A denoiser that a job gets."""
+
+    id: str  # of the job
+    lease_token: str
+    replica: str
+
+
+def assign_free_denoisers(
+    encoded: Sequence[EncodedJob], denoisers: Sequence[str], tokens: Collection[str], now: float
+) -> tuple[list[Assignment], dict[str, str]]:
+    """Assign free denoisers to waiting jobs, and answer the caller; it gets what it has even if an answer was lost.
+
+    Args:
+        encoded: all jobs of the model in stage `denoise`, in order of turn.
+        denoisers: ids of the model's replicas that take calls, in the order of assignment.
+        tokens: leases of the caller's jobs that wait for a denoiser.
+        now: seconds since the epoch. Another conductor's job whose lease expired before then gets nothing.
+
+    Returns:
+        The new assignments, and the denoisers of the caller's jobs by lease token.
+    """
+    # A job still waits if its replica disappeared before its conductor learned of the assignment.
+    mine = {
+        job.lease_token: job.replica
+        for job in encoded
+        if job.lease_token in tokens and job.replica is not None and job.replica in denoisers
+    }
+    waiting = [
+        job
+        for job in encoded
+        if (job.lease_token in tokens and job.lease_token not in mine)
+        or (job.replica is None and job.lease_expires_at >= now)
+    ]
+    busy = {job.replica for job in encoded}
+    free = [replica for replica in denoisers if replica not in busy]
+    assignments = [Assignment(job.id, job.lease_token, replica) for job, replica in zip(waiting, free, strict=False)]
+    return assignments, mine | {each.lease_token: each.replica for each in assignments if each.lease_token in tokens}
+
+
+@dataclass(frozen=True, slots=True)
+class DenoisingJob:
+    """A job that has a denoiser, which another may need more."""
+
+    id: str
+    lease_token: str
+    priority: Priority
+    turn: float
+    left_s: float  # estimated seconds of computing that it still needs
+
+
+@dataclass(frozen=True, slots=True)
+class UrgentJob:
+    """A job that waits for a denoiser and is old enough to preempt another."""
+
+    priority: Priority
+    turn: float
+    created_at: float  # seconds since the epoch
+
+
+def choose_victims(
+    denoising: Sequence[DenoisingJob], urgent: Sequence[UrgentJob], denoisers: int, after_s: float, now: float
+) -> set[str]:
+    """Choose the jobs to preempt; returns their leases.
+
+    Each urgent job that will not get a free denoiser preempts one job: of the lowest class, the job with the last turn.
+    A job with an earlier turn than the urgent job is not preempted, because its class has aged. A job about to finish
+    is not preempted either: one with less than `after_s` left by its estimate, or less than a second where the urgent
+    job is so old that the estimate may be wrong.
+
+    Args:
+        urgent: in order of turn.
+        denoisers: the number of the model's denoisers; at most that many can be reassigned.
+        now: seconds since the epoch.
+    """
+    last_first = sorted(denoising, key=lambda job: (_CLASS[job.priority], job.turn, job.id), reverse=True)
+    doubted = now - UNBELIEVABLE * after_s
     victims: set[str] = set()
-    for each in asking:
-        for row in last_first:
-            lower = _CLASS[row.priority] > _CLASS[each.priority]
-            worth_it = row.left_s >= (SOON_S if each.created_at <= doubted else after_s)
-            if lower and worth_it and row.turn > each.turn and row.lease_token not in victims:
-                victims.add(row.lease_token)
+    for waiting in urgent[max(denoisers - len(denoising), 0) : denoisers]:
+        for job in last_first:
+            lower = _CLASS[job.priority] > _CLASS[waiting.priority]
+            worth_it = job.left_s >= (SOON_S if waiting.created_at <= doubted else after_s)
+            if lower and worth_it and job.turn > waiting.turn and job.lease_token not in victims:
+                victims.add(job.lease_token)
                 break
     return victims

@@ -144,3 +144,11 @@ def test_a_job_whose_class_has_aged_is_not_interrupted(jobs: Jobs) -> None:
     with jobs.database.write() as connection:  # 1300 seconds of work have been done since it came
         connection.exec_driver_sql(f"UPDATE jobs SET queue_rank = 1300 WHERE id = '{job.id}'")
     assert jobs.allocation.preempted("m", 1, AFTER_S) == set()
+
+
+def test_the_first_turn_of_those_that_wait_gets_the_free_denoiser(jobs: Jobs) -> None:
+    running(jobs, "d1", 600.0, Priority.LOW)
+    later, _ = urgent(jobs), urgent(jobs)
+    with jobs.database.write() as connection:
+        connection.exec_driver_sql(f"UPDATE jobs SET queue_rank = 1300 WHERE id = '{later.id}'")
+    assert jobs.allocation.preempted("m", 2, AFTER_S) == set(), "the other comes after the job that has a denoiser"
