@@ -20,16 +20,14 @@ import ray
 from ray import serve
 
 from deployments import metrics
-from deployments.background import until_set
 from deployments.configuration.settings import Settings
 from deployments.events import emit
+from deployments.stages.event_queue import EventQueue
 from deployments.stages.messages import Ending, Event, Finished, Progress, Started, Stopped
 from pipelines.catalogue import ModelCard
 from pipelines.stages import Stage
 
 T = TypeVar("T")
-
-EVENTS_PER_SECOND = 1
 
 
 class Control:
@@ -68,49 +66,22 @@ class Control:
 class Worker:
     """Runs a stage's calls one at a time in a thread, so that the replica's event loop stays free."""
 
-    def __init__(self, step_timeout_s: float) -> None:
+    def __init__(self, step_timeout_s: float, new_queue: Callable[[], EventQueue] = EventQueue) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="stage")
         self._step_timeout_s = step_timeout_s
+        self._new_queue = new_queue
         self._current: Control | None = None
 
     async def stream(self, work: Callable[[Control], T]) -> AsyncGenerator[Event | T, None]:
         """Run `work` and yield its events. When cancelled, this ends only after the thread has really stopped."""
-        loop = asyncio.get_running_loop()
-        latest: list[Progress] = []
-        at_once: list[Started | Ending] = []
-        news = asyncio.Event()
-        quiet_until = 0.0
-
-        def receive(event: Started | Progress | Ending) -> None:
-            if not isinstance(event, Progress):
-                at_once.append(event)
-                news.set()
-            elif latest:  # one is already waiting to be sent: replace it
-                latest[:] = [event]
-            else:
-                latest.append(event)
-                news.set()
-
-        def report(event: Started | Progress | Ending) -> None:
-            loop.call_soon_threadsafe(receive, event)
-
-        control = Control(report)
+        events = self._new_queue()
+        control = Control(events.put)
         call = self._pool.submit(self._timed, control, work, this_replica())
         future = asyncio.wrap_future(call)
-        future.add_done_callback(lambda _: news.set())
+        future.add_done_callback(lambda _: events.close())
         try:
-            while True:
-                news.clear()
-                while at_once:
-                    yield at_once.pop(0)
-                done = future.done()
-                if latest and (done or loop.time() >= quiet_until):
-                    yield latest.pop()
-                    quiet_until = loop.time() + 1 / EVENTS_PER_SECOND
-                elif done:
-                    break
-                else:
-                    await until_set(news, quiet_until - loop.time() if latest else None)
+            async for event in events:
+                yield event
             value, seconds = future.result()
             yield Finished(seconds, payload_bytes(value), control.result_metadata)
             yield value

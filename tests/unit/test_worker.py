@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from deployments.stages import worker as worker_module
+from deployments.stages.event_queue import EventQueue
 from deployments.stages.messages import Ending, Finished, Progress, Started, Stopped
 from deployments.stages.worker import Control, Worker
 
@@ -22,19 +23,17 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "this_replica", lambda: "r1")
 
 
-@pytest.fixture
-def one_progress_in_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+def one_progress_in_an_hour() -> EventQueue:
     """So that how fast this machine is does not matter."""
-    monkeypatch.setattr(worker_module, "EVENTS_PER_SECOND", 1 / 3600)
+    return EventQueue(progress_every_s=3600)
 
 
 async def listen(worker: Worker, work: Callable[[Control], Any], seen: list[Any]) -> None:
-    async with aclosing(worker.stream(work)) as items:
+    async with asyncio.timeout(PATIENCE_S), aclosing(worker.stream(work)) as items:
         async for item in items:
             seen.append(item)  # noqa: PERF401 others look meanwhile
 
 
-@pytest.mark.usefixtures("one_progress_in_an_hour")
 def test_everything_comes_in_order_and_the_last_progress_always() -> None:
     def work(control: Control) -> str:
         for step in range(50):
@@ -43,7 +42,7 @@ def test_everything_comes_in_order_and_the_last_progress_always() -> None:
         return "video"
 
     seen: list[Any] = []
-    asyncio.run(listen(Worker(60), work, seen))
+    asyncio.run(listen(Worker(60, one_progress_in_an_hour), work, seen))
     assert seen[0] == Started("r1")
     assert isinstance(seen[-2], Finished)
     assert seen[-1] == "video"
@@ -53,7 +52,6 @@ def test_everything_comes_in_order_and_the_last_progress_always() -> None:
     assert len(progress) <= 2, "one at its time, and the last"
 
 
-@pytest.mark.usefixtures("one_progress_in_an_hour")
 def test_what_is_ending_is_told_at_once() -> None:
     told = threading.Event()
 
@@ -64,7 +62,8 @@ def test_what_is_ending_is_told_at_once() -> None:
         assert told.wait(PATIENCE_S), "it waited for the progress"
 
     async def run() -> None:
-        async with aclosing(Worker(60).stream(work)) as items:
+        worker = Worker(60, one_progress_in_an_hour)
+        async with asyncio.timeout(PATIENCE_S), aclosing(worker.stream(work)) as items:
             async for item in items:
                 if item == Ending():
                     told.set()
