@@ -6,6 +6,8 @@ for up to half a second.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from deployments.stages.messages import DenoiseRequest
@@ -18,14 +20,10 @@ class ToItsDenoiser(RequestRouter):
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
         """The assigned replica. If it is gone, the job run cancels the call."""
-        requests = (
-            []
-            if pending_request is None
-            else [each for each in pending_request.args if isinstance(each, DenoiseRequest)]
-        )
-        if pending_request is None or not requests:
+        denoiser = None if pending_request is None else named_denoiser(pending_request.args)
+        if pending_request is None or denoiser is None:
             return [candidate_replicas]
-        own = [each for each in candidate_replicas if each.replica_id.unique_id == requests[0].denoiser]
+        own = [each for each in candidate_replicas if each.replica_id.unique_id == denoiser]
         if not pending_request.routing_context.should_backoff:
             # First trust the store that the replica is free: asking the replica takes a round trip, which is long where
             # no core is idle.
@@ -33,3 +31,8 @@ class ToItsDenoiser(RequestRouter):
                 self.replica_queue_len_cache.update(each.replica_id, 0)
         pending_request.routing_context.should_backoff = True
         return [own]
+
+
+def named_denoiser(arguments: Iterable[object]) -> str | None:
+    """The replica that the denoise request among a call's arguments names; None if there is no denoise request."""
+    return next((each.denoiser for each in arguments if isinstance(each, DenoiseRequest)), None)
