@@ -33,7 +33,7 @@ class Store(Protocol):
     def put(self, key: str, data: bytes, about: ObjectMetadata, /) -> None: ...
 
 
-class LeaseExpiries(Protocol):
+class LeaseExpiry(Protocol):
     """Knows when a lease expires; None when it is no longer held. Blocks."""
 
     def expiry(self, token: str, /) -> float | None: ...
@@ -55,7 +55,7 @@ class Publication:
         job: Job,
         rendered: RenderedVideo,
         store: Store,
-        leases: LeaseExpiries,
+        leases: LeaseExpiry,
         writers: Executor,
         *,
         on_retry: Callable[[], None] = lambda: None,

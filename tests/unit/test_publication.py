@@ -42,7 +42,7 @@ class Store:
 
 @dataclass
 class Leases:
-    """Answers with these expiries, or with the error."""
+    """Answers with these, one after another: when the lease expires, or an error."""
 
     answers: list[float | Exception | None]
     asked: list[str] = field(default_factory=list)
