@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.random_weights import build_ltx, build_svd, ltx_card, svd_card
-from pipelines.card import Dtype
-from pipelines.catalogue import ModelCard
+from pipelines.card import Dtype, ModelCard, Parameters
+from pipelines.families import stages_of
 from pipelines.local import LocalPipeline
 from pipelines.ltx.reference import reference_video as ltx_reference
-from pipelines.requests import GenerationRequest, Parameters, resolve
+from pipelines.requests import GenerationRequest, resolve
 from pipelines.serialization import from_bytes, to_bytes
 from pipelines.svd.reference import reference_video as svd_reference
 
@@ -45,7 +44,7 @@ class Case:
 
     def parameters(self, card: ModelCard) -> Parameters:
         prompt = PROMPT if card.TAKES_PROMPT else None
-        request = GenerationRequest(prompt=prompt, seed=123, **self.fields)
+        request = GenerationRequest.model_validate({"prompt": prompt, "seed": 123, **self.fields})
         return resolve(request, card, has_image=self.from_image)
 
 
@@ -66,14 +65,13 @@ class Subject:
     def difference_when_resumed(self, case: Case) -> float:
         """The same, between a denoise that was stopped after every step and one that ran through."""
         parameters, image = case.parameters(self.staged.card), picture() if case.from_image else None
-        conditioning = self.staged.condition(PROMPT, parameters, image)
-        state_type = import_module(f"pipelines.{self.staged.card.family}.outputs").DenoiseState
-        run = self.staged.denoiser.begin(parameters, *conditioning)
+        inputs = self.staged.condition(PROMPT, parameters, image)
+        kind = stages_of(self.staged.card).state
+        run = self.staged.denoiser.begin(parameters, inputs)
         while run.step_index < run.num_steps:
             run.step()
-            state = from_bytes(state_type, to_bytes(run.state))
-            run = self.staged.denoiser.begin(parameters, *conditioning, state)
-        resumed = self.staged.decode(run.result(), parameters)
+            run = self.staged.denoiser.begin(parameters, inputs, from_bytes(kind, to_bytes(run.state)))
+        resumed = self.staged.decode([run.result()], parameters)
         return largest(resumed, self.staged.generate(PROMPT, parameters, image))
 
 

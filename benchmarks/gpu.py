@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import diffusers
 import torch
@@ -25,13 +25,20 @@ from torch import Tensor
 
 from benchmarks.fidelity import PROMPT, Case, largest, picture, verdict
 from benchmarks.full_size import ARCHITECTURES, checkpoint
-from pipelines.families import load_stage, place
+from pipelines.card import ModelCard, Parameters
+from pipelines.families import stages_of
 from pipelines.ltx.card import LTXCard
 from pipelines.ltx.reference import reference_video as ltx_reference
-from pipelines.requests import Parameters
+from pipelines.protocols import DecodeStage, DenoiseInputs, DenoiseStage, Loaded, Loader, Resources, StageOutput
 from pipelines.stages import Stage
 from pipelines.svd.card import SVDCard
 from pipelines.svd.reference import reference_video as svd_reference
+
+if TYPE_CHECKING:
+    from pipelines.families import Conditioning
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 GPU = torch.device("cuda")
 ROUNDS, ENOUGH_S = 3, 20.0
@@ -64,26 +71,33 @@ class Bench:
     def stages(self) -> Tensor:
         """Time every stage on what the one before it made; the video, [F, 3, H, W] float32 on the CPU."""
         parameters, image = self.parameters(), picture() if self.card.NEEDS_IMAGE else None
+        stages = stages_of(self.card)
         text = pixels = None
-        if Stage.TEXT_ENCODE in self.card.STAGES:
+        if stages.text is not None:
             others = map(f"{PROMPT} {{}}".format, count())  # a prompt that was embedded before costs nothing
             text = self._time(
                 Stage.TEXT_ENCODE,
+                stages.text,
                 lambda stage: (stage.encode(next(others), parameters), stage.encode(PROMPT, parameters)),
             )[1]
-        if image is not None:
-            pixels = self._time(Stage.IMAGE_ENCODE, lambda stage: stage.encode(image, parameters))
+        if image is not None and stages.image is not None:
+            pixels = self._time(Stage.IMAGE_ENCODE, stages.image, lambda stage: stage.encode(image, parameters))
+        inputs: DenoiseInputs[Conditioning, Conditioning, StageOutput] = DenoiseInputs(text, pixels)
 
-        def denoise(stage: Any) -> Any:
-            run = stage.begin(parameters, text, pixels)
+        def denoise(
+            stage: DenoiseStage[Parameters, Conditioning, Conditioning, StageOutput, StageOutput],
+        ) -> StageOutput:
+            run = stage.begin(parameters, inputs)
             while run.step_index < run.num_steps:
                 run.step()
                 stage.placement.synchronize()  # as a replica does
             return run.result()
 
-        final = self._time(Stage.DENOISE, denoise)
-        video: Tensor = self._time(Stage.DECODE, lambda stage: torch.cat(list(stage.chunks(final, parameters))).cpu())
-        return video.float()
+        def decode(stage: DecodeStage[Parameters, StageOutput]) -> Tensor:
+            return torch.cat([each for each in stage.chunks([final], parameters) if isinstance(each, Tensor)]).cpu()
+
+        final = self._time(Stage.DENOISE, stages.denoise, denoise)
+        return self._time(Stage.DECODE, stages.decode, decode).float()
 
     def stock(self) -> tuple[Cost, Tensor]:
         """The same video by diffusers, with every network on the GPU."""
@@ -103,16 +117,16 @@ class Bench:
         """The model's defaults."""
         return Case({}, from_image=self.card.NEEDS_IMAGE).parameters(self.card)
 
-    def _time(self, stage: Stage, work: Callable[[Any], Any]) -> Any:
-        def load() -> Any:
-            loaded = load_stage(stage, self.card, place(self.card, gpu=self.device.type == "cuda"))
+    def _time(self, stage: Stage, loader: Loader[ModelCard, Loaded], work: Callable[[Loaded], T]) -> T:
+        def load() -> Loaded:
+            loaded = loader(self.card, Resources(gpu=self.device.type == "cuda"))
             loaded.warm_up()
             return loaded
 
         self.costs[stage], made = self._measured(load, work)
         return made
 
-    def _measured(self, load: Callable[[], Any], work: Callable[[Any], Any]) -> tuple[Cost, Any]:
+    def _measured(self, load: Callable[[], S], work: Callable[[S], T]) -> tuple[Cost, T]:
         _collect()
         torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()

@@ -26,8 +26,9 @@ from pipelines.card import CheckpointCard
 from pipelines.catalogue import get_card, load_catalogue
 from pipelines.ltx.card import LTXParameters
 from pipelines.ltx.reference import reference_video
+from pipelines.output import metadata_of
 from pipelines.requests import GenerationRequest, resolve
-from pipelines.video import encode_mp4, metadata_of
+from pipelines.video import encode_mp4
 from pipelines.weights import locate
 
 PROMPT = "a red circle moves left on a black background"
@@ -52,7 +53,7 @@ class Stock:
         self.pipeline.set_progress_bar_config(disable=True)
 
     def __call__(self, fields: dict[str, int]) -> bytes:
-        parameters = resolve(GenerationRequest(prompt=PROMPT, seed=SEED, **fields), self.card)
+        parameters = resolve(GenerationRequest.model_validate({"prompt": PROMPT, "seed": SEED, **fields}), self.card)
         assert isinstance(parameters, LTXParameters)
         video = reference_video(self.pipeline, parameters, PROMPT)  # [F, 3, H, W] in [0, 1]
         frames = (video.float() * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()

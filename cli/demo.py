@@ -14,7 +14,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from cli.client import Client
 from cli.service import default_config, for_model, free_port, run_service
 from deployments.configuration.serve_config import load_config
-from pipelines.catalogue import ModelCard, get_card
+from pipelines.card import ModelCard
+from pipelines.catalogue import get_card
 from pipelines.errors import ConfigError, KinorayError
 from pipelines.paths import ROOT
 from pipelines.weights import prefetch

@@ -73,7 +73,7 @@ class Limits(StrictModel):
     max_prompt_chars: int = Field(default=4000, ge=1)
 
 
-class CommonFields(BaseModel):
+class RequestFields(BaseModel):
     """The request fields that every family supports; None means the model's default."""
 
     prompt: str | None = None
@@ -85,7 +85,7 @@ class CommonFields(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
 
-class CommonDefaults(StrictModel):
+class Defaults(StrictModel):
     """The values of fields that a request does not set."""
 
     width: int
@@ -95,9 +95,10 @@ class CommonDefaults(StrictModel):
     num_inference_steps: int
 
 
-class CommonParameters(StrictModel):
+class Parameters(StrictModel):
     """The effective parameters of one video. Together with the model's revision they determine every pixel."""
 
+    family: str
     width: int
     height: int
     num_frames: int
@@ -125,8 +126,8 @@ class CommonParameters(StrictModel):
         return self.megapixels * self.num_inference_steps * (2 if self.guided else 1)
 
 
-class CommonCard(StrictModel):
-    """A model that the service can run."""
+class ModelCard(StrictModel):
+    """A model that the service can run; the base of every family's card."""
 
     STAGES: ClassVar[dict[Stage, tuple[Component, ...]]]
     """The stages of the family, and the components of the checkpoint that each loads."""
@@ -134,12 +135,19 @@ class CommonCard(StrictModel):
     NEEDS_IMAGE: ClassVar[bool]
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.\-]*$")]
+    family: str
+    """The name that the family registers; see `pipelines.families`."""
     name: str
     license: str
     compression: Compression
     limits: Limits
+    defaults: Defaults
     example_image: Path | None = None
     """An image for trying the model; a relative path starts at the repository's root."""
+
+    @abstractmethod
+    def default_parameters(self) -> Parameters:
+        """The parameters of an empty request; the stages warm up with them."""
 
     @abstractmethod
     def shared_by(self, stage: Stage) -> object:
@@ -149,7 +157,7 @@ class CommonCard(StrictModel):
 DTYPES: dict[Literal["cpu", "cuda"], Dtype] = {"cpu": "float32", "cuda": "bfloat16"}
 
 
-class CheckpointCard(CommonCard):
+class CheckpointCard(ModelCard):
     """A model that has weights."""
 
     source: Source

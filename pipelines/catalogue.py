@@ -1,7 +1,8 @@
 """The model catalogue: one YAML file per model in `configs/models/`, read without torch.
 
-A card gives the location of the weights, the family that runs them, the dtype and the limits of a request. The
-environment variable `KINORAY_MODELS` names a folder, present on every node, with the operator's own cards.
+A card names its family, which validates it (`pipelines.families`). It gives the location of the weights, the dtype and
+the limits of a request. The environment variable `KINORAY_MODELS` names a folder, present on every node, with the
+operator's own cards.
 """
 
 from __future__ import annotations
@@ -9,28 +10,29 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from pipelines.card import ModelCard
 from pipelines.errors import ConfigError
-from pipelines.ltx.card import LTXCard
+from pipelines.families import families
 from pipelines.paths import ROOT
-from pipelines.simulated.card import SimulatedCard
-from pipelines.svd.card import SVDCard
 
 CATALOGUE = ROOT / "configs" / "models"
 
-ModelCard = Annotated[LTXCard | SVDCard | SimulatedCard, Field(discriminator="family")]
-"""A model of any family."""
 
-_CARD: TypeAdapter[ModelCard] = TypeAdapter(ModelCard)
+def read_card(data: object) -> ModelCard:
+    """Build a card from the plain values of a YAML file.
 
-
-def read_card(data: Any) -> ModelCard:
-    """Build a card from the plain values of a YAML file. Raises ValidationError."""
-    return _CARD.validate_python(data)
+    Raises:
+        ValidationError: a key is missing, unknown or has a wrong value.
+        ConfigError: there is no such family.
+    """
+    name = data.get("family") if isinstance(data, dict) else None
+    if name not in families():
+        raise ConfigError(f"family must be one of {', '.join(families())}; it is {name!r}")
+    return families()[name].card.model_validate(data)
 
 
 def load_card(path: Path) -> ModelCard:
@@ -41,7 +43,7 @@ def load_card(path: Path) -> ModelCard:
     """
     try:
         card = read_card(yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, ValidationError) as error:
+    except (yaml.YAMLError, ValidationError, ConfigError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if card.id != path.stem:
         raise ConfigError(f"{path}: id is {card.id!r}, the file's name says {path.stem!r}; make them the same")

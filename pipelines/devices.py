@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pipelines.card import CheckpointCard
+from pipelines.protocols import Resources
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +36,11 @@ class Placement:
         return {"device": self.device.type, "dtype": dtype, "attention": self.attention}
 
 
-def place(card: CheckpointCard, *, gpu: bool, threads: int | None = None) -> Placement:
+def place(card: CheckpointCard, resources: Resources) -> Placement:
     """Choose a stage's device and dtype, and set its thread count, on which the exact bits depend on a CPU."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
+    if resources.threads is not None:
+        torch.set_num_threads(resources.threads)
+    device = torch.device("cuda" if resources.gpu and torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         _hide_xformers()
     dtype: torch.dtype = getattr(torch, card.dtype["cuda" if device.type == "cuda" else "cpu"])

@@ -1,65 +1,62 @@
-"""Access to the families and their stages by name, so that a process imports only the stage it runs.
+"""The families of this installation, by name: Kinoray's own, and those of installed packages.
 
-A family is a package with up to four modules: `text` (TextEncoder), `image` (ImageEncoder), `denoise` (Denoiser) and
-`decode` (VideoDecoder). Each class takes a card and a placement, loads only its own stage's weights, and has `warm_up`.
-Every family has the same interface: `encode(prompt or image, parameters)`, `begin(parameters, text, image, state)` with
-`step` and `result`, and `chunks(latents, parameters)`.
+A package registers a family with an entry point, whose name is the family's:
+
+    [project.entry-points."kinoray.families"]
+    wan = "kinoray_wan.family:FAMILY"
+
+It must be installed wherever Kinoray runs: the API checks its requests, and each replica loads its stages.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
-from pipelines.catalogue import ModelCard
-from pipelines.simulated.card import SimulatedCard
-from pipelines.simulated.placement import Nowhere
-from pipelines.stages import Stage
+from pipelines.card import ModelCard, Parameters
+from pipelines.errors import ConfigError
+from pipelines.protocols import Family, StageOutput, Stages
 
 if TYPE_CHECKING:
-    from pipelines.devices import Placement
+    from typing import TypeAlias
 
-CLASSES: dict[Stage, str] = {
-    Stage.TEXT_ENCODE: "TextEncoder",
-    Stage.IMAGE_ENCODE: "ImageEncoder",
-    Stage.DENOISE: "Denoiser",
-    Stage.DECODE: "VideoDecoder",
-}
-"""The stages that compute, and the class of each in every family, which also names its deployment."""
-_MODULES = {
-    Stage.TEXT_ENCODE: "text", Stage.IMAGE_ENCODE: "image", Stage.DENOISE: "denoise", Stage.DECODE: "decode",
-}  # fmt: skip
+    # A card's family is its parameters' family, which no type can say: so whoever takes a family from here sees the
+    # base classes. That a family fits together is checked where it registers.
+    Conditioning: TypeAlias = StageOutput | None
+    AnyFamily: TypeAlias = Family[ModelCard, Parameters, Conditioning, Conditioning, StageOutput, StageOutput]
+    AnyStages: TypeAlias = Stages[ModelCard, Parameters, Conditioning, Conditioning, StageOutput, StageOutput]
+
+GROUP = "kinoray.families"
+OWN = tuple(EntryPoint(name, f"pipelines.{name}.family:FAMILY", GROUP) for name in ("ltx", "svd", "simulated"))
 
 
-def place(card: ModelCard, *, gpu: bool, threads: int | None = None) -> Placement | Nowhere:
-    """The placement of a model's stage; see `pipelines.devices.place`."""
-    if isinstance(card, SimulatedCard):
-        return Nowhere()
-    from pipelines import devices
+@cache
+def families() -> dict[str, AnyFamily]:
+    """Every family, by name. Imports no torch.
 
-    return devices.place(card, gpu=gpu, threads=threads)
-
-
-def revision(card: ModelCard) -> str:
-    """The revision of a model's denoiser weights; see `pipelines.weights.revision`."""
-    if isinstance(card, SimulatedCard):
-        return "simulated"
-    from pipelines import weights
-
-    return weights.revision(card, card.STAGES[Stage.DENOISE][0])
-
-
-def video(family: str) -> Any:
-    """The module that makes a video's files from its frames, with `render` and `metadata_of`."""
-    return import_module("pipelines.simulated.video" if family == "simulated" else "pipelines.video")
+    Raises:
+        ConfigError: an installed package's family cannot be imported, is none, or has a name that is taken.
+    """
+    found: dict[str, AnyFamily] = {}
+    for entry in (*OWN, *entry_points(group=GROUP)):
+        try:
+            family = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"the family {entry.name!r} cannot be imported from {entry.value}: {error}") from error
+        if not isinstance(family, Family) or family.name != entry.name:
+            raise ConfigError(f"{entry.value} must be a pipelines.protocols.Family with the name {entry.name!r}")
+        if family.name in found:
+            raise ConfigError(f"{entry.value}: there is a family {family.name!r} already; choose another name")
+        found[family.name] = family
+    return found
 
 
-def outputs(family: str) -> Any:
-    """The module of a family's stage outputs: `DenoiseState`, `FinalLatents` and others."""
-    return import_module(f"pipelines.{family}.outputs")
+def family_of(of: ModelCard | Parameters) -> AnyFamily:
+    """The family of a card or of parameters."""
+    return families()[of.family]
 
 
-def load_stage(stage: Stage, card: ModelCard, placement: Placement | Nowhere) -> Any:
-    """Load one stage of a model."""
-    module = import_module(f"pipelines.{card.family}.{_MODULES[stage]}")
-    return getattr(module, CLASSES[stage])(card, placement)
+def stages_of(card: ModelCard) -> AnyStages:
+    """The stages of a model. Imports torch, where the family uses it."""
+    return family_of(card).stages()

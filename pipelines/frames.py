@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image, fromarray
+
+from pipelines.protocols import Audio
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from pipelines.protocols import Frame, Pixels
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -20,13 +25,41 @@ R = TypeVar("R")
 _END = object()
 
 
-def to_frames(chunks: Iterable[Tensor | NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    """Convert tensors [n, 3, H, W] in [0, 1] on any device to frames [H, W, 3] uint8. Arrays are already frames."""
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One frame of a video, as a stage output: a segment may begin with the last frame of the one before."""
+
+    rgb: NDArray[np.uint8]  # [H, W, 3]
+
+    def image(self) -> Image:
+        return fromarray(self.rgb)
+
+
+@overload
+def to_frames(chunks: Iterable[Pixels]) -> Iterator[Frame]: ...
+@overload
+def to_frames(chunks: Iterable[Pixels | Audio]) -> Iterator[Frame | Audio]: ...
+def to_frames(chunks: Iterable[Pixels | Audio]) -> Iterator[Frame | Audio]:
+    """Convert decoded chunks to single frames [H, W, 3] uint8; sound passes unchanged."""
     for chunk in chunks:
-        if isinstance(chunk, np.ndarray):
+        if isinstance(chunk, Audio):
+            yield chunk
+        elif isinstance(chunk, np.ndarray):
             yield from chunk
         else:
             yield from (chunk.permute(0, 2, 3, 1).float() * 255).round().byte().contiguous().cpu().numpy()
+
+
+def pixels(chunks: Iterable[Pixels | Audio]) -> Iterator[Pixels]:
+    """The chunks of a decode without its sound."""
+    return (chunk for chunk in chunks if not isinstance(chunk, Audio))
+
+
+def last_frame(chunks: Iterable[Pixels | Audio]) -> Picture:
+    """Decode to the end and keep the last frame. There must be at least one."""
+    (last,) = deque(pixels(chunks), maxlen=1)
+    (frame,) = to_frames([last[-1:]])
+    return Picture(frame)
 
 
 def consume_meanwhile(items: Iterable[T], consume: Callable[[Iterable[T]], R]) -> R:

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, Field
 
+from pipelines.card import Parameters
 from pipelines.strict import StrictModel
 
 ConstantRateFactor = Annotated[int, Field(ge=0, le=51)]
@@ -42,3 +43,14 @@ class RenderedVideo:
     mp4: bytes
     thumbnail: bytes | None  # WebP, the middle frame; None when the request wants none
     spritesheet: bytes | None  # WebP, a grid of frames; None when the request wants none
+
+
+def metadata_of(model: str, parameters: Parameters) -> dict[str, object]:
+    """The metadata in a video's file about how it was made; nothing in it differs between two runs of one seed."""
+    return {
+        "model": model,
+        "seed": parameters.seed,
+        "steps": parameters.num_inference_steps,
+        "size": f"{parameters.width}x{parameters.height}",
+        "fps": parameters.fps,
+    }

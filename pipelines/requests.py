@@ -7,36 +7,54 @@ can be repeated.
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, create_model
 
-from pipelines.card import CommonFields
-from pipelines.catalogue import ModelCard
-from pipelines.errors import InvalidRequest
-from pipelines.ltx.card import LTXFields, LTXParameters
-from pipelines.simulated.card import SimulatedParameters
-from pipelines.svd.card import SVDFields, SVDParameters
+from pipelines.card import ModelCard, Parameters, RequestFields
+from pipelines.errors import ConfigError, InvalidRequest
+from pipelines.families import families, family_of
+from pipelines.strict import read_stored
 
-Parameters = Annotated[LTXParameters | SVDParameters | SimulatedParameters, Field(discriminator="family")]
-"""The effective parameters of one video, of any family."""
-
-_PARAMETERS: TypeAdapter[Parameters] = TypeAdapter(Parameters)
+F = TypeVar("F", bound=BaseModel)
 
 
-class GenerationRequest(SVDFields, LTXFields, CommonFields):
+def with_family_fields(base: type[F], name: str) -> type[F]:
+    """A model with the fields of `base` and of every family; None is the default of each family's field.
+
+    Raises:
+        ConfigError: two families have a field of the same name that does not accept the same values.
+    """
+    owners: dict[str, tuple[str, str]] = {}
+    for family in families().values():
+        for field, info in family.fields.model_fields.items():
+            kind = repr((info.annotation, info.metadata))  # they are not comparable
+            owner, known = owners.setdefault(field, (family.name, kind))
+            if known != kind or field in base.model_fields:
+                raise ConfigError(f"the request field {field!r} of {family.name} has another meaning for {owner}")
+    own = [family.fields for family in families().values() if family.fields is not BaseModel]
+    # mypy knows of one base only.
+    return cast("type[F]", create_model(name, __base__=(*reversed(own), base)))
+
+
+class _Generation(RequestFields):
     """The generation fields of a request, for all families; None means the model's default."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-def read_parameters(data: Any) -> Parameters:
-    """Build parameters from the plain values of a job record. Raises ValidationError."""
-    return _PARAMETERS.validate_python(data)
+GenerationRequest: type[RequestFields] = with_family_fields(_Generation, "GenerationRequest")
+"""The generation fields of a request, for all families; None means the model's default."""
+
+
+def read_parameters(data: Mapping[str, Any]) -> Parameters:
+    """Build parameters from a job record, by `pipelines.strict.read_stored`."""
+    return read_stored(families()[data["family"]].parameters, data)
 
 
 def resolve(
-    request: GenerationRequest, card: ModelCard, *, seconds: float | None = None, has_image: bool = False
+    request: RequestFields, card: ModelCard, *, seconds: float | None = None, has_image: bool = False
 ) -> Parameters:
     """Fill in the card's defaults and reject what the model cannot do.
 
@@ -57,10 +75,11 @@ def resolve(
     if seconds is not None and "num_frames" not in said:
         said["num_frames"] = _nearest_frames(seconds, said.get("fps", card.defaults.fps), card)
     said.setdefault("seed", secrets.randbelow(2**32))
-    parameters = read_parameters({**card.defaults.model_dump(), **said, "family": card.family})
+    family = family_of(card)
+    parameters = family.parameters.model_validate({**card.defaults.model_dump(), **said, "family": card.family})
     _check_frames(parameters.num_frames, card)
     _check_pixels(parameters, card)
-    card.check(parameters)  # type: ignore[arg-type]  # a card's family is its parameters' family
+    family.check(card, parameters)
     return parameters
 
 
@@ -74,13 +93,12 @@ def _check_known(said: dict[str, Any], card: ModelCard) -> None:
             )
 
 
-def _check_prompt(request: GenerationRequest, card: ModelCard) -> None:
+def _check_prompt(request: RequestFields, card: ModelCard) -> None:
     if card.TAKES_PROMPT and not (request.prompt or "").strip():
         raise InvalidRequest("prompt must not be empty; describe the video", param="prompt")
-    for name in ("prompt", "negative_prompt"):
-        length = len(getattr(request, name) or "")
-        if length > card.limits.max_prompt_chars:
-            message = f"{name} must be at most {card.limits.max_prompt_chars} characters; it has {length}"
+    for name, value in request:
+        if isinstance(value, str) and len(value) > card.limits.max_prompt_chars:
+            message = f"{name} must be at most {card.limits.max_prompt_chars} characters; it has {len(value)}"
             raise InvalidRequest(message, param=name)
 
 

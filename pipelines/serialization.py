@@ -1,6 +1,8 @@
 """Stage outputs as bytes: tensors in safetensors, everything else as JSON in its header.
 
-A serialised denoise state *is* the checkpoint, so this is also the checkpoint's format. This module unpickles nothing.
+A serialised denoise state *is* the checkpoint, so this is also the checkpoint's format. It names its class and that
+class's `VERSION`, which is 1 unless the class says otherwise: a class whose fields change their meaning raises it. This
+module unpickles nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from pipelines.protocols import StageOutput
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -20,17 +24,22 @@ HEADER = "kinoray"
 NUMPY = "numpy"
 """The header's mark of values that hold NumPy arrays, so that a family without torch can read them without torch."""
 
-T = TypeVar("T")
+T = TypeVar("T", bound=StageOutput)
 
 
-def to_bytes(value: Any) -> bytes:
+def format_of(kind: type[StageOutput]) -> str:
+    """The name and version of a stage output's format."""
+    return f"{kind.__name__} {getattr(kind, 'VERSION', 1)}"
+
+
+def to_bytes(value: StageOutput) -> bytes:
     """Serialise a flat dataclass of tensors and JSON values."""
     items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     arrays = {name: item for name, item in items.items() if isinstance(item, np.ndarray)}
     tensors = {name: item for name, item in items.items() if hasattr(item, "detach")}
     assert not (arrays and tensors), "a stage output holds one or the other"
     plain = {name: item for name, item in items.items() if name not in arrays and name not in tensors}
-    header = {"type": type(value).__name__, "plain": plain}
+    header = {"format": format_of(type(value)), "plain": plain}
     if arrays:
         return _save_arrays(arrays, {**header, "of": NUMPY})
     return _save_tensors(tensors, header)
@@ -45,13 +54,13 @@ def from_bytes(kind: type[T], data: bytes) -> T:
     try:
         length = int.from_bytes(data[:8], "little")
         header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][HEADER])
-        tensors = _load(data, header.get("of"))
-        fields = {**header["plain"], **tensors}
+        written = header["format"]
+        fields = {**header["plain"], **_load(data, header.get("of"))}
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ValueError(f"these bytes hold no {kind.__name__}: {type(error).__name__}") from error
-    if header["type"] != kind.__name__:
-        raise ValueError(f"these bytes hold a {header['type']}, not a {kind.__name__}")
-    if unknown := fields.keys() - {field.name for field in dataclasses.fields(kind)}:  # type: ignore[arg-type]
+    if written != format_of(kind):
+        raise ValueError(f"these bytes hold a {written}, not a {format_of(kind)}")
+    if unknown := fields.keys() - {field.name for field in dataclasses.fields(kind)}:
         raise ValueError(f"{kind.__name__} has no {', '.join(sorted(unknown))}; another version wrote this checkpoint")
     return kind(**fields)
 

@@ -13,3 +13,8 @@ class Stage(StrEnum):
     VIDEO_ENCODE = "video_encode"
     """Still part of `decode`: its thread count can be set, but its seconds are not measured separately."""
     PUBLISH = "publish"
+
+    @classmethod
+    def named(cls, name: str | None) -> Stage | None:
+        """The stage of this name; None for one that only another version of Kinoray has."""
+        return cls(name) if name in set(cls) else None

@@ -7,8 +7,10 @@ color conversion nor x264 may choose kernels that round differently.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,8 +21,9 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.card import Parameters
 from pipelines.output import Output, RenderedVideo
-from pipelines.requests import Parameters
+from pipelines.protocols import Audio
 from pipelines.stills import Stills
 
 Frame = NDArray[np.uint8]  # [H, W, 3] RGB
@@ -35,32 +38,48 @@ H264 = {
 _TO_YUV = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
-def metadata_of(model: str, parameters: Parameters) -> dict[str, Any]:
-    """The metadata in a video's file about how it was made; nothing in it differs between two runs of one seed."""
-    return {
-        "model": model,
-        "seed": parameters.seed,
-        "steps": parameters.num_inference_steps,
-        "size": f"{parameters.width}x{parameters.height}",
-        "fps": parameters.fps,
-    }
-
-
 def render(
-    frames: Iterable[Frame], parameters: Parameters, metadata: dict[str, Any], output: Output, *, threads: int = 1
+    frames: Iterable[Frame | Audio],
+    parameters: Parameters,
+    metadata: Mapping[str, object],
+    output: Output,
+    *,
+    threads: int = 1,
 ) -> RenderedVideo:
-    """Make every file of a video in one pass over its frames; there must be `parameters.num_frames` of them."""
+    """Make every file of a video in one pass over its frames; there must be `parameters.num_frames` of them.
+
+    The video's sound, if it has any, comes before the frames; it is cut where the frames end.
+    """
+    audio, frames = split_sound(frames)
+    if audio is not None:
+        audio = replace(audio, samples=audio.samples[:, : round(audio.rate * parameters.seconds)])
     stills = Stills(parameters.num_frames, thumbnail=output.thumbnail, spritesheet=output.spritesheet)
-    mp4 = encode_mp4(stills.passing(frames), parameters.fps, metadata, crf=output.crf, threads=threads)
+    mp4 = encode_mp4(stills.passing(frames), parameters.fps, metadata, audio=audio, crf=output.crf, threads=threads)
     return RenderedVideo(mp4, stills.thumbnail(), stills.spritesheet())
 
 
-def encode_mp4(
-    frames: Iterable[Frame], fps: int, metadata: dict[str, Any], *, crf: int = 18, threads: int = 1
-) -> bytes:
-    """Encode frames as H.264 (yuv420p) with the index in front and `metadata` as JSON in the comment.
+def split_sound(items: Iterable[Frame | Audio]) -> tuple[Audio | None, Iterator[Frame]]:
+    """The sound at the head of a decode, if it has any, and its frames."""
+    iterator = iter(items)
+    first = next(iterator, None)
+    rest = (item for item in iterator if not isinstance(item, Audio))
+    if isinstance(first, Audio):
+        return first, rest
+    return None, rest if first is None else chain((first,), rest)
 
-    `crf` is the constant rate factor, 0 (lossless) to 51 (worst).
+
+def encode_mp4(
+    frames: Iterable[Frame],
+    fps: int,
+    metadata: Mapping[str, object],
+    *,
+    audio: Audio | None = None,
+    crf: int = 18,
+    threads: int = 1,
+) -> bytes:
+    """Encode frames as H.264 (yuv420p) and `audio` as AAC, with the index in front and `metadata` in the comment.
+
+    `metadata` is written as JSON. `crf` is the constant rate factor, 0 (lossless) to 51 (worst).
 
     It takes frames one at a time, so a decoder may still be producing them.
     """
@@ -78,6 +97,8 @@ def encode_mp4(
                     stream.height, stream.width = pixels.shape[:2]
                     stream.pix_fmt = "yuv420p"
                     stream.codec_context.thread_count = threads
+                    if audio is not None:
+                        _add_sound(container, audio)
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 yuv = reformatter.reformat(frame, format="yuv420p", interpolation=_TO_YUV, threads=threads)
                 for packet in stream.encode(yuv):
@@ -86,6 +107,16 @@ def encode_mp4(
             for packet in stream.encode():
                 container.mux(packet)
         return path.read_bytes()
+
+
+def _add_sound(container: Any, audio: Audio) -> None:
+    """Encode the whole sound; the muxer interleaves it with the frames that follow."""
+    layout = "mono" if len(audio.samples) == 1 else "stereo"
+    stream = container.add_stream("aac", rate=audio.rate, layout=layout)
+    frame = av.AudioFrame.from_ndarray(audio.samples.astype(np.float32), format="fltp", layout=layout)
+    frame.sample_rate = audio.rate
+    for packet in (*stream.encode(frame), *stream.encode(None)):
+        container.mux(packet)
 
 
 def read_frames(mp4: Path) -> Iterator[Frame]:

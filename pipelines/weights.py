@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.card import CheckpointCard, CommonCard, Component, Source
+from pipelines.card import CheckpointCard, Component, ModelCard, Source
 from pipelines.errors import WeightsUnavailable
 from pipelines.paths import ROOT
 
@@ -98,7 +98,7 @@ def revision(card: CheckpointCard, component: Component) -> str:
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
-def prefetch(card: CommonCard) -> list[Path]:
+def prefetch(card: ModelCard) -> list[Path]:
     """Fetch every missing component of a model onto this machine, with a progress bar; returns their paths."""
     if not isinstance(card, CheckpointCard):
         return []  # it has no weights

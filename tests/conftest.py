@@ -22,7 +22,7 @@ DEADLINE_S = 300
 """How long anything may take: far longer than it does, since neighbors may be at work on the same cores."""
 ENDLESS = {"num_inference_steps": 1000, "width": 384, "height": 384}
 """A request for ltx-tiny that takes longer than any deadline, though no step of it takes many seconds."""
-FOLDERS = ("unit", "deploy", "storage", "cli", "chaos", "scale", "front", "contract", "serve")
+FOLDERS = ("unit", "deploy", "storage", "cli", "chaos", "scale", "families", "front", "contract", "serve")
 """In this order: what one folder starts does not run beside the next, but for the service that the last two share."""
 WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"a secret of at least 24 bytes").decode()
 

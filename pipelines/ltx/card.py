@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from pipelines.card import CheckpointCard, CommonDefaults, CommonParameters, Component
+from pipelines.card import CheckpointCard, Component, Defaults, Parameters
 from pipelines.errors import InvalidRequest
 from pipelines.stages import Stage
 from pipelines.strict import Finite
@@ -20,7 +20,7 @@ class LTXFields(BaseModel):
     guidance_rescale: Annotated[Finite, Field(ge=0, le=1)] | None = None
 
 
-class LTXDefaults(CommonDefaults):
+class LTXDefaults(Defaults):
     """The values of fields that a request does not set or cannot set."""
 
     guidance_scale: float
@@ -39,7 +39,7 @@ class LTXDefaults(CommonDefaults):
         return self
 
 
-class LTXParameters(CommonParameters):
+class LTXParameters(Parameters):
     """The effective parameters of one video."""
 
     family: Literal["ltx"] = "ltx"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from pipelines.devices import Placement
+from pipelines.devices import place
 from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.outputs import FinalLatents
 from pipelines.ltx.packing import latent_grid
+from pipelines.protocols import Resources
 from pipelines.weights import load_component
 
 
@@ -22,7 +23,8 @@ class VideoDecoder:
     slice a batch.
     """
 
-    def __init__(self, card: LTXCard, placement: Placement) -> None:
+    def __init__(self, card: LTXCard, resources: Resources) -> None:
+        placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
         from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
 
         self.vae = load_component(AutoencoderKLLTXVideo, card, "vae", dtype=placement.dtype, device=placement.device)
@@ -57,6 +59,7 @@ class VideoDecoder:
         video = vae.decode(latents.to(device), timestep, return_dict=False)[0]  # [1, 3, F, H, W] in [-1, 1]
         return (video[0].permute(1, 0, 2, 3) * 0.5 + 0.5).clamp(0, 1)
 
-    def chunks(self, final: FinalLatents, parameters: LTXParameters) -> Iterator[Tensor]:
+    def chunks(self, latents: Sequence[FinalLatents], parameters: LTXParameters) -> Iterator[Tensor]:
         """Yield the whole video as one chunk."""
+        (final,) = latents
         yield self.decode(final, parameters)

@@ -10,17 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.devices import Placement
+from pipelines.devices import place
 from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.outputs import DenoiseState, FinalLatents, ImageConditioning, TextConditioning
 from pipelines.ltx.packing import latent_grid, pack, unpack
+from pipelines.protocols import DenoiseInputs, Resources
 from pipelines.weights import load_component, locate
 
 
 class Denoiser:
     """The transformer and its scheduler's configuration."""
 
-    def __init__(self, card: LTXCard, placement: Placement) -> None:
+    def __init__(self, card: LTXCard, resources: Resources) -> None:
+        placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
         from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
         from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
@@ -40,17 +42,17 @@ class Denoiser:
         length, width = parameters.max_sequence_length, self.transformer.config.caption_channels
         embeds = torch.zeros(1, length, width, dtype=self.placement.dtype)
         mask = torch.ones(1, length, dtype=torch.bool)
-        self.begin(parameters, TextConditioning(embeds, mask, embeds, mask)).step()
+        text = TextConditioning(embeds, mask, embeds, mask)
+        self.begin(parameters, DenoiseInputs(text, image=None)).step()
 
     def begin(
         self,
         parameters: LTXParameters,
-        text: TextConditioning,
-        image: ImageConditioning | None = None,
+        inputs: DenoiseInputs[TextConditioning, ImageConditioning | None, FinalLatents],
         state: DenoiseState | None = None,
     ) -> DenoiseRun:
         """Start a denoise, or resume one from its state."""
-        return DenoiseRun(self, parameters, text, image, state)
+        return DenoiseRun(self, parameters, inputs.text, inputs.image, state)
 
 
 class DenoiseRun:

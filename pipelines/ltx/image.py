@@ -6,16 +6,18 @@ import torch
 from PIL.Image import Image
 from PIL.Image import new as new_image
 
-from pipelines.devices import Placement
+from pipelines.devices import place
 from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.outputs import ImageConditioning
+from pipelines.protocols import Resources
 from pipelines.weights import load_component
 
 
 class ImageEncoder:
     """The encoder half of the autoencoder."""
 
-    def __init__(self, card: LTXCard, placement: Placement) -> None:
+    def __init__(self, card: LTXCard, resources: Resources) -> None:
+        placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
         from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
         from diffusers.video_processor import VideoProcessor
 

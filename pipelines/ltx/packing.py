@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pipelines.card import CommonParameters, Compression
+from pipelines.card import Compression, Parameters
 
 
-def latent_grid(parameters: CommonParameters, compression: Compression) -> tuple[int, int, int]:
+def latent_grid(parameters: Parameters, compression: Compression) -> tuple[int, int, int]:
     """The number of latent frames, rows and columns of a video: f, h, w."""
     return (
         (parameters.num_frames - 1) // compression.temporal + 1,

@@ -7,9 +7,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from pipelines.devices import Placement
+from pipelines.devices import place
 from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.outputs import TextConditioning
+from pipelines.protocols import Resources
 from pipelines.weights import load_component, locate
 
 CACHED_PROMPTS = 64  # of at most a megabyte each
@@ -23,7 +24,8 @@ class TextEncoder:
     because batching changes bits.
     """
 
-    def __init__(self, card: LTXCard, placement: Placement) -> None:
+    def __init__(self, card: LTXCard, resources: Resources) -> None:
+        placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
         from transformers import AutoTokenizer, T5EncoderModel
         from transformers.utils.logging import disable_progress_bar
 
@@ -33,7 +35,7 @@ class TextEncoder:
         self.network = load_component(
             T5EncoderModel, card, "text_encoder", dtype=placement.dtype, device=placement.device
         )
-        self.device = placement.device
+        self.placement = placement
         # Embeddings are deterministic, so caching pays: nearly every job has the same negative prompt.
         self._embed = lru_cache(maxsize=CACHED_PROMPTS)(self._embed_uncached)
 
@@ -63,5 +65,5 @@ class TextEncoder:
             add_special_tokens=True,
             return_tensors="pt",
         )
-        embeds = self.network(tokens.input_ids.to(self.device))[0]
+        embeds = self.network(tokens.input_ids.to(self.placement.device))[0]
         return embeds.cpu(), tokens.attention_mask.bool()

@@ -6,12 +6,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from pipelines.card import CommonCard, CommonDefaults, CommonParameters, Component
+from pipelines.card import Component, Defaults, ModelCard, Parameters
 from pipelines.simulated.timings import Timings, measured
 from pipelines.stages import Stage
 
 
-class SimulatedParameters(CommonParameters):
+class SimulatedParameters(Parameters):
     """The effective parameters of one video."""
 
     family: Literal["simulated"] = "simulated"
@@ -22,7 +22,7 @@ class SimulatedParameters(CommonParameters):
         return False
 
 
-class SimulatedCard(CommonCard):
+class SimulatedCard(ModelCard):
     """A model that computes nothing and only takes time."""
 
     STAGES: ClassVar[dict[Stage, tuple[Component, ...]]] = {Stage.TEXT_ENCODE: (), Stage.DENOISE: (), Stage.DECODE: ()}
@@ -30,7 +30,7 @@ class SimulatedCard(CommonCard):
     NEEDS_IMAGE: ClassVar[bool] = False
 
     family: Literal["simulated"]
-    defaults: CommonDefaults
+    defaults: Defaults
     timings: Timings
     prompt_shape: tuple[int, int] = (128, 4096)
     """The number of tokens and the width of a prompt's embedding; T5-XXL's by default."""
@@ -47,9 +47,6 @@ class SimulatedCard(CommonCard):
     def default_parameters(self) -> SimulatedParameters:
         """The parameters of an empty request."""
         return SimulatedParameters(**self.defaults.model_dump(), seed=0)
-
-    def check(self, parameters: SimulatedParameters) -> None:
-        """Check nothing: the model can do whatever its limits allow."""
 
     def shared_by(self, stage: Stage) -> object:
         return (self.id, stage)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,11 @@ CHUNK = 8  # frames; a decode can be cancelled between chunks
 class VideoDecoder(SimulatedStage):
     """A simulated decoder. All chunks together take `timings.decode`."""
 
-    def chunks(self, final: FinalLatents, parameters: SimulatedParameters) -> Iterator[NDArray[np.uint8]]:  # noqa: ARG002
+    def chunks(
+        self,
+        latents: Sequence[FinalLatents],  # noqa: ARG002 it decodes nothing
+        parameters: SimulatedParameters,
+    ) -> Iterator[NDArray[np.uint8]]:
         """Yield chunks [n, H, W, 3]: views of one black frame, as `pipelines.simulated.video` ignores the pixels."""
         frame = np.zeros((1, 1, 1, 1), np.uint8)
         total = self.card.timings.decode.seconds(parameters.megapixels)

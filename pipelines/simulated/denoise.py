@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from pipelines.protocols import DenoiseInputs
 from pipelines.simulated.card import SimulatedCard, SimulatedParameters
 from pipelines.simulated.outputs import DenoiseState, FinalLatents, TextConditioning
 from pipelines.simulated.stage import SimulatedStage
@@ -17,8 +18,7 @@ class Denoiser(SimulatedStage):
     def begin(
         self,
         parameters: SimulatedParameters,
-        text: TextConditioning,  # noqa: ARG002 nothing is made of it
-        image: None,  # noqa: ARG002 the family has no image encoder
+        inputs: DenoiseInputs[TextConditioning, None, FinalLatents],  # noqa: ARG002 nothing is made of them
         state: DenoiseState | None = None,
     ) -> DenoiseRun:
         """Start a denoise, or resume one from its state."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from pipelines.protocols import Resources
 from pipelines.simulated.card import SimulatedCard
 from pipelines.simulated.placement import Nowhere
 
@@ -11,9 +12,9 @@ from pipelines.simulated.placement import Nowhere
 class SimulatedStage:
     """A simulated stage that takes `timings.load_s` to load."""
 
-    def __init__(self, card: SimulatedCard, placement: Nowhere) -> None:
+    def __init__(self, card: SimulatedCard, resources: Resources) -> None:  # noqa: ARG002 it uses none
         self.card = card
-        self.placement = placement
+        self.placement = Nowhere()
 
     def warm_up(self) -> None:
         time.sleep(self.card.timings.load_s)

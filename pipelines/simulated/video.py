@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from pipelines import video
+from pipelines.card import Parameters
 from pipelines.output import Output, RenderedVideo
-from pipelines.requests import Parameters
+from pipelines.protocols import Audio
 from pipelines.video import Frame
 
 
-def metadata_of(model: str, parameters: Parameters) -> dict[str, Any]:
-    """The file's metadata, without a seed: the file is the same for every seed."""
-    return {**video.metadata_of(model, parameters), "seed": None, "simulated": True}
-
-
 def render(
-    frames: Iterable[Frame], parameters: Parameters, metadata: dict[str, Any], output: Output, *, threads: int = 1
+    frames: Iterable[Frame | Audio],
+    parameters: Parameters,
+    metadata: dict[str, object],
+    output: Output,
+    *,
+    threads: int = 1,
 ) -> RenderedVideo:
     """Take every frame as its decoder produces it, and return the files of the shape's test card."""
     for _ in frames:
@@ -32,7 +32,7 @@ def render(
 
 @lru_cache(maxsize=64)
 def _rendered(
-    parameters: Parameters, metadata: tuple[tuple[str, Any], ...], output: Output, threads: int
+    parameters: Parameters, metadata: tuple[tuple[str, object], ...], output: Output, threads: int
 ) -> RenderedVideo:
     return video.render(_test_card(parameters), parameters, dict(metadata), output, threads=threads)
 

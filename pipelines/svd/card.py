@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from pipelines.card import CheckpointCard, CommonDefaults, CommonParameters, Component
+from pipelines.card import CheckpointCard, Component, Defaults, Parameters
 from pipelines.errors import InvalidRequest
 from pipelines.stages import Stage
 from pipelines.strict import Finite
@@ -26,7 +26,7 @@ class SVDFields(BaseModel):
     """The number of frames decoded together: fewer need less memory but give different pixels at the chunk edges."""
 
 
-class SVDDefaults(CommonDefaults):
+class SVDDefaults(Defaults):
     """The values of fields that a request does not set."""
 
     motion_bucket_id: int = 127
@@ -36,7 +36,7 @@ class SVDDefaults(CommonDefaults):
     decode_chunk_size: int = 8
 
 
-class SVDParameters(CommonParameters):
+class SVDParameters(Parameters):
     """The effective parameters of one video. The UNet is also conditioned on `fps`."""
 
     family: Literal["svd"] = "svd"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from pipelines.devices import Placement
+from pipelines.devices import place
+from pipelines.protocols import Resources
 from pipelines.svd.card import SVDCard, SVDParameters
 from pipelines.svd.outputs import FinalLatents
 from pipelines.svd.single_file import load_svd_component
@@ -20,7 +21,8 @@ class VideoDecoder:
     result depends on that size. It decodes one video per call, because in a batch a chunk could straddle two videos.
     """
 
-    def __init__(self, card: SVDCard, placement: Placement) -> None:
+    def __init__(self, card: SVDCard, resources: Resources) -> None:
+        placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
         from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
 
         self.vae = load_svd_component(
@@ -36,12 +38,13 @@ class VideoDecoder:
         ratio = self.card.compression.spatial
         frames = min(parameters.decode_chunk_size, parameters.num_frames)
         shape = (1, frames, self.vae.config.latent_channels, parameters.height // ratio, parameters.width // ratio)
-        list(self.chunks(FinalLatents(torch.zeros(shape, dtype=self.placement.dtype)), parameters))
+        list(self.chunks([FinalLatents(torch.zeros(shape, dtype=self.placement.dtype))], parameters))
 
     @torch.no_grad()
-    def chunks(self, final: FinalLatents, parameters: SVDParameters) -> Iterator[Tensor]:
+    def chunks(self, latents: Sequence[FinalLatents], parameters: SVDParameters) -> Iterator[Tensor]:
         """Decode latents to pixels, chunk by chunk: [n, 3, H, W] float32 in [0, 1] on the stage's device."""
-        latents = 1 / self.vae.config.scaling_factor * final.latents[0].to(self.placement.device)
-        for chunk in latents.split(parameters.decode_chunk_size):
+        (final,) = latents
+        scaled = 1 / self.vae.config.scaling_factor * final.latents[0].to(self.placement.device)
+        for chunk in scaled.split(parameters.decode_chunk_size):
             pixels = self.vae.decode(chunk, num_frames=len(chunk), return_dict=False)[0]  # in [-1, 1]
             yield (pixels.float() * 0.5 + 0.5).clamp(0, 1)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipelines.devices import Placement
+from pipelines.devices import place
+from pipelines.protocols import DenoiseInputs, Resources
 from pipelines.svd.card import SVDCard, SVDParameters
 from pipelines.svd.outputs import DenoiseState, FinalLatents, ImageConditioning
 from pipelines.svd.single_file import load_svd_component
@@ -19,7 +20,8 @@ from pipelines.weights import locate
 class Denoiser:
     """The spatio-temporal UNet and its scheduler's configuration."""
 
-    def __init__(self, card: SVDCard, placement: Placement) -> None:
+    def __init__(self, card: SVDCard, resources: Resources) -> None:
+        placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
         from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
         from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 
@@ -41,17 +43,17 @@ class Denoiser:
         shape = (1, config.out_channels, parameters.height // ratio, parameters.width // ratio)
         embeds = torch.zeros(1, 1, config.cross_attention_dim, dtype=dtype)
         state = torch.Generator("cpu").get_state()
-        self.begin(parameters, None, ImageConditioning(embeds, torch.zeros(shape, dtype=dtype), state)).step()
+        image = ImageConditioning(embeds, torch.zeros(shape, dtype=dtype), state)
+        self.begin(parameters, DenoiseInputs(text=None, image=image)).step()
 
     def begin(
         self,
         parameters: SVDParameters,
-        text: None,  # noqa: ARG002  # the family has no text encoder
-        image: ImageConditioning,
+        inputs: DenoiseInputs[None, ImageConditioning, FinalLatents],
         state: DenoiseState | None = None,
     ) -> DenoiseRun:
         """Start a denoise, or resume one from its state."""
-        return DenoiseRun(self, parameters, image, state)
+        return DenoiseRun(self, parameters, inputs.image, state)
 
 
 class DenoiseRun:

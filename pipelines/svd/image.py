@@ -12,7 +12,8 @@ from PIL.Image import Image
 from PIL.Image import new as new_image
 from torch import Tensor
 
-from pipelines.devices import Placement
+from pipelines.devices import place
+from pipelines.protocols import Resources
 from pipelines.svd.card import SVDCard, SVDParameters
 from pipelines.svd.outputs import ImageConditioning
 from pipelines.svd.single_file import load_svd_component
@@ -24,7 +25,8 @@ CLIP_SIZE = (224, 224)  # fixed in diffusers' pipeline, whatever the checkpoint 
 class ImageEncoder:
     """CLIP's vision tower and the encoder half of the autoencoder."""
 
-    def __init__(self, card: SVDCard, placement: Placement) -> None:
+    def __init__(self, card: SVDCard, resources: Resources) -> None:
+        placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
         from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
         from diffusers.video_processor import VideoProcessor
         from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection

@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from cli.service import default_config
+from pipelines.card import CheckpointCard
 from pipelines.catalogue import get_card
-from pipelines.families import place
+from pipelines.devices import place
+from pipelines.protocols import Resources
 from tests.conftest import ENDLESS, PROMPT, ServiceClient
 
 PNG = io.BytesIO()
@@ -93,7 +95,9 @@ def test_progress_rises_and_content_comes_only_when_completed(service: ServiceCl
     assert seen[-1]["progress"] == 100
     assert set(seen[-1]["stage_seconds"]) == {"text_encode", "denoise", "decode", "publish"}
     on_gpu = default_config().name == "gpu.yaml"
-    assert seen[-1]["result_metadata"].items() >= place(get_card("ltx-tiny"), gpu=on_gpu).result_metadata().items()
+    card = get_card("ltx-tiny")
+    assert isinstance(card, CheckpointCard)
+    assert seen[-1]["result_metadata"].items() >= place(card, Resources(on_gpu)).result_metadata().items()
 
 
 def test_one_seed_gives_identical_bytes_and_is_reported_when_random(service: ServiceClient) -> None:

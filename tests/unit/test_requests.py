@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from pipelines.card import RequestFields
 from pipelines.catalogue import get_card, load_card, load_catalogue, read_card
 from pipelines.errors import ConfigError, InvalidRequest
 from pipelines.paths import ROOT
 from pipelines.requests import GenerationRequest, resolve
 
 
-def request(**fields: object) -> GenerationRequest:
+def request(**fields: object) -> RequestFields:
     return GenerationRequest.model_validate({"prompt": "x", **fields})
 
 
@@ -92,7 +93,8 @@ def test_each_family_has_its_own_settings(model: str, fields: dict[str, object],
 
 
 def test_a_low_maximum_turns_guidance_off() -> None:
-    assert not resolve(GenerationRequest(max_guidance_scale=0.5), get_card("svd"), has_image=True).guided
+    said = GenerationRequest.model_validate({"max_guidance_scale": 0.5})
+    assert not resolve(said, get_card("svd"), has_image=True).guided
 
 
 def test_the_released_svd_models_have_their_frame_counts() -> None:

@@ -14,15 +14,16 @@ import yaml
 
 from pipelines.catalogue import get_card
 from pipelines.errors import ConfigError, InvalidRequest
-from pipelines.families import load_stage, outputs, place, video
-from pipelines.frames import consume_meanwhile, to_frames
+from pipelines.families import family_of, stages_of
+from pipelines.frames import consume_meanwhile, pixels, to_frames
 from pipelines.output import Output, RenderedVideo
 from pipelines.paths import ROOT
+from pipelines.protocols import DenoiseInputs, Resources, StageOutput
 from pipelines.requests import GenerationRequest, resolve
 from pipelines.serialization import from_bytes, to_bytes
 from pipelines.simulated.card import SimulatedCard, SimulatedParameters
+from pipelines.simulated.outputs import DenoiseState, FinalLatents
 from pipelines.simulated.timings import GPUS, Pace, Timings, measured
-from pipelines.stages import Stage
 
 
 def card(**timings: Pace) -> SimulatedCard:
@@ -32,21 +33,25 @@ def card(**timings: Pace) -> SimulatedCard:
     return given.model_copy(update={"timings": Timings(**times)})
 
 
-def run(of: SimulatedCard, parameters: SimulatedParameters) -> tuple[Any, RenderedVideo]:
+def run(of: SimulatedCard, parameters: SimulatedParameters) -> tuple[StageOutput, RenderedVideo]:
     """The final latents and the files of one video."""
-    stages = {stage: load_stage(stage, of, place(of, gpu=False)) for stage in of.STAGES}
-    denoise = stages[Stage.DENOISE].begin(parameters, stages[Stage.TEXT_ENCODE].encode("p", parameters), None)
+    family, stages, resources = family_of(of), stages_of(of), Resources(gpu=False)
+    assert stages.text is not None
+    inputs: DenoiseInputs[Any, Any, Any] = DenoiseInputs(stages.text(of, resources).encode("p", parameters), None)
+    denoise = stages.denoise(of, resources).begin(parameters, inputs)
     while denoise.step_index < denoise.num_steps:
         denoise.step()
-    final, files = denoise.result(), video(of.family)
-    frames = to_frames(stages[Stage.DECODE].chunks(final, parameters))
-    metadata = files.metadata_of(of.id, parameters)
-    return final, consume_meanwhile(frames, lambda items: files.render(items, parameters, metadata, Output()))
+    final = denoise.result()
+    frames = to_frames(pixels(stages.decode(of, resources).chunks([final], parameters)))
+    metadata = family.metadata(of.id, parameters)
+    return final, consume_meanwhile(
+        frames, lambda items: family.render(items, parameters, metadata, Output(), threads=1)
+    )
 
 
 def small(**said: int) -> SimulatedParameters:
     shape = {"width": 64, "height": 64, "num_frames": 17, "num_inference_steps": 4, "seed": 1, **said}
-    parameters = resolve(GenerationRequest(prompt="p", **shape), card())
+    parameters = resolve(GenerationRequest.model_validate({"prompt": "p", **shape}), card())
     assert isinstance(parameters, SimulatedParameters)
     return parameters
 
@@ -62,16 +67,17 @@ def test_each_stage_takes_its_time() -> None:
 def test_latents_have_the_shape_that_the_real_ones_would_and_survive_a_checkpoint() -> None:
     parameters = card().default_parameters()
     final, _ = run(card(), parameters.model_copy(update={"num_inference_steps": 1}))
+    assert isinstance(final, FinalLatents)
     assert final.latents.shape == (1, 128, 16, 15, 22)
-    again = from_bytes(outputs("simulated").FinalLatents, to_bytes(final))
+    again = from_bytes(FinalLatents, to_bytes(final))
     assert (again.latents.shape, again.latents.dtype) == (final.latents.shape, final.latents.dtype)
 
 
 def test_a_render_goes_on_from_its_state() -> None:
-    first = load_stage(Stage.DENOISE, card(), place(card(), gpu=False)).begin(small(), None, None)
+    denoiser = stages_of(card()).denoise(card(), Resources(gpu=False))
+    first = denoiser.begin(small(), DenoiseInputs(None, None))
     first.step()
-    state = from_bytes(outputs("simulated").DenoiseState, to_bytes(first.state))
-    second = load_stage(Stage.DENOISE, card(), place(card(), gpu=False)).begin(small(), None, None, state)
+    second = denoiser.begin(small(), DenoiseInputs(None, None), from_bytes(DenoiseState, to_bytes(first.state)))
     assert (second.step_index, second.num_steps) == (1, 4)
 
 
@@ -87,7 +93,7 @@ def test_the_video_plays_and_is_encoded_once_for_each_shape() -> None:
 
 def test_it_has_no_settings_of_its_own() -> None:
     with pytest.raises(InvalidRequest, match="simulated has no guidance_scale"):
-        resolve(GenerationRequest(prompt="p", guidance_scale=3), card())
+        resolve(GenerationRequest.model_validate({"prompt": "p", "guidance_scale": 3}), card())
 
 
 def test_no_stage_imports_torch() -> None:

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.card import RequestFields
 from pipelines.output import Output, OutputFields
-from pipelines.requests import GenerationRequest
 from pipelines.stills import Stills, tile_frames
 
 
@@ -137,7 +137,7 @@ def test_what_a_request_does_not_say_is_the_default() -> None:
 
 
 def test_output_is_part_of_a_larger_request() -> None:
-    class Request(OutputFields, GenerationRequest):
+    class Request(OutputFields, RequestFields):
         pass
 
     assert Output.of(Request(prompt="a", width=64, spritesheet=False)) == Output(spritesheet=False)

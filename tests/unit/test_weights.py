@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from benchmarks.random_weights import build_ltx, ltx_card
-from pipelines.catalogue import ModelCard, get_card, read_card
+from pipelines.card import ModelCard
+from pipelines.catalogue import get_card, read_card
 from pipelines.errors import WeightsUnavailable
 from pipelines.local import LocalPipeline
 from pipelines.requests import GenerationRequest, resolve

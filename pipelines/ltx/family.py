@@ -1,0 +1,29 @@
+"""What LTX-Video registers. No torch, before its stages are asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipelines import weights
+from pipelines.ltx.card import LTXCard, LTXFields, LTXParameters
+from pipelines.protocols import Family, Stages
+
+if TYPE_CHECKING:
+    from pipelines.ltx.outputs import DenoiseState, FinalLatents, ImageConditioning, TextConditioning
+
+
+def _stages() -> Stages[LTXCard, LTXParameters, TextConditioning, ImageConditioning | None, DenoiseState, FinalLatents]:
+    from pipelines.ltx.stages import STAGES
+
+    return STAGES
+
+
+FAMILY = Family(
+    name="ltx",
+    card=LTXCard,
+    parameters=LTXParameters,
+    fields=LTXFields,
+    check=LTXCard.check,
+    stages=_stages,
+    revision=lambda card: weights.revision(card, "transformer"),
+)
