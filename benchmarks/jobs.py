@@ -23,6 +23,7 @@ from jobs.lifecycle import Status
 from jobs.record import Job
 from jobs.schema import jobs
 from jobs.store import JobStore
+from jobs.stored import ResultMetadata
 from tests.harness.databases import create_database, run_postgres
 
 FINISHED, QUEUED = 100_000, 10_000
@@ -70,7 +71,7 @@ def _measure(url: str) -> dict[str, float]:
         def claim() -> None:
             claimed = leases.claim(MODEL, owner="bench", lease_s=60, max_attempts=3, capacity=CAPACITY)
             assert claimed is not None
-            leases.complete({claimed.lease_token or "": Rendered({}, {})})
+            leases.complete({claimed.lease_token or "": Rendered({}, ResultMetadata())})
 
         return {
             "insert": _median(lambda: accept(database, _job(), LIMITS)),

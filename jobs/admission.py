@@ -14,7 +14,7 @@ from jobs.costs import estimate, read_lines
 from jobs.database import Database, insert_if_absent, serialize
 from jobs.lifecycle import Status
 from jobs.priority import fair_start
-from jobs.record import Job, read_job
+from jobs.record import Job, columns_of, read_job
 from jobs.schema import LIVE, QUEUE_ORDER, idempotency_keys, jobs
 from jobs.usage import charge, gpu_seconds_per_day, requests_per_minute
 
@@ -81,7 +81,7 @@ def accept(
         _check(connection, job, limits, now)
         start = fair_start(_clock(connection, job.model), _own_end(connection, job))
         job = dataclasses.replace(job, fair_start=start, queue_rank=start + job.priority.handicap_s, version=1)
-        connection.execute(insert(jobs).values(**dataclasses.asdict(job)))
+        connection.execute(insert(jobs).values(**columns_of(job)))
         tell(connection, [job])
         charge(connection, job.api_key, now, requests=1)
         return job

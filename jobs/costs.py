@@ -78,7 +78,8 @@ def read_lines(connection: Connection, model: str, *, to_change: bool = False) -
     query = select(stage_costs).where(stage_costs.c.model == model)
     if to_change:
         query = query.order_by(stage_costs.c.stage).with_for_update()
-    return {Stage(row.stage): Line(row.n, row.x, row.y, row.xx, row.xy) for row in connection.execute(query)}
+    rows = [(Stage.named(row.stage), row) for row in connection.execute(query)]
+    return {stage: Line(row.n, row.x, row.y, row.xx, row.xy) for stage, row in rows if stage is not None}
 
 
 def mean_seconds(lines: Mapping[Stage, Line]) -> dict[Stage, float]:
@@ -107,10 +108,10 @@ def learn(
         finished: the work and the seconds of each job.
     """
     points = [
-        (Stage(name), work[name], spent)
+        (stage, work[stage], spent)
         for work, seconds in finished
         for name, spent in seconds.items()
-        if name in work
+        if (stage := Stage.named(name)) is not None and stage in work
     ]
     stages = sorted({stage for stage, _, _ in points})
     lines = read_lines(connection, model, to_change=True)

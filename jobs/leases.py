@@ -11,7 +11,7 @@ import random
 import time
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select, update
@@ -21,8 +21,9 @@ from jobs.claims import abandoned, claim_statement
 from jobs.costs import Estimate, estimate, learn, read_lines
 from jobs.database import Database
 from jobs.lifecycle import SERVER_ERROR, Status
-from jobs.record import Checkpoint, Job
+from jobs.record import Job
 from jobs.schema import jobs
+from jobs.stored import Checkpoint, Checkpoints, ResultMetadata
 from pipelines.stages import Stage
 
 RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 1.0, 60.0
@@ -33,7 +34,7 @@ class Rendered:
     """The results of a job whose video is stored."""
 
     stage_seconds: dict[str, float]
-    result_metadata: dict[str, Any]
+    result_metadata: ResultMetadata
 
     def values(self, job: Job) -> dict[str, Any]:
         """The columns that completion changes. The retention time begins now, when the video is stored."""
@@ -114,18 +115,27 @@ class Leases:
             change_each(connection, [(job, positions[token].values(job) | renewed) for token, job in moved.items()])
         return set(held)
 
-    def commit(self, token: str, checkpoint: Checkpoint | None) -> bool:
-        """Record the denoiser's last checkpoint; None clears a lost one. Returns whether the lease is still valid."""
-        committed = update(jobs).where(jobs.c.lease_token == token).values(checkpoint=checkpoint and asdict(checkpoint))
-        with self._database.write() as connection:
-            return connection.execute(committed).rowcount == 1
+    def commit(self, token: str, node: str, checkpoint: Checkpoint | None, *, last: bool = False) -> bool:
+        """Record the last checkpoint of a denoise, by its node; None clears a lost one.
 
-    def checkpoint(self, token: str) -> Checkpoint | None:
-        """The last committed checkpoint, if there is one."""
-        query = select(jobs.c.checkpoint).where(jobs.c.lease_token == token)
+        `last` says that the job needs no denoiser after that node. Returns whether the lease is still valid.
+        """
+        mine = jobs.c.lease_token == token
+        with self._database.write() as connection:
+            found = connection.execute(select(jobs.c.checkpoint).where(mine).with_for_update()).one_or_none()
+            if found is None:
+                return False
+            known = found.checkpoint or Checkpoints()
+            now = known.without(node) if checkpoint is None else known.with_commit(node, checkpoint, last=last)
+            connection.execute(update(jobs).where(mine).values(checkpoint=now))
+            return True
+
+    def checkpoint(self, token: str, node: str) -> Checkpoint | None:
+        """The last committed checkpoint of a denoise, if there is one."""
         with self._database.read() as connection:
-            checkpoint = connection.execute(query).scalar_one_or_none()
-        return Checkpoint(**checkpoint) if checkpoint else None
+            of = select(jobs.c.checkpoint).where(jobs.c.lease_token == token)
+            found: Checkpoints | None = connection.execute(of).scalar_one_or_none()
+        return None if found is None else found.nodes.get(node)
 
     def complete(self, rendered: Mapping[str, Rendered]) -> set[str]:
         """Complete jobs, by lease, and update their models' costs from them; returns the leases that were valid."""

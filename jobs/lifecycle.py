@@ -11,7 +11,6 @@ dead-lettered: it stays failed, with its error, until an operator queues it agai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 
 from pipelines.stages import Stage
@@ -48,15 +47,9 @@ def before(status: Status) -> frozenset[Status]:
     return frozenset(source for source, after in NEXT.items() if status in after)
 
 
-def progress_at(stage: Stage, done: float, seconds: Mapping[Stage, float]) -> int:
-    """A job's progress in percent when `done` (0 to 1) of a stage is finished.
-
-    `seconds` gives the time of each stage. The result is 1 to 99: only a completed job is at 100.
-    """
-    stages = list(Stage)
-    total = sum(seconds[each] for each in stages) or 1.0
-    spent = sum(seconds[each] for each in stages[: stages.index(stage)]) + seconds[stage] * min(max(done, 0.0), 1.0)
-    return min(max(int(100 * spent / total), 1), 99)
+def percent(share: float) -> int:
+    """A job's progress when `share` (0 to 1) of it is done. The result is 1 to 99: only a completed job is at 100."""
+    return min(max(int(100 * share), 1), 99)
 
 
 def event_of(status: Status, error_code: str | None) -> str:

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sqlalchemy.engine import Row
 
 from jobs.lifecycle import ENDED, Status
 from jobs.priority import Priority
+from jobs.stored import Checkpoints, ResultMetadata
 from pipelines.stages import Stage
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A denoiser's committed checkpoint, from which a retry or another replica resumes."""
-
-    key: str  # of the latents in the artifact store
-    step: int  # denoising steps done
-    final: bool  # whether the denoise is finished
-    seconds: float  # of denoising, over all replicas and attempts that led to it
-    result_metadata: dict[str, Any] = field(default_factory=dict)  # of the denoise, once it is finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +43,13 @@ class Job:
     replica: str | None = None  # the Serve replica that works on the stage
     progress: int = 0
     step: int | None = None  # denoising steps done
-    checkpoint: Checkpoint | None = None  # the last commit of the denoiser
+    checkpoint: Checkpoints | None = None  # what its denoises have committed
     attempts: int = 0
     not_before: float = 0.0  # a retry waits until then
     started_at: float | None = None  # of the first attempt
     completed_at: float | None = None  # when it ended, completed or failed
     stage_seconds: dict[str, float] = field(default_factory=dict)
-    result_metadata: dict[str, Any] = field(default_factory=dict)  # measured results: bytes, attention kernel, ...
+    result_metadata: ResultMetadata = field(default_factory=ResultMetadata)
     error_code: str | None = None
     error_message: str | None = None
     lease_owner: str | None = None
@@ -77,6 +67,10 @@ def read_job(row: Row[Any]) -> Job:
     values = row._asdict()
     values["status"] = Status(values["status"])
     values["priority"] = Priority(values["priority"])
-    values["stage"] = Stage(values["stage"]) if values["stage"] else None
-    values["checkpoint"] = Checkpoint(**values["checkpoint"]) if values["checkpoint"] else None
+    values["stage"] = Stage.named(values["stage"])
     return Job(**values)
+
+
+def columns_of(job: Job) -> dict[str, Any]:
+    """The columns of a job's row."""
+    return {column.name: getattr(job, column.name) for column in fields(job)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text, text
 
+from jobs.stored import Checkpoints, ResultMetadata, Stored
+
 metadata = MetaData()
 # Literal SQL, so that both databases can prove that a partial index serves a query with the same condition.
 HELD = text("lease_token IS NOT NULL")
@@ -41,13 +43,13 @@ jobs = Table(
     Column("replica", String(64)),
     Column("progress", Integer, nullable=False),
     Column("step", Integer),
-    Column("checkpoint", JSON(none_as_null=True)),
+    Column("checkpoint", Stored(Checkpoints)),
     Column("attempts", Integer, nullable=False),
     Column("not_before", Float, nullable=False),
     Column("started_at", Float),
     Column("completed_at", Float),
     Column("stage_seconds", JSON, nullable=False),
-    Column("result_metadata", JSON, nullable=False),
+    Column("result_metadata", Stored(ResultMetadata), nullable=False),
     Column("error_code", String(64)),
     Column("error_message", Text),
     Column("lease_owner", String(128)),

@@ -131,7 +131,8 @@ class JobStore:
         )
         with self._database.read() as connection:
             rows = connection.execute(query.group_by(jobs.c.stage))
-            return {Stage(stage): (count, float(left_s)) for stage, count, left_s in rows}
+            counted = [(Stage.named(name), count, float(left_s)) for name, count, left_s in rows]
+            return {stage: (count, left_s) for stage, count, left_s in counted if stage is not None}
 
     def denoising(self, model: str) -> int:
         """The number of denoisers that a model's jobs occupy. Jobs that wait in `denoise`, without a replica, do not

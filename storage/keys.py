@@ -93,9 +93,12 @@ def prefixes_of(job: Owner) -> tuple[str, str]:
     return job_prefix(job), checkpoint_prefix(job.id)
 
 
-def checkpoint_key(job_id: str, step: int, token: str) -> str:
-    """The key of a checkpoint. A listing is in the order of the steps, and two leases never write the same key."""
-    return checkpoint_prefix(job_id) + f"{step:06d}-{token[:12]}.safetensors"
+def checkpoint_key(job_id: str, node: str, step: int, token: str) -> str:
+    """The key of a checkpoint of one node of the job's stage graph.
+
+    A listing of a node is in the order of the steps, and two leases never write the same key.
+    """
+    return checkpoint_prefix(job_id) + f"{node}-{step:06d}-{token[:12]}.safetensors"
 
 
 def download_name(key: str) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from deployments import metrics
 from deployments.stages.messages import CheckpointRef, DenoiseRequest, Stopped
 from jobs.database import UNREACHABLE
-from jobs.leases import Leases
-from jobs.record import Checkpoint
+from jobs.stored import Checkpoint, Fingerprint, ResultMetadata
 from pipelines.errors import LatentsLost
+from pipelines.protocols import StageOutput
 from pipelines.serialization import from_bytes, to_bytes
 from storage.artifacts import ArtifactStore
 from storage.errors import StorageUnavailable
@@ -21,7 +21,7 @@ from storage.keys import checkpoint_key
 
 log = logging.getLogger("ray.serve")
 
-T = TypeVar("T")
+T = TypeVar("T", bound=StageOutput)
 
 
 class Writer:
@@ -50,6 +50,14 @@ class Writer:
         self._thread.shutdown()
 
 
+class CommitsLeases(Protocol):
+    """What the commits need of `jobs.leases.Leases`."""
+
+    def expiry(self, token: str) -> float | None: ...
+
+    def commit(self, token: str, node: str, checkpoint: Checkpoint | None, *, last: bool = False) -> bool: ...
+
+
 class Commits:
     """The checkpoints of one denoise. Used from the stage's worker thread, which computes while `writer` writes.
 
@@ -59,32 +67,50 @@ class Commits:
     """
 
     def __init__(
-        self, leases: Leases, artifacts: ArtifactStore, request: DenoiseRequest, every_s: float, writer: Writer
+        self,
+        leases: CommitsLeases,
+        artifacts: ArtifactStore,
+        request: DenoiseRequest,
+        fingerprint: Fingerprint,
+        every_s: float,
+        writer: Writer,
     ) -> None:
+        """
+        Args:
+            fingerprint: what this denoise is made from; a checkpoint of anything else is made again.
+            every_s: seconds between two checkpoints.
+        """
         self._writer = writer
         self._leases = leases
         self._artifacts = artifacts
         self._request = request
         self._every_s = every_s
+        self._fingerprint = fingerprint
         self._last = request.checkpoint
         self._spent_s = request.checkpoint.seconds if request.checkpoint else 0.0
         self._began = self._saved_at = time.monotonic()
         self._expires_at = 0.0
 
     def resume(self, kind: type[T]) -> T | None:
-        """The state to continue from; None to begin anew, also if the checkpoint cannot be read.
+        """The state to continue from; None to begin anew, also if the checkpoint is of something else or unreadable.
 
         Raises:
             StorageUnavailable: the checkpoint can be read once the store is back.
         """
         if self._last is None:
             return None
+        if differences := self._last.fingerprint.differences(self._fingerprint):
+            self._begin_anew(f"its checkpoint was made with another {' and '.join(differences)}")
+            return None
         try:
             return read_committed(self._artifacts, CheckpointRef(self._last.key), kind)
         except LatentsLost as lost:
-            log.warning("%s begins anew: %s", self._request.job_id, lost.message)
-            self._spent_s = 0.0
+            self._begin_anew(lost.message)
             return None
+
+    def _begin_anew(self, reason: str) -> None:
+        log.warning("%s begins anew: %s", self._request.job_id, reason)
+        self._spent_s = 0.0
 
     def due(self) -> bool:
         """Whether `every_s` has passed since the last save, and the last checkpoint is written."""
@@ -103,20 +129,24 @@ class Commits:
             raise Stopped
         self._expires_at = expires_at
 
-    def save(
-        self, value: Any, step: int, *, final: bool = False, result_metadata: Mapping[str, Any] | None = None
-    ) -> None:
-        """Begin to store a state or the final latents, and to record them if the request's lease is still valid then.
+    def save(self, state: StageOutput, step: int) -> None:
+        """Begin to store a state, and to record it if the request's lease is still valid then."""
+        self._save(state, step, final=False, result_metadata=ResultMetadata())
 
-        `result_metadata` is the stage's: an attempt that continues from the final latents does not run the stage.
-        """
+    def save_final(self, latents: StageOutput, step: int, result_metadata: ResultMetadata) -> None:
+        """Begin to store the final latents. An attempt that continues from them does not run the stage again."""
+        self._save(latents, step, final=True, result_metadata=result_metadata)
+
+    def _save(self, value: StageOutput, step: int, *, final: bool, result_metadata: ResultMetadata) -> None:
         self._saved_at = time.monotonic()
+        request = self._request
         checkpoint = Checkpoint(
-            key=checkpoint_key(self._request.job_id, step, self._request.token),
+            key=checkpoint_key(request.job_id, request.node, step, request.token),
             step=step,
             final=final,
             seconds=round(self._spent_s + self._saved_at - self._began, 4),
-            result_metadata=dict(result_metadata or {}),
+            fingerprint=self._fingerprint,
+            result_metadata=result_metadata,
         )
         self._writer.begin(self._write, checkpoint, to_bytes(value))
 
@@ -124,7 +154,7 @@ class Commits:
         started = time.monotonic()
         try:
             self._artifacts.put(checkpoint.key, data)
-            kept = self._leases.commit(self._request.token, checkpoint)
+            kept = self._leases.commit(self._request.token, self._request.node, checkpoint, last=self._request.last)
             outdated, self._last = (self._last, checkpoint) if kept else (checkpoint, self._last)
             if outdated is not None and (self._last is None or outdated.key != self._last.key):
                 self._artifacts.delete(outdated.key)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from jobs.record import Checkpoint
+from jobs.stored import Checkpoint, ResultMetadata
+from pipelines.card import Parameters
+from pipelines.output import Output
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Finished:
 
     seconds: float
     nbytes: int
-    result_metadata: dict[str, Any]
+    result_metadata: ResultMetadata
 
 
 class Stopped(Exception):
@@ -46,13 +47,28 @@ Event = Started | Progress | Ending | Finished
 
 @dataclass(frozen=True, slots=True)
 class DenoiseRequest:
-    """What a conductor sends to a denoiser beside the inputs: the job, its lease and its checkpoint."""
+    """What a conductor sends to a denoiser beside the conditioning: the node, the job's lease, the checkpoint."""
 
     job_id: str
     model: str
+    node: str  # its name in the job's stage graph
+    parameters: Parameters  # of the node
+    last: bool  # whether the job needs no denoiser after it
+    input: str  # the part of the checkpoint's fingerprint that the conductor knows
     token: str  # of the lease
     denoiser: str  # the replica that is to run it
     checkpoint: Checkpoint | None  # of an earlier replica or attempt
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRequest:
+    """What a conductor sends to a decoder beside the latents."""
+
+    model: str
+    parameters: Parameters  # of the node
+    video: Parameters  # of the finished video, whose shape the files have
+    output: Output
+    last_frame: bool  # return the last frame, for another node, instead of the files
 
 
 @dataclass(frozen=True, slots=True)

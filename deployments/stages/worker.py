@@ -24,7 +24,9 @@ from deployments.configuration.settings import Settings
 from deployments.events import emit
 from deployments.stages.event_queue import EventQueue
 from deployments.stages.messages import Ending, Event, Finished, Progress, Started, Stopped
-from pipelines.catalogue import ModelCard
+from jobs.stored import ResultMetadata
+from pipelines.card import ModelCard
+from pipelines.protocols import Loaded, Loader, Resources
 from pipelines.stages import Stage
 
 T = TypeVar("T")
@@ -37,7 +39,7 @@ class Control:
         self._report = report
         self._stop = threading.Event()
         self.last_beat = time.monotonic()
-        self.result_metadata: dict[str, Any] = {}
+        self.result_metadata = ResultMetadata()
 
     def start(self, replica: str) -> None:
         """Report that the call has left the queue. Raises Stopped when it was cancelled there."""
@@ -145,21 +147,25 @@ def payload_bytes(value: Any) -> int:
     return sum(part.nbytes if hasattr(part, "nbytes") else payload_bytes(part) for part in parts)
 
 
-def load(stage: Stage, card: ModelCard, settings: Settings) -> Any:
-    """Load and warm up one stage of a model in this replica, with the GPU that Ray gave it, if any."""
+def load(
+    stage: Stage, loader: Callable[[], Loader[ModelCard, Loaded] | None], card: ModelCard, settings: Settings
+) -> Loaded:
+    """Load and warm up one stage of a model in this replica, with the GPU that Ray gave it, if any.
+
+    `loader` imports the family's stages and returns the one that loads this stage.
+    """
     started = time.perf_counter()
     # Importing torch and diffusers creates millions of objects that live as long as the process: garbage collection
     # over them costs a tenth of the start-up time, and again at every full collection later.
     gc.disable()
-    from pipelines.families import load_stage, place
-
-    placement = place(card, gpu=bool(ray.get_gpu_ids()), threads=getattr(settings.threads, stage))
-    loaded = load_stage(stage, card, placement)
+    load_stage = loader()
+    assert load_stage is not None, f"{card.family} has no stage {stage}, but a deployment of it"
+    loaded = load_stage(card, Resources(bool(ray.get_gpu_ids()), getattr(settings.threads, stage)))
     loaded.warm_up()
     gc.freeze()
     gc.enable()
     seconds = time.perf_counter() - started
     metrics.model_load_seconds().observe(seconds, {"model": card.id, "stage": stage})
-    where: dict[str, Any] = placement.result_metadata()
+    where: dict[str, Any] = loaded.placement.result_metadata()
     emit("stage.loaded", stage=stage, model=card.id, seconds=round(seconds, 3), **where)
     return loaded

@@ -52,8 +52,9 @@ def test_lists_keys_in_their_order_and_the_names_directly_below(store: ArtifactS
     assert list(store.list("videos/a/video.mp4/")) == list(store.list("videos/none/")) == []
     assert list(store.children("videos/")) == ["a", "a-b", "ab"]
     for step in (100, 9, 20):
-        store.put(checkpoint_key("a", step, "t"), b"x")
-    assert list(store.list(checkpoint_prefix("a"))) == [checkpoint_key("a", step, "t") for step in (9, 20, 100)]
+        store.put(checkpoint_key("a", "denoise", step, "t"), b"x")
+    expected = [checkpoint_key("a", "denoise", step, "t") for step in (9, 20, 100)]
+    assert list(store.list(checkpoint_prefix("a"))) == expected
 
 
 def test_a_prefix_ends_in_a_slash_and_is_never_the_whole_store(store: ArtifactStore) -> None:

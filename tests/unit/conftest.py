@@ -20,15 +20,18 @@ from jobs.ids import new_job_id
 from jobs.leases import Leases, Rendered
 from jobs.record import Job
 from jobs.store import JobStore
+from jobs.stored import ResultMetadata
 from pipelines.stages import Stage
 from tests.harness.databases import create_database
 
 SQL = {
     "test_admission",
+    "test_claims",
     "test_database",
     "test_jobs",
     "test_leases",
     "test_retention",
+    "test_stored",
     "test_allocation",
     "test_webhooks",
 }
@@ -74,9 +77,9 @@ class Jobs:
         return token in self.leases.move({token: Position(stage, progress, step, replica, begins=True)}, 60)
 
     def complete(
-        self, token: str, seconds: dict[str, float] | None = None, result_metadata: dict[str, Any] | None = None
+        self, token: str, seconds: dict[str, float] | None = None, result_metadata: ResultMetadata | None = None
     ) -> bool:
-        return token in self.leases.complete({token: Rendered(seconds or {}, result_metadata or {})})
+        return token in self.leases.complete({token: Rendered(seconds or {}, result_metadata or ResultMetadata())})
 
     def get(self, job: Job) -> Job:
         found = self.store.get(job.id)

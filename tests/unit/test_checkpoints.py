@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -13,7 +14,9 @@ from cli.service import free_port
 from deployments import metrics
 from deployments.stages.checkpoints import Commits, Writer, read_committed
 from deployments.stages.messages import CheckpointRef, DenoiseRequest, Stopped
-from jobs.record import Checkpoint, Job
+from jobs.record import Job
+from jobs.stored import Checkpoint, Fingerprint, ResultMetadata
+from pipelines.catalogue import get_card
 from pipelines.errors import LatentsLost
 from pipelines.ltx.outputs import DenoiseState, FinalLatents
 from storage.artifacts import ArtifactStore
@@ -46,16 +49,40 @@ def state(step: int) -> DenoiseState:
 
 
 def request(job: Job, token: str, checkpoint: Checkpoint | None = None) -> DenoiseRequest:
-    return DenoiseRequest(job.id, job.model, token, "d1", checkpoint)
+    return DenoiseRequest(
+        job_id=job.id, model=job.model, node="denoise", parameters=get_card("ltx-tiny").default_parameters(),
+        last=True, input="x", token=token, denoiser="d1", checkpoint=checkpoint,
+    )  # fmt: skip
 
 
-def commits(jobs: Jobs, artifacts: ArtifactStore, of: DenoiseRequest, every_s: float = 5) -> Commits:
-    return Commits(jobs.leases, artifacts, of, every_s, WRITER)
+def commits(
+    jobs: Jobs,
+    artifacts: ArtifactStore,
+    of: DenoiseRequest,
+    every_s: float = 5,
+    revision: str = "r1",
+    state: str = "DenoiseState 1",
+) -> Commits:
+    fingerprint = Fingerprint(input=of.input, revision=revision, state=state)
+    return Commits(jobs.leases, artifacts, of, fingerprint, every_s, WRITER)
 
 
-def write(held: Commits, value: DenoiseState | FinalLatents, step: int, **values: Any) -> None:
-    held.save(value, step, **values)
+def write(held: Commits, value: DenoiseState | FinalLatents, step: int, **result_metadata: str) -> None:
+    if isinstance(value, FinalLatents):
+        held.save_final(value, step, ResultMetadata.read(result_metadata))
+    else:
+        held.save(value, step)
     WRITER.wait()
+
+
+def of_denoise(job: Job) -> Checkpoint:
+    """The checkpoint that a claimed job comes with."""
+    assert job.checkpoint is not None
+    return job.checkpoint.nodes["denoise"]
+
+
+def final() -> FinalLatents:
+    return FinalLatents(torch.randn(1, 2, 3, 4, 5), torch.Generator("cpu").get_state())
 
 
 def test_another_replica_goes_on_from_the_last_commit(jobs: Jobs, artifacts: FolderStore) -> None:
@@ -68,15 +95,15 @@ def test_another_replica_goes_on_from_the_last_commit(jobs: Jobs, artifacts: Fol
     assert len(list(artifacts.list(checkpoint_prefix(job.id)))) == 1, "only the last one is kept"
     jobs.leases.release(token)
     job, token = jobs.take(owner="c2")
-    assert job.checkpoint is not None
-    second = commits(jobs, artifacts, request(job, token, job.checkpoint))
+    before = of_denoise(job)
+    second = commits(jobs, artifacts, request(job, token, before))
     resumed = second.resume(DenoiseState)
     assert resumed is not None
     assert (resumed.step, float(resumed.latents[0, 0, 0])) == (7, 7.0)
     write(second, state(9), 9)
-    after = jobs.leases.checkpoint(token)
+    after = jobs.leases.checkpoint(token, "denoise")
     assert after is not None
-    assert after.seconds >= job.checkpoint.seconds, "the work of both replicas counts"
+    assert after.seconds >= before.seconds, "the work of both replicas counts"
 
 
 def test_without_the_lease_nothing_is_recorded_and_nothing_is_left(jobs: Jobs, artifacts: FolderStore) -> None:
@@ -86,7 +113,7 @@ def test_without_the_lease_nothing_is_recorded_and_nothing_is_left(jobs: Jobs, a
     successor = commits(jobs, artifacts, request(job, new))
     write(successor, state(5), 5)
     write(commits(jobs, artifacts, request(job, old)), state(5), 5)
-    recorded = jobs.leases.checkpoint(new)
+    recorded = jobs.leases.checkpoint(new, "denoise")
     assert recorded is not None
     assert list(artifacts.list(checkpoint_prefix(job.id))) == [recorded.key]
 
@@ -133,10 +160,10 @@ def test_an_outage_costs_a_checkpoint_and_not_the_render(
 
     monkeypatch.setattr(artifacts, "put", full)
     write(held, state(3), 3)
-    assert jobs.leases.checkpoint(token) is None
+    assert jobs.leases.checkpoint(token, "denoise") is None
     monkeypatch.undo()
     write(held, state(4), 4)
-    assert jobs.leases.checkpoint(token) is not None
+    assert jobs.leases.checkpoint(token, "denoise") is not None
 
 
 def test_a_slow_store_does_not_hold_up_the_render(
@@ -154,10 +181,10 @@ def test_a_slow_store_does_not_hold_up_the_render(
     monkeypatch.setattr(artifacts, "put", slow)
     held.save(state(3), 3)
     assert not held.due(), "one is being written"
-    assert jobs.leases.checkpoint(token) is None
+    assert jobs.leases.checkpoint(token, "denoise") is None
     answers.set()
-    write(held, state(9), 9, final=True)  # which waits for the one before
-    checkpoint = jobs.leases.checkpoint(token)
+    write(held, final(), 9)  # which waits for the one before
+    checkpoint = jobs.leases.checkpoint(token, "denoise")
     assert checkpoint is not None
     assert (checkpoint.step, checkpoint.final) == (9, True)
     assert [checkpoint.key] == list(artifacts.list(checkpoint_prefix(job.id)))
@@ -169,7 +196,7 @@ def test_what_cannot_be_read_is_made_again(jobs: Jobs, artifacts: FolderStore, d
     jobs.accept()
     job, token = jobs.take()
     write(commits(jobs, artifacts, request(job, token)), state(3), 3)
-    checkpoint = jobs.leases.checkpoint(token)
+    checkpoint = jobs.leases.checkpoint(token, "denoise")
     assert checkpoint is not None
     key = checkpoint.key
     if damage == "gone":
@@ -184,13 +211,13 @@ def test_what_cannot_be_read_is_made_again(jobs: Jobs, artifacts: FolderStore, d
 def test_final_latents_are_read_back_as_they_were(jobs: Jobs, artifacts: FolderStore) -> None:
     jobs.accept()
     job, token = jobs.take()
-    final = FinalLatents(torch.randn(1, 2, 3, 4, 5), torch.Generator("cpu").get_state())
-    write(commits(jobs, artifacts, request(job, token)), final, 9, final=True, result_metadata={"device": "cpu"})
-    checkpoint = jobs.leases.checkpoint(token)
+    latents = final()
+    write(commits(jobs, artifacts, request(job, token)), latents, 9, device="cpu")
+    checkpoint = jobs.leases.checkpoint(token, "denoise")
     assert checkpoint is not None
-    assert (checkpoint.final, checkpoint.step, checkpoint.result_metadata) == (True, 9, {"device": "cpu"})
+    assert (checkpoint.final, checkpoint.step, checkpoint.result_metadata.device) == (True, 9, "cpu")
     back = read_committed(artifacts, CheckpointRef(checkpoint.key), FinalLatents)
-    assert torch.equal(back.latents, final.latents)
+    assert torch.equal(back.latents, latents.latents)
 
 
 def test_a_render_goes_on_from_its_nodes_spool_while_the_bucket_is_away(
@@ -205,8 +232,52 @@ def test_a_render_goes_on_from_its_nodes_spool_while_the_bucket_is_away(
     write(commits(jobs, here, request(job, token)), state(7), 7)
     jobs.leases.release(token)
     job, token = jobs.take(owner="c2")
-    resumed = commits(jobs, here, request(job, token, job.checkpoint)).resume(DenoiseState)
+    resumed = commits(jobs, here, request(job, token, of_denoise(job))).resume(DenoiseState)
     assert resumed is not None
     assert resumed.step == 7
     with pytest.raises(StorageUnavailable):  # which postpones the job: it may be in the bucket
-        commits(jobs, elsewhere, request(job, token, job.checkpoint)).resume(DenoiseState)
+        commits(jobs, elsewhere, request(job, token, of_denoise(job))).resume(DenoiseState)
+
+
+@pytest.mark.parametrize(
+    ("differs", "said"), [({"revision": "r2"}, "another revision"), ({"state": "DenoiseState 2"}, "another state")]
+)
+def test_a_checkpoint_of_something_else_is_made_again(
+    jobs: Jobs, artifacts: FolderStore, caplog: pytest.LogCaptureFixture, differs: dict[str, str], said: str
+) -> None:
+    jobs.accept()
+    job, token = jobs.take()
+    write(commits(jobs, artifacts, request(job, token)), state(3), 3)
+    checkpoint = jobs.leases.checkpoint(token, "denoise")
+    of = request(job, token, checkpoint)
+    assert commits(jobs, artifacts, of).resume(DenoiseState) is not None
+    second = commits(
+        jobs, artifacts, of, revision=differs.get("revision", "r1"), state=differs.get("state", "DenoiseState 1")
+    )
+    assert second.resume(DenoiseState) is None
+    assert said in caplog.text
+    assert commits(jobs, artifacts, replace(of, input="y")).resume(DenoiseState) is None
+    write(second, state(4), 4)
+    again = jobs.leases.checkpoint(token, "denoise")
+    assert again is not None
+    assert again.step == 4, "and the next commit takes its place"
+    assert list(artifacts.list(checkpoint_prefix(job.id))) == [again.key]
+
+
+def test_each_denoise_of_a_job_keeps_its_own_commits(jobs: Jobs, artifacts: FolderStore) -> None:
+    jobs.accept()
+    job, token = jobs.take()
+    first = replace(request(job, token), last=False)
+    second = replace(request(job, token), node="denoise.2")
+    write(commits(jobs, artifacts, first), final(), 9)
+    assert not jobs.get(job).checkpoint.final, "it needs a denoiser again"  # type: ignore[union-attr]
+    write(commits(jobs, artifacts, second), state(2), 2)
+    jobs.leases.release(token)
+    job, token = jobs.take()
+    assert job.checkpoint is not None
+    assert {name: each.step for name, each in job.checkpoint.nodes.items()} == {"denoise": 9, "denoise.2": 2}
+    write(commits(jobs, artifacts, replace(second, token=token)), final(), 4)
+    jobs.leases.commit(token, "denoise", None)
+    found = jobs.get(job).checkpoint
+    assert found is not None
+    assert (list(found.nodes), found.final) == (["denoise.2"], False)

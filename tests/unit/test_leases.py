@@ -12,24 +12,19 @@ from jobs.changes import Position
 from jobs.costs import mean_seconds, read_lines
 from jobs.database import Database
 from jobs.leases import LONGEST_RETRY_DELAY_S, Rendered, retry_delay_s
-from jobs.lifecycle import ENDED, Status, before, progress_at
+from jobs.lifecycle import ENDED, Status, before, percent
 from jobs.priority import Priority
-from jobs.record import Checkpoint
 from jobs.schema import jobs as table
 from jobs.schema import webhooks
+from jobs.stored import Checkpoints, ResultMetadata
 from jobs.usage import gpu_seconds_per_day
 from pipelines.stages import Stage
 from tests.unit.conftest import Jobs
+from tests.unit.test_stored import checkpoint
 
-SECONDS = {**dict.fromkeys(Stage, 0.0), Stage.TEXT_ENCODE: 1.0, Stage.DENOISE: 8.0, Stage.DECODE: 1.0}
 
-
-def test_progress_rises_over_the_stages_in_the_ratio_of_their_seconds_and_stays_below_100() -> None:
-    seen = [progress_at(stage, done / 10, SECONDS) for stage in Stage for done in range(11)]
-    assert seen == sorted(seen)
-    assert (seen[0], seen[-1]) == (1, 99)
-    assert [progress_at(Stage.DENOISE, done, SECONDS) for done in (0, 0.5, 7.0)] == [10, 50, 90]
-    assert progress_at(Stage.DECODE, 0.5, dict.fromkeys(Stage, 0.0)) == 1, "nothing measured, nothing divided by zero"
+def test_a_live_job_is_at_1_to_99_percent() -> None:
+    assert [percent(share) for share in (-1, 0, 0.005, 0.5, 0.999, 1, 2)] == [1, 1, 1, 50, 99, 99, 99]
 
 
 def test_an_ended_job_goes_nowhere() -> None:
@@ -64,14 +59,14 @@ def test_an_expired_lease_is_claimed_by_another_and_the_first_can_write_no_more(
     again, new = jobs.take(owner="c2")
     assert (again.id, again.attempts) == (taken.id, 2)
     assert not jobs.advance(old, Stage.DECODE, 50)
-    assert not jobs.leases.commit(old, Checkpoint("k", 1, False, 1.0))
+    assert not jobs.leases.commit(old, "denoise", checkpoint(1))
     assert not jobs.complete(old)
     assert not jobs.leases.fail(old, "x", "y")
     assert jobs.leases.retry(old, 1, "y", 3) is None
     assert not jobs.leases.release(old)
     assert jobs.leases.expiry(old) is None
     assert jobs.leases.renew({old, new}, 60) == {new}
-    assert jobs.complete(new, {"denoise": 1.0}, {"bytes": 5})
+    assert jobs.complete(new, {"denoise": 1.0}, ResultMetadata(bytes=5))
     ended = jobs.get(taken)
     assert (ended.status, ended.progress, ended.stage_seconds) == (Status.COMPLETED, 100, {"denoise": 1.0})
     assert not jobs.advance(new, Stage.TEXT_ENCODE, 1)
@@ -82,14 +77,16 @@ def test_jobs_that_end_together_end_as_they_would_alone(jobs: Jobs) -> None:
     tokens = {taken.id: token for taken, token in (jobs.take() for _ in stored)}
     assert jobs.store.cancel(stored[0].id)
     seconds = {stored[place].id: {"denoise": float(place)} for place in range(3)}
-    ended = {token: Rendered(seconds[job], {"of": job}) for job, token in tokens.items()}
-    assert jobs.leases.complete({**ended, "none": Rendered({}, {})}) == {tokens[each.id] for each in stored[1:]}
+    ended = {token: Rendered(seconds[job], ResultMetadata(device=job)) for job, token in tokens.items()}
+    assert jobs.leases.complete({**ended, "none": Rendered({}, ResultMetadata())}) == {
+        tokens[each.id] for each in stored[1:]
+    }
     for each in stored[1:]:
         done = jobs.get(each)
         assert (done.status, done.stage_seconds, done.result_metadata) == (
             Status.COMPLETED,
             seconds[each.id],
-            {"of": each.id},
+            ResultMetadata(device=each.id),
         )
         assert [event.kind for event in jobs.store.events(each.id, 0)] == ["queued", "completed"]
     with jobs.database.read() as connection:
@@ -214,11 +211,12 @@ def test_progress_never_falls_over_a_retry(jobs: Jobs) -> None:
 def test_a_checkpoint_outlives_an_attempt_and_not_the_job(jobs: Jobs) -> None:
     jobs.accept()
     taken, token = jobs.take()
-    checkpoint = Checkpoint("k", 7, False, 3.5)
-    assert jobs.leases.commit(token, checkpoint)
-    assert jobs.leases.checkpoint(token) == checkpoint
+    committed = checkpoint(7)
+    assert jobs.leases.commit(token, "denoise", committed)
+    assert jobs.leases.checkpoint(token, "denoise") == committed
+    assert jobs.leases.checkpoint(token, "denoise.2") is None
     jobs.leases.release(token)
-    assert jobs.get(taken).checkpoint == checkpoint
+    assert jobs.get(taken).checkpoint == Checkpoints(nodes={"denoise": committed})
     _, token = jobs.take()
     assert jobs.complete(token)
     assert jobs.get(taken).checkpoint is None
@@ -353,7 +351,7 @@ def test_a_job_that_was_denoised_does_not_wait_for_a_denoiser(jobs: Jobs) -> Non
     for final in (False, True):
         job = jobs.accept()
         _, token = jobs.take()
-        assert jobs.leases.commit(token, Checkpoint("k", 3, final, 1.0))
+        assert jobs.leases.commit(token, "denoise", checkpoint(3, final=final), last=True)
         assert jobs.leases.release(token)
         assert [getattr(jobs.claim(capacity=0), "id", None)] == [job.id if final else None]
         if not final:

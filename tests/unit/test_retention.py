@@ -52,23 +52,23 @@ def test_a_sweeper_that_died_before_the_record_is_repeated(jobs: Jobs, artifacts
 def test_checkpoints_of_ended_and_unknown_jobs_go(jobs: Jobs, artifacts: FolderStore) -> None:
     done, live, unknown = complete(jobs, artifacts), jobs.accept(), new_job()
     for job in (done, live, unknown):
-        artifacts.put(checkpoint_key(job.id, 5, "token"), b"x")
+        artifacts.put(checkpoint_key(job.id, "denoise", 5, "token"), b"x")
     Sweeper(jobs.database, artifacts).delete_checkpoints()
-    assert list(artifacts.list("checkpoints/")) == [checkpoint_key(live.id, 5, "token")]
+    assert list(artifacts.list("checkpoints/")) == [checkpoint_key(live.id, "denoise", 5, "token")]
 
 
 def test_a_sweeper_of_another_job_store_takes_no_files_for_those_of_no_job(
     jobs: Jobs, artifacts: FolderStore, tmp_path: Path
 ) -> None:
     live = jobs.accept()
-    artifacts.put(checkpoint_key(live.id, 5, "token"), b"x")
+    artifacts.put(checkpoint_key(live.id, "denoise", 5, "token"), b"x")
     ours = Sweeper(jobs.database, artifacts)
     assert [ours.are_ours(), ours.are_ours()] == [False, True], "what is nobody's is its own from the next time"
     with open_database(sqlite_url(tmp_path / "another.db")) as empty:
         other = Sweeper(empty, artifacts)
         other.sweep()
         assert not other.are_ours()
-    assert artifacts.size(checkpoint_key(live.id, 5, "token")) == 1
+    assert artifacts.size(checkpoint_key(live.id, "denoise", 5, "token")) == 1
     ours.delete_checkpoints()
     jobs.store.cancel(live.id)
     ours.sweep()

@@ -92,16 +92,16 @@ def test_a_file_being_written_is_not_a_key(tmp_path: Path, monkeypatch: pytest.M
 def test_deleting_a_key_leaves_its_neighbours_and_no_empty_folder(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     for step in (5, 10):
-        store.put(checkpoint_key("a", step, "t"), b"x")
+        store.put(checkpoint_key("a", "denoise", step, "t"), b"x")
     video = "videos/a/video.mp4"
     store.put(video, b"x")
-    store.delete(checkpoint_key("a", 5, "t"))
-    store.delete(checkpoint_key("a", 5, "t"))
-    assert list(store.list("")) == [checkpoint_key("a", 10, "t"), video]
+    store.delete(checkpoint_key("a", "denoise", 5, "t"))
+    store.delete(checkpoint_key("a", "denoise", 5, "t"))
+    assert list(store.list("")) == [checkpoint_key("a", "denoise", 10, "t"), video]
     store.delete(checkpoint_prefix("a"))
     store.delete(video + "/no-such-folder")
     assert list(store.children("checkpoints/")) == ["a"], "a prefix is not a key"
-    store.delete(checkpoint_key("a", 10, "t"))
+    store.delete(checkpoint_key("a", "denoise", 10, "t"))
     assert list(store.children("")) == ["videos"]
     store.delete(video)
     assert tmp_path.is_dir()
@@ -110,8 +110,10 @@ def test_deleting_a_key_leaves_its_neighbours_and_no_empty_folder(tmp_path: Path
 def test_checkpoints_are_listed_in_the_order_of_their_steps(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     for step in (100, 9, 20):
-        store.put(checkpoint_key("a", step, "t"), b"x")
-    assert list(store.list(checkpoint_prefix("a"))) == [checkpoint_key("a", step, "t") for step in (9, 20, 100)]
+        store.put(checkpoint_key("a", "denoise", step, "t"), b"x")
+    assert list(store.list(checkpoint_prefix("a"))) == [
+        checkpoint_key("a", "denoise", step, "t") for step in (9, 20, 100)
+    ]
     store.delete_prefix("videos/a/")
     assert len(list(store.list(checkpoint_prefix("a")))) == 3, "checkpoints are not among a job's videos"
 
@@ -158,7 +160,7 @@ def test_puts_succeed_beside_deletions(tmp_path: Path) -> None:
     def sweep() -> None:
         swept = 0
         while not done.is_set():
-            store.delete(checkpoint_key("a", 1, "t"))
+            store.delete(checkpoint_key("a", "denoise", 1, "t"))
             if swept < 50:  # fewer than one put survives, however slow the disk
                 store.delete_prefix(checkpoint_prefix("a"))
                 swept += 1
@@ -167,12 +169,12 @@ def test_puts_succeed_beside_deletions(tmp_path: Path) -> None:
     sweeper.start()
     try:
         for _ in range(50):
-            store.put(checkpoint_key("a", 1, "t"), b"x")
+            store.put(checkpoint_key("a", "denoise", 1, "t"), b"x")
     finally:
         done.set()
         sweeper.join()
-    store.put(checkpoint_key("a", 1, "t"), b"last")
-    assert store.get(checkpoint_key("a", 1, "t")) == b"last"
+    store.put(checkpoint_key("a", "denoise", 1, "t"), b"last")
+    assert store.get(checkpoint_key("a", "denoise", 1, "t")) == b"last"
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ jobs = Table(
     metadata,
     Column("id", String, primary_key=True),
     Column("model", String),
-    *(Column(name, JSON) for name in ("parameters", "work", "stage_seconds", "checkpoint")),
+    *(Column(name, JSON(none_as_null=True)) for name in ("parameters", "work", "stage_seconds", "checkpoint")),
 )
 job_events = Table(
     "job_events",

@@ -1,0 +1,130 @@
+"""Values that are kept as JSON in a job's row, each a frozen model, written and read in this one place.
+
+Old and new code read the same rows, after a rollback too: a key that this version does not know stays with the value
+and is written back with it. A value whose format has changed says so in its `version`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Generic, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import JSON, Dialect
+from sqlalchemy.types import TypeDecorator
+
+V = TypeVar("V", bound="StoredValue")
+
+
+class StoredValue(BaseModel):
+    """A frozen value. A field that is None is not written."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    def written(self) -> dict[str, object]:
+        """The value as plain JSON."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @classmethod
+    def read(cls, data: Mapping[str, object]) -> Self:
+        """The value of plain JSON that this or another version has written."""
+        return cls.model_validate(data)
+
+
+class Fingerprint(StoredValue):
+    """What a checkpoint was made from. A denoise continues only from its own."""
+
+    input: str
+    """A digest of the job's prompt, image and parameters, and of the nodes up to this one."""
+    revision: str
+    """Of the denoiser's weights."""
+    state: str
+    """The format of the state."""
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """The names of the parts that differ."""
+        return [name for name in Fingerprint.model_fields if getattr(self, name) != getattr(other, name)]
+
+
+class ResultMetadata(StoredValue):
+    """What was measured and decided while a video was made; a client sees all of it."""
+
+    prompt_used: bool | None = None
+    """False where the model takes no prompt but the request had one."""
+    prompt_truncated: bool | None = None
+    resumed_at_step: int | None = None
+    """The step at which the last denoise continued from a checkpoint."""
+    device: str | None = None
+    dtype: str | None = None
+    attention: str | None = None
+    model_revision: str | None = None
+    kinoray_version: str | None = None
+    frames: int | None = None
+    bytes: int | None = None
+    """The size of the mp4."""
+    degradations: tuple[str, ...] | None = None
+    """What was done worse than asked, such as smaller tiles after the memory ran out."""
+
+    def updated(self, newer: ResultMetadata) -> ResultMetadata:
+        """These values, replaced by those that `newer` sets."""
+        return ResultMetadata(**{**self.model_dump(), **newer.model_dump(exclude_none=True)})
+
+
+class Checkpoint(StoredValue):
+    """The last commit of one denoise, from which a retry or another replica continues."""
+
+    key: str
+    """Of the latents in the artifact store."""
+    step: int
+    """Denoising steps done."""
+    final: bool
+    """Whether the denoise is finished: these are its latents, and no state."""
+    seconds: float
+    """Of denoising, over all replicas and attempts that led to it."""
+    fingerprint: Fingerprint
+    result_metadata: ResultMetadata = ResultMetadata()
+    """Of the denoise, once it is finished."""
+
+
+VERSION = 1
+
+
+class Checkpoints(StoredValue):
+    """The last commit of each denoise of a job, by the name of its node in the stage graph."""
+
+    version: int = VERSION
+    final: bool = False
+    """Whether the job's last denoise is finished, so that the job needs no denoiser. The claim reads it."""
+    nodes: dict[str, Checkpoint] = {}
+
+    @classmethod
+    def read(cls, data: Mapping[str, object]) -> Self:
+        """The checkpoints of plain JSON; none where another format was written: those denoises begin anew."""
+        return cls.model_validate(data) if data.get("version") == VERSION else cls()
+
+    def with_commit(self, node: str, checkpoint: Checkpoint, *, last: bool) -> Checkpoints:
+        """These, with the commit of one node; `last` says that no other denoise follows it."""
+        nodes = {**self.nodes, node: checkpoint}
+        return self.model_copy(update={"nodes": nodes, "final": self.final or (last and checkpoint.final)})
+
+    def without(self, node: str) -> Checkpoints:
+        """These, without the commit of one node, which cannot be read any more."""
+        nodes = {name: each for name, each in self.nodes.items() if name != node}
+        return self.model_copy(update={"nodes": nodes, "final": False})
+
+
+class Stored(TypeDecorator[V], Generic[V]):
+    """A JSON column that holds one kind of value; SQL NULL for None."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def __init__(self, kind: type[V]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: V | None, dialect: Dialect) -> dict[str, object] | None:  # noqa: ARG002
+        return None if value is None else value.written()
+
+    def process_result_value(self, value: Mapping[str, object] | None, dialect: Dialect) -> V | None:  # noqa: ARG002
+        return None if value is None else self.kind.read(value)

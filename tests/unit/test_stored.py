@@ -1,0 +1,98 @@
+"""Values in a job's row, read and written by two versions of the code that know different keys."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import text
+
+from jobs.stored import Checkpoint, Checkpoints, Fingerprint, ResultMetadata
+from pipelines.catalogue import get_card
+from pipelines.output import Output
+from pipelines.requests import read_parameters
+from pipelines.stages import Stage
+from pipelines.strict import read_stored
+from tests.unit.conftest import Jobs
+
+MADE_OF = Fingerprint(input="i", revision="r", state="s")
+
+
+def checkpoint(step: int = 3, **values: Any) -> Checkpoint:
+    return Checkpoint(
+        **{"key": f"k{step}", "step": step, "final": False, "seconds": 1.5, "fingerprint": MADE_OF, **values}
+    )
+
+
+def test_what_is_none_is_not_written_and_everything_comes_back() -> None:
+    made = Checkpoints(nodes={"denoise": checkpoint(final=True, result_metadata=ResultMetadata(device="cpu"))})
+    written = made.written()
+    assert written["nodes"]["denoise"]["result_metadata"] == {"device": "cpu"}  # type: ignore[index]
+    assert Checkpoints.read(json.loads(json.dumps(written))) == made
+
+
+def test_keys_of_another_version_stay() -> None:
+    data = Checkpoints(nodes={"denoise": checkpoint()}).written()
+    data["nodes"]["denoise"]["peak_bytes"] = 7  # type: ignore[index]
+    data["hint"] = "later"
+    again = Checkpoints.read(data).with_commit("denoise.2", checkpoint(), last=True).written()
+    assert again["nodes"]["denoise"]["peak_bytes"] == 7  # type: ignore[index]
+    assert again["hint"] == "later"
+    measured = ResultMetadata.read({"device": "cuda", "peak_bytes": 7})
+    assert measured.updated(ResultMetadata(frames=9)).written() == {"device": "cuda", "frames": 9, "peak_bytes": 7}
+    assert measured.updated(ResultMetadata(device="cpu")).device == "cpu"
+
+
+def test_another_format_is_no_checkpoint() -> None:
+    before = {"key": "k", "step": 3, "final": True, "seconds": 1.0, "result_metadata": {}}
+    for data in (
+        before,
+        {**Checkpoints(nodes={"denoise": checkpoint()}).written(), "version": 2, "nodes": "elsewhere"},
+    ):
+        assert Checkpoints.read(data) == Checkpoints()
+
+
+def test_only_the_last_denoise_makes_a_job_final() -> None:
+    first = Checkpoints().with_commit("denoise", checkpoint(final=True), last=False)
+    assert not first.final
+    assert not first.with_commit("denoise.2", checkpoint(), last=True).final
+    both = first.with_commit("denoise.2", checkpoint(final=True), last=True)
+    assert both.final
+    assert not both.without("denoise").final
+    assert both.without("denoise").nodes.keys() == {"denoise.2"}
+
+
+def test_a_fingerprint_says_what_differs() -> None:
+    assert MADE_OF.differences(MADE_OF) == []
+    assert MADE_OF.differences(Fingerprint(input="i", revision="x", state="y")) == ["revision", "state"]
+
+
+def test_a_row_of_a_newer_release_can_be_read_paged_and_finished(jobs: Jobs) -> None:
+    """A rollback meets rows with keys, stages and parameters of the newer release."""
+    work = {"text_encode": 1.0, "upsample": 2.0, "denoise": 4.0}
+    job = jobs.accept(work=work, parameters={"family": "ltx", "seed": 1})
+    _, token = jobs.take()
+    newer = {
+        "stage": "upsample",
+        "result_metadata": json.dumps({"device": "cuda", "peak_bytes": 7}),
+        "output": json.dumps({"crf": 20, "codec": "av1"}),
+    }
+    with jobs.database.write() as connection:
+        columns = ", ".join(f"{name} = :{name}" for name in newer)
+        connection.execute(text(f"UPDATE jobs SET {columns} WHERE id = :id"), {**newer, "id": job.id})
+    found = jobs.get(job)
+    assert found.stage is None
+    assert found.work == work
+    assert read_stored(Output, found.output) == Output(crf=20)
+    assert [each.id for each in jobs.store.page(after=None, limit=5, newest_first=True)[0]] == [job.id]
+    assert jobs.store.working("m") == {}
+    assert jobs.complete(token, {"denoise": 2.0, "upsample": 1.0}, found.result_metadata)
+    assert jobs.get(job).result_metadata.written() == {"device": "cuda", "peak_bytes": 7}
+    assert jobs.get(job).output == {"crf": 20, "codec": "av1"}
+    assert set(jobs.store.lines("m")) == {Stage.DENOISE}
+
+
+def test_parameters_of_a_newer_release_have_no_effect_and_are_named(caplog: Any) -> None:
+    known = get_card("ltx-tiny").default_parameters()
+    assert read_parameters({**known.model_dump(mode="json"), "stg_scale": 1.0}) == known
+    assert "stg_scale" in caplog.text
