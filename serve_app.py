@@ -15,7 +15,7 @@ from ray.serve import Application
 
 from deployments.api import Api
 from deployments.conductor import Conductor
-from deployments.configuration.graph import deployment_names
+from deployments.configuration.names import deployment_names
 from deployments.configuration.settings import load_settings
 from deployments.denoiser import Denoiser
 from deployments.encoders import ImageEncoder, TextEncoder

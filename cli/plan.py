@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cli.job_store import measured_seconds
 from cli.planning import plan
-from deployments.configuration.graph import deployment_names
+from deployments.configuration.names import deployment_names
 from deployments.configuration.serve_config import load_config
 from deployments.configuration.settings import load_settings
 from pipelines.catalogue import get_card

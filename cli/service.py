@@ -19,10 +19,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from deployments.configuration.graph import ALWAYS, APPLICATION
+from deployments.configuration.names import ALWAYS, APPLICATION, DEPLOYMENTS
 from pipelines.catalogue import get_card
 from pipelines.errors import KinorayError
-from pipelines.families import CLASSES
 from pipelines.paths import ROOT
 from pipelines.stages import Stage
 
@@ -70,7 +69,7 @@ def for_model(config: dict[str, Any], model: str, *, with_image: bool) -> dict[s
     deployments = application["deployments"]
     application["deployments"] = [each for each in deployments if each["name"] in ALWAYS]
     for stage in get_card(model).STAGES:
-        kind = CLASSES[stage]
+        kind = DEPLOYMENTS[stage]
         # Use the model's own options, or else those of another model's stage of the same kind.
         alike = [each for each in deployments if each["name"].startswith(kind)]
         own = [each for each in alike if each["name"] == f"{kind}-{model}"]

@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from deployments.configuration.graph import deployment_names
+from deployments.configuration.names import deployment_names
 from deployments.configuration.settings import database_url
 from jobs.costs import mean_seconds
 from jobs.database import UNREACHABLE, Database

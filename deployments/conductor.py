@@ -21,13 +21,15 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments import metrics
 from deployments.background import forever, until_set, until_written
-from deployments.configuration.graph import deployment_names
+from deployments.configuration.names import deployment_names
 from deployments.configuration.settings import Settings, database_url
 from deployments.events import emit
 from deployments.orchestration.denoiser_pool import DenoiserPool
-from deployments.orchestration.job_run import JobRun, Route, cause_of
+from deployments.orchestration.job_run import JobRun, graph_of
 from deployments.orchestration.lease import Lease, LeaseLost
+from deployments.orchestration.ray_stage import RayStage
 from deployments.orchestration.replicas import look
+from deployments.orchestration.stage_call import StageHandle, cause_of
 from deployments.orchestration.takeover_guard import TakeoverGuard
 from deployments.orchestration.write_batcher import WriteBatcher
 from deployments.stages.worker import this_replica
@@ -77,18 +79,22 @@ class Conductor:
     def __init__(
         self,
         settings: Settings,
-        stages: dict[str, dict[str, Any]],
+        stages: dict[str, dict[Stage, DeploymentHandle[Any]]],
         publisher: DeploymentHandle[Any],
     ) -> None:
         self.settings = settings
         self.publisher = publisher
-        self.routes = {model: Route(publisher, **handles) for model, handles in stages.items()}
+        self.cards = settings.cards()
+        self.stages: dict[str, dict[Stage, StageHandle]] = {
+            model: {stage: RayStage(handle) for stage, handle in {**handles, Stage.PUBLISH: publisher}.items()}
+            for model, handles in stages.items()
+        }
         database = open_database(database_url())
         self.store, self.leases, self.allocation = JobStore(database), Leases(database), Allocation(database)
         self.owner = this_replica()
         self.held: dict[str, Held] = {}  # by lease token
         self.wake = asyncio.Event()
-        denoisers = {model: names[Stage.DENOISE] for model, names in deployment_names(settings.cards()).items()}
+        denoisers = {model: names[Stage.DENOISE] for model, names in deployment_names(self.cards).items()}
         self.denoiser_pool = DenoiserPool(self.allocation, denoisers, on_freed=self.wake.set)
         self.stopping = False
         loop = asyncio.get_running_loop()
@@ -131,7 +137,7 @@ class Conductor:
 
     async def _claim_all(self) -> None:
         self.wake.clear()
-        for model in self.routes:
+        for model in self.cards:
             while not self.stopping and (job := await asyncio.to_thread(self._claim, model)) is not None:
                 self._start(job)
         if self.stopping:
@@ -208,7 +214,7 @@ class Conductor:
             lease_s=self.settings.lease_s,
             max_attempts=self.settings.max_attempts,
             capacity=denoisers + ahead,
-            begins_with=self.routes[model].first,
+            begins_with=next(iter(self.cards[model].STAGES)),
             take_over=self.takeover_guard.trusted(),
         )
 
@@ -217,7 +223,7 @@ class Conductor:
         if job.attempts == 1:
             metrics.queue_wait_seconds().observe(time.time() - job.created_at, {"model": job.model})
         emit("job.claimed", job_id=job.id, model=job.model, attempt=job.attempts)
-        job_run = JobRun(job, self.routes[job.model], lease, self.denoiser_pool)
+        job_run = JobRun(job, graph_of(self.cards[job.model], job), self.stages[job.model], lease, self.denoiser_pool)
         loop = asyncio.get_running_loop()
         running = loop.create_task(job_run.run())
         conduct = loop.create_task(self._conduct(job, lease.token, job_run, running))
@@ -254,7 +260,7 @@ class Conductor:
             return "released" if await self._durably(self.leases.release, token) else None
         error = running.exception()
         if error is None:
-            kept = await self.completions.written(token, Rendered(job_run.seconds, job_run.result_metadata))
+            kept = await self.completions.written(token, Rendered(job_run.stage_seconds, job_run.result_metadata))
             return "completed" if kept else None
         if isinstance(error, LeaseLost):
             return None

@@ -6,23 +6,28 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from deployments import metrics
 from deployments.configuration.settings import Settings, data_dir, database_url
-from deployments.stages.messages import DenoiseRequest, Stopped
+from deployments.stages.messages import CheckpointRef, DenoiseRequest, Event, Stopped
 from deployments.stages.worker import Control, Worker, ended, load
 from jobs.database import Database
 from jobs.leases import Leases
-from pipelines.catalogue import ModelCard
-from pipelines.families import outputs, revision
-from pipelines.requests import Parameters
+from jobs.stored import Fingerprint, ResultMetadata
+from pipelines.card import ModelCard
+from pipelines.families import family_of, stages_of
+from pipelines.protocols import DenoiseInputs, DenoiseStage, StageOutput
 from pipelines.stages import Stage
 from pipelines.version import VERSION
 from storage.store import open_checkpoints
+
+if TYPE_CHECKING:
+    from pipelines.card import Parameters
+    from pipelines.families import Conditioning
 
 ROUTER = RequestRouterConfig(
     request_router_class="deployments.orchestration.router:ToItsDenoiser", initial_backoff_s=0.02, max_backoff_s=0.2
@@ -44,23 +49,34 @@ class Denoiser:
     """Denoises one video at a time; the next may wait. When cancelled, it commits at the next step, then is free."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
-        from deployments.stages.checkpoints import Commits, Writer
+        from deployments.stages.checkpoints import Commits, Writer, read_committed
+        from pipelines.serialization import format_of
 
         self.writer = Writer()
-        self.commits = Commits
+        self.commits, self.read_committed = Commits, read_committed
         self.card = card
         self.settings = settings
         # Not `open_database`: the conductor that claims a job has created the tables before the job comes here.
         self.leases = Leases(Database(database_url()))
         self.artifacts = open_checkpoints(settings.bucket, data_dir())
-        self.outputs = outputs(card.family)
         self.worker = Worker(settings.step_timeout_s)
-        self.revision = revision(card)
-        self.denoiser = self.worker.run(load, Stage.DENOISE, card, settings)
+        self.revision = family_of(card).revision(card)
+        self.denoiser = self.worker.run(self._load, card, settings)
+        self.stages = stages_of(card)
+        self.state_format = format_of(self.stages.state)
 
-    async def run(self, parameters: Parameters, text: Any, image: Any, request: DenoiseRequest) -> AsyncIterator[Any]:
-        def work(control: Control) -> Any:
-            return self._denoise(control, parameters, text, image, request)
+    async def run(
+        self,
+        request: DenoiseRequest,
+        *,
+        text: Conditioning = None,
+        image: Conditioning = None,
+        latents: StageOutput | CheckpointRef | None = None,
+    ) -> AsyncIterator[Event | StageOutput]:
+        """Run one denoise; `latents` are the result of the pass before, where there is one."""
+
+        def work(control: Control) -> StageOutput:
+            return self._denoise(control, request, DenoiseInputs(text, image, self._latents(latents)))
 
         try:
             async with aclosing(self.worker.stream(work)) as items:
@@ -78,11 +94,26 @@ class Denoiser:
         """Wait for the last checkpoint; Serve lets a replica do so before it ends the process."""
         self.writer.close()
 
-    def _denoise(self, control: Control, parameters: Parameters, text: Any, image: Any, request: DenoiseRequest) -> Any:
-        commits = self.commits(self.leases, self.artifacts, request, self.settings.checkpoint_every_s, self.writer)
-        run = self.denoiser.begin(parameters, text, image, commits.resume(self.outputs.DenoiseState))
-        if run.step_index:
-            control.result_metadata["resumed_at_step"] = run.step_index
+    @staticmethod
+    def _load(
+        card: ModelCard, settings: Settings
+    ) -> DenoiseStage[Parameters, Conditioning, Conditioning, StageOutput, StageOutput]:
+        return load(Stage.DENOISE, lambda: stages_of(card).denoise, card, settings)
+
+    def _latents(self, latents: StageOutput | CheckpointRef | None) -> StageOutput | None:
+        if isinstance(latents, CheckpointRef):
+            return self.read_committed(self.artifacts, latents, self.stages.latents)
+        return latents
+
+    def _denoise(
+        self, control: Control, request: DenoiseRequest, inputs: DenoiseInputs[Conditioning, Conditioning, StageOutput]
+    ) -> StageOutput:
+        fingerprint = Fingerprint(input=request.input, revision=self.revision, state=self.state_format)
+        commits = self.commits(
+            self.leases, self.artifacts, request, fingerprint, self.settings.checkpoint_every_s, self.writer
+        )
+        run = self.denoiser.begin(request.parameters, inputs, commits.resume(self.stages.state))
+        resumed_at = run.step_index or None
         ending = False
         try:
             while run.step_index < run.num_steps:
@@ -106,9 +137,12 @@ class Denoiser:
             # The next replica or attempt continues from this step; if the lease is gone, nothing is recorded.
             commits.save(run.state, run.step_index)
             raise
-        control.result_metadata.update(
-            **self.denoiser.placement.result_metadata(), model_revision=self.revision, kinoray_version=VERSION
+        control.result_metadata = ResultMetadata(
+            **self.denoiser.placement.result_metadata(),
+            resumed_at_step=resumed_at,
+            model_revision=self.revision,
+            kinoray_version=VERSION,
         )
         final = run.result()
-        commits.save(final, run.num_steps, final=True, result_metadata=control.result_metadata)
+        commits.save_final(final, run.num_steps, control.result_metadata)
         return final

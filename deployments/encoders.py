@@ -5,16 +5,23 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ray import serve
 
 from deployments.configuration.settings import Settings, data_dir
+from deployments.stages.messages import Event
 from deployments.stages.worker import Control, Worker, load
-from pipelines.catalogue import ModelCard
-from pipelines.requests import Parameters
+from jobs.stored import ResultMetadata
+from pipelines.card import ModelCard, Parameters
+from pipelines.families import stages_of
+from pipelines.protocols import ImageStage, TextStage
 from pipelines.stages import Stage
 from storage.store import open_store
+
+if TYPE_CHECKING:
+    from pipelines.families import Conditioning
+    from pipelines.frames import Picture
 
 
 @serve.deployment(name="TextEncoder", max_ongoing_requests=8, graceful_shutdown_timeout_s=60)
@@ -23,9 +30,9 @@ class TextEncoder:
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         self.worker = Worker(settings.step_timeout_s)
-        self.encoder = self.worker.run(load, Stage.TEXT_ENCODE, card, settings)
+        self.encoder = self.worker.run(self._load, card, settings)
 
-    async def run(self, prompt: str, parameters: Parameters) -> AsyncIterator[Any]:
+    async def run(self, prompt: str, parameters: Parameters) -> AsyncIterator[Event | Conditioning]:
         async with aclosing(self.worker.stream(lambda control: self._encode(control, prompt, parameters))) as items:
             async for item in items:
                 yield item
@@ -33,31 +40,42 @@ class TextEncoder:
     def check_health(self) -> None:
         self.worker.check()
 
-    def _encode(self, control: Control, prompt: str, parameters: Parameters) -> Any:
+    @staticmethod
+    def _load(card: ModelCard, settings: Settings) -> TextStage[Parameters, Conditioning]:
+        return load(Stage.TEXT_ENCODE, lambda: stages_of(card).text, card, settings)
+
+    def _encode(self, control: Control, prompt: str, parameters: Parameters) -> Conditioning:
         if self.encoder.truncates(prompt, parameters):
-            control.result_metadata["prompt_truncated"] = True
+            control.result_metadata = ResultMetadata(prompt_truncated=True)
         return self.encoder.encode(prompt, parameters)
 
 
 @serve.deployment(name="ImageEncoder", max_ongoing_requests=8, graceful_shutdown_timeout_s=60)
 class ImageEncoder:
-    """Encodes images to conditioning. It reads the image from the artifact store, where the API put it."""
+    """Encodes images to conditioning. It reads a job's image from the artifact store, where the API put it."""
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         self.worker = Worker(settings.step_timeout_s)
-        self.encoder = self.worker.run(load, Stage.IMAGE_ENCODE, card, settings)
+        self.encoder = self.worker.run(self._load, card, settings)
         self.store = open_store(settings.bucket, data_dir(), fail_fast=True)
 
-    async def run(self, key: str, parameters: Parameters) -> AsyncIterator[Any]:
-        async with aclosing(self.worker.stream(lambda _: self._encode(key, parameters))) as items:
+    async def run(self, image: str | Picture, parameters: Parameters) -> AsyncIterator[Event | Conditioning]:
+        """Encode the image with a key in the artifact store, or a frame that was decoded for this."""
+        async with aclosing(self.worker.stream(lambda _: self._encode(image, parameters))) as items:
             async for item in items:
                 yield item
 
     def check_health(self) -> None:
         self.worker.check()
 
-    def _encode(self, key: str, parameters: Parameters) -> Any:
+    @staticmethod
+    def _load(card: ModelCard, settings: Settings) -> ImageStage[Parameters, Conditioning]:
+        return load(Stage.IMAGE_ENCODE, lambda: stages_of(card).image, card, settings)
+
+    def _encode(self, image: str | Picture, parameters: Parameters) -> Conditioning:
         from PIL import Image
 
-        with Image.open(io.BytesIO(self.store.get(key))) as image:
-            return self.encoder.encode(image.convert("RGB"), parameters)
+        if not isinstance(image, str):
+            return self.encoder.encode(image.image(), parameters)
+        with Image.open(io.BytesIO(self.store.get(image))) as opened:
+            return self.encoder.encode(opened.convert("RGB"), parameters)

@@ -24,6 +24,7 @@ from deployments.stages.worker import payload_bytes, this_replica
 from jobs.database import open_database
 from jobs.leases import Leases
 from jobs.record import Job
+from jobs.stored import ResultMetadata
 from jobs.webhooks import Outbox
 from pipelines.output import RenderedVideo
 from storage.errors import StorageUnavailable
@@ -69,7 +70,7 @@ class Publisher:
             job, rendered, self.store, self.leases, self.writers, on_retry=partial(_count_retry, job.model)
         )
         await publication.run()
-        yield Finished(time.perf_counter() - started, payload_bytes(rendered), {})
+        yield Finished(time.perf_counter() - started, payload_bytes(rendered), ResultMetadata())
 
     async def discard(self, prefixes: Collection[str]) -> None:
         """Delete the remaining files of ended jobs, given their prefixes."""

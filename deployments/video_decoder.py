@@ -5,22 +5,28 @@ Models that use the same checkpoint share a deployment.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ray import serve
 
 from deployments import metrics
 from deployments.configuration.settings import Settings, data_dir
-from deployments.stages.messages import CheckpointRef
+from deployments.stages.messages import CheckpointRef, DecodeRequest, Event
 from deployments.stages.worker import Control, Worker, load
-from pipelines.catalogue import ModelCard
-from pipelines.families import outputs, video
-from pipelines.output import Output, RenderedVideo
-from pipelines.requests import Parameters
+from jobs.stored import ResultMetadata
+from pipelines.card import ModelCard
+from pipelines.families import family_of, stages_of
+from pipelines.output import RenderedVideo
+from pipelines.protocols import Audio, DecodeStage, StageOutput
 from pipelines.stages import Stage
 from storage.store import open_checkpoints
+
+if TYPE_CHECKING:
+    from pipelines.card import Parameters
+    from pipelines.frames import Picture
+    from pipelines.protocols import Frame, Pixels
 
 
 # Serve asks a replica for its queue length before each call that could find it full; at a limit of two that would be
@@ -35,16 +41,20 @@ class VideoDecoder:
 
         self.frames = frames
         self.read_committed = read_committed
-        self.video = video(card.family)
+        self.family = family_of(card)
         self.encoder_threads = settings.threads.video_encode
         self.artifacts = open_checkpoints(settings.bucket, data_dir())
-        self.latents = outputs(card.family).FinalLatents
         self.worker = Worker(settings.step_timeout_s)
-        self.decoder = self.worker.run(load, Stage.DECODE, card, settings)
+        self.decoder = self.worker.run(self._load, card, settings)
+        self.latents = stages_of(card).latents
 
-    async def run(self, model: str, latents: Any, parameters: Parameters, output: Output) -> AsyncIterator[Any]:
-        def work(control: Control) -> RenderedVideo:
-            return self._decode(control, model, latents, parameters, output)
+    async def run(
+        self, request: DecodeRequest, *latents: StageOutput | CheckpointRef
+    ) -> AsyncIterator[Event | RenderedVideo | Picture]:
+        """Decode the latents of one denoise or several, in order."""
+
+        def work(control: Control) -> RenderedVideo | Picture:
+            return self._decode(control, request, latents)
 
         async with aclosing(self.worker.stream(work)) as items:
             async for item in items:
@@ -53,28 +63,45 @@ class VideoDecoder:
     def check_health(self) -> None:
         self.worker.check()
 
-    def _decode(
-        self, control: Control, model: str, latents: Any, parameters: Parameters, output: Output
-    ) -> RenderedVideo:
-        if isinstance(latents, CheckpointRef):
-            latents = self.read_committed(self.artifacts, latents, self.latents)
-        metadata = self.video.metadata_of(model, parameters)
+    @staticmethod
+    def _load(card: ModelCard, settings: Settings) -> DecodeStage[Parameters, StageOutput]:
+        return load(Stage.DECODE, lambda: stages_of(card).decode, card, settings)
 
-        def chunks() -> Any:
-            for chunk in self.decoder.chunks(latents, parameters):
+    def _decode(
+        self, control: Control, request: DecodeRequest, latents: Sequence[StageOutput | CheckpointRef]
+    ) -> RenderedVideo | Picture:
+        there = [
+            self.read_committed(self.artifacts, each, self.latents) if isinstance(each, CheckpointRef) else each
+            for each in latents
+        ]
+
+        def chunks() -> Iterator[Pixels | Audio]:
+            for chunk in self.decoder.chunks(there, request.parameters):
                 control.begin()  # raises when the call was cancelled
                 yield chunk
 
-        def counted(frames: Any) -> Any:
-            for index, frame in enumerate(frames):
-                if index:  # zero frames need no report: the caller knows
-                    control.step(index, parameters.num_frames)
-                yield frame
+        if request.last_frame:
+            return self.frames.last_frame(chunks())
+        return self._render(control, request, chunks())
 
-        def render(frames: Any) -> RenderedVideo:
-            return self.video.render(counted(frames), parameters, metadata, output, threads=self.encoder_threads)
+    def _render(self, control: Control, request: DecodeRequest, chunks: Iterable[Pixels | Audio]) -> RenderedVideo:
+        num_frames = request.video.num_frames
+        metadata = self.family.metadata(request.model, request.video)
 
-        rendered = self.frames.consume_meanwhile(self.frames.to_frames(chunks()), render)
-        metrics.frames_total().inc(parameters.num_frames, {"model": model})
-        control.result_metadata.update(frames=parameters.num_frames, bytes=len(rendered.mp4))
+        def counted(items: Iterable[Frame | Audio]) -> Iterator[Frame | Audio]:
+            done = 0
+            for item in items:
+                if done:  # zero frames need no report: the caller knows
+                    control.step(done, num_frames)
+                yield item
+                done += not isinstance(item, Audio)
+
+        def render(items: Iterable[Frame | Audio]) -> RenderedVideo:
+            return self.family.render(
+                counted(items), request.video, metadata, request.output, threads=self.encoder_threads
+            )
+
+        rendered = self.frames.consume_meanwhile(self.frames.to_frames(chunks), render)
+        metrics.frames_total().inc(num_frames, {"model": request.model})
+        control.result_metadata = ResultMetadata(frames=num_frames, bytes=len(rendered.mp4))
         return rendered

@@ -18,7 +18,7 @@ from ray.serve.schema import (
 
 from deployments.autoscaling import DENOISER, Backlog, Balance
 from deployments.configuration.api_keys import refuse_open_door
-from deployments.configuration.graph import ALWAYS, deployment_names
+from deployments.configuration.names import ALWAYS, deployment_names
 from deployments.configuration.settings import load_settings
 from pipelines.errors import ConfigError
 

@@ -10,7 +10,8 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from deployments.configuration.api_keys import ApiKeys
 from jobs.database import sqlite_url
-from pipelines.catalogue import ModelCard, get_card
+from pipelines.card import ModelCard
+from pipelines.catalogue import get_card
 from pipelines.errors import ConfigError
 from pipelines.paths import ROOT
 from pipelines.strict import StrictModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ray import serve
 from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview, ReplicaState
 
-from deployments.configuration.graph import APPLICATION
+from deployments.configuration.names import APPLICATION
 
 
 def missing_stages() -> list[str]:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deployments.configuration.settings import TEN_YEARS_S
 from deployments.http.queue_view import Place
 from jobs.lifecycle import Status
 from jobs.priority import Priority
 from jobs.record import Job
-from pipelines.catalogue import ModelCard
+from pipelines.card import ModelCard, RequestFields
 from pipelines.errors import InvalidRequest
 from pipelines.output import OutputFields
-from pipelines.requests import GenerationRequest, read_parameters
+from pipelines.requests import GenerationRequest, read_parameters, with_family_fields
 
 
-class CreateVideo(OutputFields, GenerationRequest):
-    """The body of POST /v1/videos, as JSON or as form fields. A remix takes what it does not say from its source."""
+class CreateFields(OutputFields, RequestFields):
+    """The fields of a create request that do not depend on the families."""
+
+    model_config = ConfigDict(extra="forbid")
 
     model: str | None = None
     """An id from GET /v1/models."""
@@ -38,7 +40,7 @@ class CreateVideo(OutputFields, GenerationRequest):
     user: str | None = Field(default=None, max_length=256)
     """Who asks, for your own records."""
 
-    def generation(self) -> GenerationRequest:
+    def generation(self) -> RequestFields:
         """The request with `size` written out."""
         fields = self.model_dump(include=set(GenerationRequest.model_fields))
         if self.size is not None:
@@ -60,6 +62,10 @@ class CreateVideo(OutputFields, GenerationRequest):
         if self.num_frames is not None:
             raise InvalidRequest("give seconds or num_frames, not both", param="seconds")
         return value
+
+
+CreateVideo = with_family_fields(CreateFields, "CreateVideo")
+"""The body of POST /v1/videos, as JSON or as form fields. A remix takes what it does not say from its source."""
 
 
 class VideoError(BaseModel):
@@ -123,14 +129,14 @@ class Video(BaseModel):
             attempts=job.attempts,
             parameters=job.parameters,
             stage_seconds=job.stage_seconds,
-            result_metadata=job.result_metadata,
+            result_metadata=job.result_metadata.written(),
             user=job.user,
             priority=job.priority,
             step=job.step,
             queue_position=place.position,
             eta_seconds=place.eta_s,
-            model_revision=job.result_metadata.get("model_revision"),
-            degradations=job.result_metadata.get("degradations", []),
+            model_revision=job.result_metadata.model_revision,
+            degradations=list(job.result_metadata.degradations or ()),
             urls=urls,
         )
 
@@ -193,7 +199,7 @@ def speakable(name: str) -> str | None:
     return name if re.fullmatch(r"[A-Za-z_]\w{0,63}", name, re.ASCII) else None
 
 
-def parse_create(fields: dict[str, Any]) -> CreateVideo:
+def parse_create(fields: dict[str, Any]) -> CreateFields:
     """Validate the fields of a create request.
 
     Raises:

@@ -17,7 +17,7 @@ from deployments.http.auth import Caller
 from deployments.http.errors import KeyReused, NotFound
 from deployments.http.images import IMAGE_FIELD, check_image
 from deployments.http.limits import limits_of, too_many
-from deployments.http.schemas import CreateVideo, parse_create
+from deployments.http.schemas import CreateFields, parse_create
 from deployments.http.uploads import Uploads
 from deployments.outbound import Outbound
 from deployments.outbound import Refused as UrlRefused
@@ -27,11 +27,11 @@ from jobs.database import UNREACHABLE, Database
 from jobs.ids import is_upload_id, new_job_id
 from jobs.priority import Priority
 from jobs.record import Job
-from pipelines.catalogue import ModelCard
+from jobs.stored import ResultMetadata
 from pipelines.errors import InvalidRequest
+from pipelines.families import family_of
 from pipelines.output import Output
-from pipelines.requests import GenerationRequest, Parameters, resolve
-from pipelines.stages import Stage
+from pipelines.requests import GenerationRequest, resolve
 from storage.artifacts import ArtifactStore
 from storage.keys import input_key, job_folder, job_prefix
 from storage.store import delete_or_leave
@@ -88,7 +88,7 @@ class Submission:
             emit("job.accepted", job_id=job.id, model=job.model, size=size, cost_s=round(accepted.cost_s, 2))
         return accepted
 
-    def _job(self, body: CreateVideo, request: CreateRequest, *, has_image: bool) -> Job:
+    def _job(self, body: CreateFields, request: CreateRequest, *, has_image: bool) -> Job:
         model = body.model or self._settings.models[0]
         card = self._cards.get(model)
         if card is None:
@@ -101,6 +101,7 @@ class Submission:
                 )
             self._outbound.check_url(body.webhook_url, param="webhook_url")
         parameters = resolve(body.generation(), card, seconds=body.duration(), has_image=has_image)
+        graph = family_of(card).graph(card, parameters, has_image)
         job_id, now, bucket = new_job_id(), time.time(), self._settings.bucket
         return Job(
             id=job_id,
@@ -112,13 +113,13 @@ class Submission:
             user=body.user,
             api_key=request.caller.name,
             priority=Priority(body.priority),
-            work=work_of(card, parameters, has_image=has_image),
+            work={stage.value: work for stage, work in graph.work().items()},
             output=Output.of(body).model_dump(),
             webhook_url=body.webhook_url,
             expires_in_s=body.expires_in or self._settings.expires_in_s,
             remixed_from=request.remix_of.id if request.remix_of else None,
             folder=None if bucket is None else job_folder(bucket.folders, job_id=job_id, model=model, accepted_at=now),
-            result_metadata={"prompt_used": False} if body.prompt and not card.TAKES_PROMPT else {},
+            result_metadata=ResultMetadata(prompt_used=False if body.prompt and not card.TAKES_PROMPT else None),
         )
 
     async def _image(self, request: CreateRequest) -> bytes | None:
@@ -167,17 +168,6 @@ class Submission:
             if image is not None and (accepted is None or accepted.id != job.id):
                 delete_or_leave(self._artifacts, job_prefix(job))
         return accepted
-
-
-def work_of(card: ModelCard, parameters: Parameters, *, has_image: bool) -> dict[str, float]:
-    """The amount of work in each stage that the job runs through, in the units of jobs/costs.py."""
-    encoders = {Stage.TEXT_ENCODE, Stage.IMAGE_ENCODE} if has_image else {Stage.TEXT_ENCODE}
-    return {
-        **dict.fromkeys(encoders & card.STAGES.keys(), 1.0),
-        Stage.DENOISE: parameters.denoising_work,
-        Stage.DECODE: parameters.megapixels,
-        Stage.PUBLISH: 1.0,
-    }
 
 
 def _remixed(fields: dict[str, Any], source: Job) -> dict[str, Any]:

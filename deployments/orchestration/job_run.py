@@ -1,270 +1,305 @@
-"""Runs one job through its stages. It holds references and small values, never a tensor."""
+"""Runs one job through its stage graph, node by node. It holds references and small values, never a tensor.
+
+The way of a job is `run`: it takes the next node that still has to run, calls its stage, and keeps the reference of the
+stage's output until no other node needs it. How a call is followed and taken back is in `stage_call`.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+import logging
+from collections.abc import Mapping
+from typing import Protocol
 
-from ray import ObjectRef
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError, TaskCancelledError
-from ray.serve.handle import DeploymentHandle
+from ray.exceptions import ActorDiedError
 
 from deployments import metrics
 from deployments.events import emit
-from deployments.orchestration.denoiser_pool import DenoiserPool
-from deployments.orchestration.lease import Lease
-from deployments.stages.messages import CheckpointRef, DenoiseRequest, Ending, Finished, Progress, Started, Stopped
-from jobs.record import Checkpoint, Job
+from deployments.orchestration.forgiveness import Forgiveness
+from deployments.orchestration.stage_call import Migrated, Outcome, Reference, StageCall, StageHandle, cause_of
+from deployments.stages.messages import (
+    CheckpointRef,
+    DecodeRequest,
+    DenoiseRequest,
+    Ending,
+    Finished,
+    Progress,
+    Started,
+)
+from jobs.lifecycle import percent
+from jobs.record import Job
+from jobs.stored import Checkpoint, Checkpoints
+from pipelines.card import ModelCard
 from pipelines.errors import LatentsLost
+from pipelines.families import family_of
+from pipelines.graph import Graph, Node
 from pipelines.output import Output
-from pipelines.requests import Parameters, read_parameters
+from pipelines.requests import read_parameters
 from pipelines.stages import Stage
+from pipelines.strict import read_stored
 from storage.keys import input_key
 
-# Draining a stream takes as long as a step, so it must not occupy the threads that write to the job store.
-_DRAINS = ThreadPoolExecutor(64, thread_name_prefix="drain")
+log = logging.getLogger("ray.serve")
 
 
-CAN_MIGRATE = (Stage.DENOISE, Stage.PUBLISH)
-"""The stages that can outlast the time a replica has to stop: denoising, and a wait for the artifact store."""
+class JobLease(Protocol):
+    """What a job run needs of `deployments.orchestration.lease.Lease`."""
+
+    token: str
+
+    async def estimate(self) -> Mapping[Stage, float]: ...
+
+    async def advance(self, stage: Stage, percent: int) -> None: ...
+
+    def report(self, stage: Stage, percent: int, replica: str, step: int | None = None) -> None: ...
+
+    async def checkpoint(self, node: str) -> Checkpoint | None: ...
+
+    async def forget_checkpoint(self, node: str) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """The deployments that one model's jobs run through; None where the model's family has no such stage."""
+class Denoisers(Protocol):
+    """What a job run needs of `deployments.orchestration.denoiser_pool.DenoiserPool`."""
 
-    publisher: DeploymentHandle[Any]
-    denoise: DeploymentHandle[Any]
-    decode: DeploymentHandle[Any]
-    text_encode: DeploymentHandle[Any] | None = None
-    image_encode: DeploymentHandle[Any] | None = None
+    async def denoiser(self, model: str, token: str) -> str: ...
 
-    @property
-    def first(self) -> Stage:
-        """The stage that a job of the model begins with."""
-        return Stage.IMAGE_ENCODE if self.text_encode is None else Stage.TEXT_ENCODE
+    def denoisers(self, model: str) -> tuple[str, ...]: ...
+
+    def freed(self) -> None: ...
+
+    def lost(self, replica: str | None) -> None: ...
 
 
-class Migrated(Exception):
-    """Raised when a replica that was told to stop has given the job back, or was killed because it took too long.
-
-    A denoiser has committed its step before.
-    """
+def graph_of(card: ModelCard, job: Job) -> Graph:
+    """The stage graph of a job."""
+    return family_of(card).graph(card, read_parameters(job.parameters), job.has_image)
 
 
 class JobRun:
-    """Runs one job. `seconds` and `result_metadata` grow as stages finish; `replica` is the one that works now."""
+    """Runs one job. `stage_seconds` and `result_metadata` grow as nodes finish; `replica` is the one that works now."""
 
-    def __init__(self, job: Job, route: Route, lease: Lease, denoiser_pool: DenoiserPool) -> None:
+    def __init__(
+        self, job: Job, graph: Graph, stages: Mapping[Stage, StageHandle], lease: JobLease, denoisers: Denoisers
+    ) -> None:
         self.job = job
-        self.route = route
-        self.lease = lease
-        self.denoiser_pool = denoiser_pool
-        self.parameters: Parameters = read_parameters(job.parameters)
-        self.seconds: dict[str, float] = {}
-        self.result_metadata: dict[str, Any] = dict(job.result_metadata)
-        self.stage: Stage | None = None
-        self.replica: str | None = None
-        self._response: Any = None  # of a stage that can be migrated
-        self._started = False
-        self._left_denoiser = False
-        self._forgiven: set[type[BaseException]] = set()
-        self._migrating = False
+        self.graph = graph
+        self.result_metadata = job.result_metadata
+        self.call: StageCall | None = None
+        self._stages = stages
+        self._lease = lease
+        self._denoisers = denoisers
+        self._checkpoints = job.checkpoint or Checkpoints()
+        self._made: dict[str, Reference | None] = {}  # by node
+        self._seconds: dict[str, float] = {}  # by node
+        self._estimate: Mapping[Stage, float] = {}
+        self._entered: Node | None = None
+        self._forgiveness = Forgiveness()
+
+    @property
+    def replica(self) -> str | None:
+        return None if self.call is None else self.call.replica
+
+    @property
+    def stage_seconds(self) -> dict[str, float]:
+        """The seconds that each stage has taken, over all of its nodes."""
+        seconds: dict[str, float] = {}
+        for node in self.graph:
+            if node.name in self._seconds:
+                seconds[node.stage] = round(seconds.get(node.stage, 0.0) + self._seconds[node.name], 4)
+        return seconds
 
     async def run(self) -> None:
-        """Encode, denoise, decode and publish. Drop each reference as soon as the next stage has its value."""
-        job, committed = self.job, self.job.checkpoint
-        if committed is not None and committed.final:
-            # An earlier attempt finished the denoise: use its committed latents and do not render them again.
-            rendered = await self._decode(self._committed(committed))
-        else:
-            rendered = await self._decode(await self._latents(committed))
-        await self.lease.advance(Stage.PUBLISH)
-        while True:
+        """Run every node that still has to run: those whose finished latents an earlier attempt committed do not."""
+        self._estimate = await self._lease.estimate()
+        for node in self.graph:
+            if (committed := self._own_checkpoint(node)) is not None and committed.final:
+                self._take_over(node, committed)
+        while remaining := self.graph.remaining(self._made):
             try:
-                await self._stage(Stage.PUBLISH, self.route.publisher, job, rendered)
-            except Migrated:
-                continue
-            return
+                await self._run_node(*remaining[:2])
+            except LatentsLost as lost:
+                await self._forget_committed(remaining[0], lost)
+            self._drop_references()
 
     def waits_in_vain(self) -> bool:
         """Whether the assigned denoiser is gone although it has not begun this job."""
-        waits = self._response is not None and not self._started
-        return waits and self.replica not in self.denoiser_pool.denoisers(self.job.model)
+        call = self.call
+        waits = call is not None and call.stage is Stage.DENOISE and not call.started
+        return waits and self.replica not in self._denoisers.denoisers(self.job.model)
 
     def preempt(self) -> None:
         """Give this job's denoiser, if it has one, to a job of a higher class."""
-        if self.stage is Stage.DENOISE:
-            self.migrate()
+        if self.call is not None and self.call.stage is Stage.DENOISE:
+            self.call.migrate()
 
     def migrate(self) -> None:
-        """Migrate the job to another replica, which continues a denoise at the next step, or publishes the files.
+        """Migrate the job to another replica, which continues a denoise at the next step, or publishes the files."""
+        if self.call is not None:
+            self.call.migrate()
 
-        The other stages finish before a stopping replica must be gone, and so does the end of a denoise.
-        """
-        ending = self.stage is Stage.DENOISE and self._left_denoiser
-        if self._response is not None and not self._migrating and not ending:
-            self._migrating = True
-            self._response.cancel()
-
-    def _committed(self, checkpoint: Checkpoint) -> CheckpointRef:
-        self.seconds[Stage.DENOISE] = checkpoint.seconds
-        self.result_metadata.update(checkpoint.result_metadata)
-        return CheckpointRef(checkpoint.key)
-
-    async def _latents(self, checkpoint: Checkpoint | None) -> ObjectRef[Any] | CheckpointRef:
-        """Encode and denoise, continuing from a checkpoint if there is one."""
-        job, route = self.job, self.route
-        text = image = None
-        if route.text_encode is not None:
-            text = await self._stage(Stage.TEXT_ENCODE, route.text_encode, job.prompt, self.parameters)
-        if job.has_image and route.image_encode is not None:
-            if route.first is not Stage.IMAGE_ENCODE:
-                await self.lease.advance(Stage.IMAGE_ENCODE)
-            image = await self._stage(Stage.IMAGE_ENCODE, route.image_encode, input_key(job), self.parameters)
-        while True:
-            self._left_denoiser = False
-            await self.lease.advance(Stage.DENOISE)
-            self.replica = await self.denoiser_pool.denoiser(job.model, self.lease.token)
-            request = DenoiseRequest(job.id, job.model, self.lease.token, self.replica, checkpoint)
-            self.result_metadata.pop("resumed_at_step", None)
+    async def _run_node(self, node: Node, following: Node | None = None) -> None:
+        if node.stage is Stage.DENOISE:
+            assert following is not None, "a graph ends with a publish"
+            await self._denoise(node, following)
+            return
+        await self._enter(node)
+        while node.name not in self._made:
             try:
-                latents = await self._stage(Stage.DENOISE, route.denoise, self.parameters, text, image, request)
+                outcome = await self._call(node, following, *self._inputs(node))
             except Migrated:
-                checkpoint = await self.lease.checkpoint()
-                if checkpoint is not None and checkpoint.final:
-                    return self._committed(checkpoint)  # the denoise had finished before it could be stopped
                 continue
-            if checkpoint is not None and "resumed_at_step" in self.result_metadata:
-                self.seconds[Stage.DENOISE] = round(self.seconds[Stage.DENOISE] + checkpoint.seconds, 4)
-            return latents
+            self._made[node.name] = outcome.value
 
-    async def _leave_denoiser(self) -> None:
+    def _inputs(self, node: Node) -> tuple[object, ...]:
+        match node.stage:
+            case Stage.TEXT_ENCODE:
+                return self.job.prompt, node.parameters
+            case Stage.IMAGE_ENCODE:
+                image = input_key(self.job) if node.frame is None else self._made[node.frame]
+                return image, node.parameters
+            case Stage.DECODE:
+                video, output = self.graph.nodes[-1].parameters, read_stored(Output, self.job.output)
+                request = DecodeRequest(self.job.model, node.parameters, video, output, node.last_frame)
+                return request, *(self._made[name] for name in node.latents)
+            case _:
+                assert node.video is not None
+                return self.job, self._made[node.video]
+
+    async def _denoise(self, node: Node, following: Node) -> None:
+        """Run a denoise at the denoiser that the pool assigns, and at another one each time it is migrated."""
+        checkpoint = self._own_checkpoint(node)
+        inputs = {"text": node.text, "image": node.image, "latents": node.latents[0] if node.latents else None}
+        named = {name: self._made[of] for name, of in inputs.items() if of is not None}
+        while node.name not in self._made:
+            self._entered = None  # a denoise is entered anew each time, which asks the store for a denoiser
+            await self._enter(node)
+            replica = await self._denoisers.denoiser(self.job.model, self._lease.token)
+            self.result_metadata = self.result_metadata.model_copy(update={"resumed_at_step": None})
+            request = DenoiseRequest(
+                job_id=self.job.id, model=self.job.model, node=node.name, parameters=node.parameters,
+                last=node is self.graph.last_denoise, input=self._digest(node), token=self._lease.token,
+                denoiser=replica, checkpoint=checkpoint,
+            )  # fmt: skip
+            try:
+                outcome = await self._call(node, following, request, replica=replica, **named)
+            except Migrated:
+                checkpoint = await self._lease.checkpoint(node.name)
+                if checkpoint is not None and checkpoint.final:
+                    self._take_over(node, checkpoint)  # the denoise had finished before it could be stopped
+                continue
+            if checkpoint is not None and self.result_metadata.resumed_at_step is not None:
+                self._seconds[node.name] += checkpoint.seconds
+            self._made[node.name] = outcome.value
+        if self._entered is node:
+            await self._leave_denoiser(following)
+
+    async def _leave_denoiser(self, following: Node) -> None:
         """Free the denoiser, which may belong to another job from now on."""
-        self._left_denoiser = True
-        await self.lease.advance(Stage.DECODE)
-        self.denoiser_pool.freed()
+        await self._enter(following)
+        self._denoisers.freed()
 
-    async def _decode(self, latents: Any) -> ObjectRef[Any]:
-        output = Output.model_validate(self.job.output)
-        if not self._left_denoiser:
-            await self._leave_denoiser()
-        try:
-            return await self._stage(Stage.DECODE, self.route.decode, self.job.model, latents, self.parameters, output)
-        except RayTaskError as error:
-            if not isinstance(cause_of(error), LatentsLost):
-                raise
-        await self.lease.forget_checkpoint()
-        return await self._decode(await self._latents(None))
+    async def _enter(self, node: Node) -> None:
+        """Record that a node begins, unless the claim has done so or its denoise was about to end."""
+        if self._entered is None and node.stage is not Stage.DENOISE and node.stage is self.job.stage:
+            self._entered = node
+        if self._entered is not node:
+            await self._lease.advance(node.stage, self._percent(node, 0.0))
+            self._entered = node
 
-    async def _stage(self, stage: Stage, handle: DeploymentHandle[Any], *inputs: Any) -> Any:
-        """Run one stage; returns the reference of its value, which this process never reads. None if it has no value.
+    async def _call(
+        self, node: Node, following: Node | None, *inputs: object, replica: str | None = None, **named_inputs: object
+    ) -> Outcome:
+        """Call a node's stage.
 
-        When cancelled, this ends only after the stage has: what the stage commits while stopping is still written
-        under this lease.
+        Raises:
+            Migrated: the node has to be called again.
+            LatentsLost: committed latents that it takes cannot be read.
         """
-        response = handle.options(method_name="run", stream=True).remote(*inputs)
-        references = None
-        self.stage, self._started = stage, False
-        self._response = response if stage is Stage.DENOISE else None
+
+        async def on_event(event: Started | Progress | Ending) -> None:
+            if isinstance(event, Ending):
+                assert following is not None
+                await self._leave_denoiser(following)
+            elif isinstance(event, Started):
+                self._lease.report(node.stage, self._percent(node, 0.0), event.replica)
+            else:
+                assert call.replica is not None
+                step = event.step if node.stage is Stage.DENOISE else None
+                self._lease.report(node.stage, self._percent(node, event.step / event.num_steps), call.replica, step)
+
+        stream = self._stages[node.stage].call(*inputs, **named_inputs)
+        call = self.call = StageCall(node.stage, stream, on_event, replica)
         try:
-            references = await response._to_object_ref_gen()
-            async for reference in references:
-                match await reference:
-                    case Started(replica):
-                        self.replica, self._started = replica, True
-                        self._response = response if stage in CAN_MIGRATE else None
-                        await self.lease.report(stage, replica)
-                    case Progress(step, num_steps):
-                        assert self.replica is not None
-                        at = step if stage is Stage.DENOISE else None
-                        await self.lease.report(stage, self.replica, step / num_steps, at)
-                    case Ending():
-                        await self._leave_denoiser()
-                    case Finished() as finished:
-                        # Not `anext`: that would fetch and read the value here, only to learn that it exists.
-                        value = await asyncio.to_thread(next, references, None)
-                        if value is None and stage is not Stage.PUBLISH:
-                            raise AssertionError(f"{stage} has finished without a value")
-                        self._finished(stage, finished)
-                        async for _ in references:
-                            raise AssertionError("a stage's value is the last item of its stream")
-                        return value
-                    case other:
-                        raise AssertionError(f"{stage} sent {type(other).__name__} before it had finished")
-        except BaseException as error:
-            response.cancel()
-            if references is not None:
-                await _drain(references)
-            if stage is Stage.DENOISE and isinstance(error, ActorDiedError):
-                self.denoiser_pool.lost(self.replica)
-            taken_back = self._migrating and _was_taken_back(error)
-            if taken_back or self._is_forgiven(error):
-                emit("job.migrated", job_id=self.job.id, model=self.job.model, stage=stage, replica=self.replica)
+            outcome = await call.run()
+        except Migrated:
+            self._tell_migrated(call)
+            raise
+        except Exception as error:
+            if node.stage is Stage.DENOISE and isinstance(error, ActorDiedError):
+                self._denoisers.lost(call.replica)
+            if self._forgiveness.forgives(call, error):
+                self._tell_migrated(call)
                 raise Migrated from error
+            if isinstance(cause := cause_of(error), LatentsLost):
+                raise cause from error
             raise
         finally:
-            self._response, self._migrating = None, False
-        raise AssertionError(f"the stream of {stage} ended without a value")
+            self.call = None
+        self._finished(node, outcome.finished)
+        return outcome
 
-    def _is_forgiven(self, error: BaseException) -> bool:
-        """Whether a denoise ended through no fault of the job, so that the job is kept; once for each reason.
+    def _own_checkpoint(self, node: Node) -> Checkpoint | None:
+        """The node's last commit; None if it is of another input, so that it must be made again."""
+        checkpoint = self._checkpoints.nodes.get(node.name)
+        if checkpoint is None or checkpoint.fingerprint.input == self._digest(node):
+            return checkpoint
+        log.warning("%s begins %s anew: its checkpoint was made with another input", self.job.id, node.name)
+        return None
 
-        There are two reasons. The denoiser died before it began this job. Or the denoiser stopped by itself because it
-        found the job's lease expired: after an outage of the store it may have looked before the conductor could renew.
-        If that happens twice, the denoiser's clock is wrong.
-        """
-        reason = None
-        if isinstance(error, ActorDiedError) and not self._started:
-            reason = ActorDiedError
-        elif isinstance(cause_of(error), Stopped):
-            reason = Stopped
-        if self.stage is not Stage.DENOISE or reason is None or reason in self._forgiven:
-            return False
-        self._forgiven.add(reason)
-        return True
+    def _take_over(self, node: Node, checkpoint: Checkpoint) -> None:
+        """Use finished latents that are committed, and do not make them again."""
+        self._made[node.name] = CheckpointRef(checkpoint.key)
+        self._seconds[node.name] = checkpoint.seconds
+        self.result_metadata = self.result_metadata.updated(checkpoint.result_metadata)
 
-    def _finished(self, stage: Stage, finished: Finished) -> None:
-        labels = {"model": self.job.model, "stage": stage}
-        self.seconds[stage] = round(finished.seconds, 4)
-        self.result_metadata.update(finished.result_metadata)
-        metrics.stage_seconds().observe(finished.seconds, labels)
+    async def _forget_committed(self, node: Node, lost: LatentsLost) -> None:
+        """Drop the committed latents that a node could not read, so that they are made again."""
+        committed = [name for name in node.latents if isinstance(self._made[name], CheckpointRef)]
+        if not committed:
+            raise lost
+        for name in committed:
+            del self._made[name]
+            self._checkpoints = self._checkpoints.without(name)
+            await self._lease.forget_checkpoint(name)
+
+    def _drop_references(self) -> None:
+        """Let Ray delete what no node needs any more."""
+        needed = {name for node in self.graph.remaining(self._made) for name in node.inputs}
+        last = self.graph.nodes[-1].name
+        self._made = {name: value for name, value in self._made.items() if name in needed or name == last}
+
+    def _digest(self, node: Node) -> str:
+        # A job's image never changes, so that the job's id stands for it.
+        image = self.job.id if self.job.has_image else ""
+        return self.graph.digest(node, self.job.model, self.job.prompt, image)
+
+    def _percent(self, node: Node, done: float) -> int:
+        return percent(self.graph.progress(node, done, self._estimate))
+
+    def _tell_migrated(self, call: StageCall) -> None:
+        emit("job.migrated", job_id=self.job.id, model=self.job.model, stage=call.stage, replica=call.replica)
+
+    def _finished(self, node: Node, finished: Finished) -> None:
+        self._seconds[node.name] = seconds = round(finished.seconds, 4)
+        self.result_metadata = self.result_metadata.updated(finished.result_metadata)
+        metrics.stage_seconds().observe(finished.seconds, {"model": self.job.model, "stage": node.stage})
         if finished.nbytes:
-            metrics.stage_output_bytes().observe(finished.nbytes, labels)
+            metrics.stage_output_bytes().observe(finished.nbytes, {"model": self.job.model, "stage": node.stage})
         emit(
             "stage.finished",
             job_id=self.job.id,
             model=self.job.model,
-            stage=stage,
-            seconds=self.seconds[stage],
+            stage=node.stage,
+            node=node.name,
+            seconds=seconds,
             nbytes=finished.nbytes,
         )
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """The original error of a stage, without Ray's wrapper."""
-    cause: BaseException = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
-    return cause
-
-
-def _was_taken_back(error: BaseException) -> bool:
-    """Whether a call ended the way a canceled call does: here, before it had a replica, or on the replica."""
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        return task is not None and not task.cancelling()  # the call was canceled, not this job run
-    return isinstance(error, RayTaskError | RayActorError | TaskCancelledError)
-
-
-async def _drain(references: Any) -> None:
-    """Wait for the end of a cancelled stream, when the stage's thread has stopped; return early if cancelled again.
-
-    Items still in the stream are skipped unread: a stage that had just finished has put its value there.
-    """
-
-    def pass_over() -> None:
-        for _ in references:
-            pass
-
-    await asyncio.gather(asyncio.get_running_loop().run_in_executor(_DRAINS, pass_over), return_exceptions=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Mapping
 
 from deployments.background import until_written
 from deployments.orchestration.write_batcher import WriteBatcher
 from jobs.changes import Position
-from jobs.database import UNREACHABLE
 from jobs.leases import Leases
-from jobs.lifecycle import progress_at
-from jobs.record import Checkpoint, Job
+from jobs.record import Job
+from jobs.stored import Checkpoint
 from pipelines.stages import Stage
 
 
@@ -27,40 +26,28 @@ class Lease:
         self._leases = leases
         self._positions = positions
         self._job = job
-        self._seconds: dict[Stage, float] | None = None
 
-    async def advance(self, stage: Stage) -> None:
+    async def estimate(self) -> Mapping[Stage, float]:
+        """The seconds that each stage of the job will take."""
+        return (await until_written(self._leases.estimate, self._job)).seconds
+
+    async def advance(self, stage: Stage, percent: int) -> None:
         """Record that a stage begins. Waits for the write, because the store assigns denoisers by it.
 
         Raises:
             LeaseLost
         """
-        if self._seconds is None:
-            await until_written(self._estimate)
-        if not await self._positions.written(self.token, Position(stage, self._percent(stage, 0.0), begins=True)):
+        if not await self._positions.written(self.token, Position(stage, percent, begins=True)):
             raise LeaseLost
 
-    async def report(self, stage: Stage, replica: str, done: float = 0.0, step: int | None = None) -> None:
-        """Record soon that `done` (0 to 1) of a stage is finished. This is a hint; callers do not wait for it."""
-        try:
-            if self._seconds is None:
-                await asyncio.to_thread(self._estimate)
-        except UNREACHABLE:
-            return
-        self._positions.put(self.token, Position(stage, self._percent(stage, done), step, replica))
+    def report(self, stage: Stage, percent: int, replica: str, step: int | None = None) -> None:
+        """Record soon how far the job is. This is a hint."""
+        self._positions.put(self.token, Position(stage, percent, step, replica))
 
-    async def checkpoint(self) -> Checkpoint | None:
-        """The denoiser's last checkpoint. Waits for the store, which the next denoiser has to do anyway."""
-        return await until_written(self._leases.checkpoint, self.token)
+    async def checkpoint(self, node: str) -> Checkpoint | None:
+        """The last checkpoint of a node. Waits for the store, which the next denoiser has to do anyway."""
+        return await until_written(self._leases.checkpoint, self.token, node)
 
-    def _estimate(self) -> None:
-        """Ask the store how many seconds each stage will take. Blocks."""
-        self._seconds = self._leases.estimate(self._job).seconds
-
-    def _percent(self, stage: Stage, done: float) -> int:
-        assert self._seconds is not None
-        return progress_at(stage, done, self._seconds)
-
-    async def forget_checkpoint(self) -> None:
-        """Delete the record of the checkpoint, because its file cannot be read."""
-        await until_written(self._leases.commit, self.token, None)
+    async def forget_checkpoint(self, node: str) -> None:
+        """Delete the record of a node's checkpoint, because its file cannot be read."""
+        await until_written(self._leases.commit, self.token, node, None)

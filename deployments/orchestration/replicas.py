@@ -9,7 +9,7 @@ from typing import Any
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ReplicaState
 
-from deployments.configuration.graph import APPLICATION
+from deployments.configuration.names import APPLICATION
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEven
 
 from deployments.autoscaling import DENOISER
 from deployments.conductor import Conductor
-from deployments.configuration.graph import ALWAYS, deployment_names
+from deployments.configuration.names import ALWAYS, deployment_names
 from deployments.configuration.serve_config import load_config
 from deployments.configuration.settings import Settings, load_settings
 from pipelines.paths import ROOT

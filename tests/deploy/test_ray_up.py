@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from cli.service import for_model
-from deployments.configuration.graph import ALWAYS
+from deployments.configuration.names import ALWAYS
 from deployments.configuration.serve_config import load_config
 from jobs.database import sqlite_url
 from pipelines.paths import ROOT

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from deployments import autoscaling
 from deployments.autoscaling import Backlog, Balance, Demand, replicas_needed
-from deployments.configuration.graph import deployment_names
+from deployments.configuration.names import deployment_names
 from jobs.database import open_database, sqlite_url
 from jobs.store import JobStore
 from pipelines.card import Source

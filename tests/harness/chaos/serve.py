@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import yaml
 
 from cli.service import run_service
-from deployments.configuration.graph import APPLICATION
+from deployments.configuration.names import APPLICATION
 
 
 def main() -> None:
