@@ -249,7 +249,8 @@ def test_a_checkpoint_of_something_else_is_made_again(
     job, token = jobs.take()
     write(commits(jobs, artifacts, request(job, token)), state(3), 3)
     checkpoint = jobs.leases.checkpoint(token, "denoise")
-    of = request(job, token, checkpoint)
+    assert checkpoint is not None
+    of = request(job, token, checkpoint.model_copy(update={"seconds": 1000.0}))
     assert commits(jobs, artifacts, of).resume(DenoiseState) is not None
     second = commits(
         jobs, artifacts, of, revision=differs.get("revision", "r1"), state=differs.get("state", "DenoiseState 1")
@@ -261,6 +262,7 @@ def test_a_checkpoint_of_something_else_is_made_again(
     again = jobs.leases.checkpoint(token, "denoise")
     assert again is not None
     assert again.step == 4, "and the next commit takes its place"
+    assert again.seconds < 1000, "what was thrown away does not count"
     assert list(artifacts.list(checkpoint_prefix(job.id))) == [again.key]
 
 
