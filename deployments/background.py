@@ -1,4 +1,4 @@
-"""Helpers for a replica's background loops: repeat despite failures, wait for an event, and retry a write."""
+"""Helpers for a replica's background work: repeat despite failures, wait for an event or an end, and retry a write."""
 
 from __future__ import annotations
 
@@ -48,3 +48,14 @@ async def until_set(event: asyncio.Event, at_most_s: float | None) -> None:
             await event.wait()
     except TimeoutError:
         pass
+
+
+async def ended(future: asyncio.Future[Any]) -> None:
+    """Wait for a future that cannot be interrupted, even if the caller is cancelled repeatedly."""
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            continue
+    if not future.cancelled():
+        future.exception()

@@ -223,7 +223,8 @@ class Conductor:
         if job.attempts == 1:
             metrics.queue_wait_seconds().observe(time.time() - job.created_at, {"model": job.model})
         emit("job.claimed", job_id=job.id, model=job.model, attempt=job.attempts)
-        job_run = JobRun(job, graph_of(self.cards[job.model], job), self.stages[job.model], lease, self.denoiser_pool)
+        plan = partial(graph_of, self.cards[job.model])
+        job_run = JobRun(job, plan, self.stages[job.model], lease, self.denoiser_pool)
         loop = asyncio.get_running_loop()
         running = loop.create_task(job_run.run())
         conduct = loop.create_task(self._conduct(job, lease.token, job_run, running))

@@ -12,9 +12,10 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from deployments import metrics
+from deployments.background import ended
 from deployments.configuration.settings import Settings, data_dir, database_url
 from deployments.stages.messages import CheckpointRef, DenoiseRequest, Event, Stopped
-from deployments.stages.worker import Control, Worker, ended, load
+from deployments.stages.worker import Control, Worker, load
 from jobs.database import Database
 from jobs.leases import Leases
 from jobs.stored import Fingerprint, ResultMetadata

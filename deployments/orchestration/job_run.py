@@ -6,14 +6,14 @@ stage's output until no other node needs it. How a call is followed and taken ba
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ray.exceptions import ActorDiedError
 
 from deployments import metrics
 from deployments.events import emit
+from deployments.orchestration.committed import Committed
 from deployments.orchestration.forgiveness import Forgiveness
 from deployments.orchestration.stage_call import Migrated, Outcome, Reference, StageCall, StageHandle, cause_of
 from deployments.stages.messages import (
@@ -27,7 +27,7 @@ from deployments.stages.messages import (
 )
 from jobs.lifecycle import percent
 from jobs.record import Job
-from jobs.stored import Checkpoint, Checkpoints
+from jobs.stored import Checkpoint
 from pipelines.card import ModelCard
 from pipelines.errors import LatentsLost
 from pipelines.families import family_of
@@ -37,8 +37,6 @@ from pipelines.requests import read_parameters
 from pipelines.stages import Stage
 from pipelines.strict import read_stored
 from storage.keys import input_key
-
-log = logging.getLogger("ray.serve")
 
 
 class JobLease(Protocol):
@@ -70,7 +68,7 @@ class Denoisers(Protocol):
 
 
 def graph_of(card: ModelCard, job: Job) -> Graph:
-    """The stage graph of a job."""
+    """The stage graph of a job. Raises ValidationError when this version cannot read the job's parameters."""
     return family_of(card).graph(card, read_parameters(job.parameters), job.has_image)
 
 
@@ -78,16 +76,24 @@ class JobRun:
     """Runs one job. `stage_seconds` and `result_metadata` grow as nodes finish; `replica` is the one that works now."""
 
     def __init__(
-        self, job: Job, graph: Graph, stages: Mapping[Stage, StageHandle], lease: JobLease, denoisers: Denoisers
+        self,
+        job: Job,
+        plan: Callable[[Job], Graph],
+        stages: Mapping[Stage, StageHandle],
+        lease: JobLease,
+        denoisers: Denoisers,
     ) -> None:
+        """
+        Args:
+            plan: makes the job's stage graph; what goes wrong with that is this job's fault, and no other's.
+        """
         self.job = job
-        self.graph = graph
         self.result_metadata = job.result_metadata
         self.call: StageCall | None = None
         self._stages = stages
         self._lease = lease
         self._denoisers = denoisers
-        self._checkpoints = job.checkpoint or Checkpoints()
+        self._plan = plan
         self._made: dict[str, Reference | None] = {}  # by node
         self._seconds: dict[str, float] = {}  # by node
         self._estimate: Mapping[Stage, float] = {}
@@ -109,15 +115,16 @@ class JobRun:
 
     async def run(self) -> None:
         """Run every node that still has to run: those whose finished latents an earlier attempt committed do not."""
+        self.graph = self._plan(self.job)
+        self._committed = Committed(self.job, self.graph)
         self._estimate = await self._lease.estimate()
-        for node in self.graph:
-            if (committed := self._own_checkpoint(node)) is not None and committed.final:
-                self._take_over(node, committed)
+        for node, checkpoint in self._committed.finished():
+            self._take_over(node, checkpoint)
         while remaining := self.graph.remaining(self._made):
             try:
                 await self._run_node(*remaining[:2])
             except LatentsLost as lost:
-                await self._forget_committed(remaining[0], lost)
+                await self._make_again(remaining[0], lost)
             self._drop_references()
 
     def waits_in_vain(self) -> bool:
@@ -166,7 +173,7 @@ class JobRun:
 
     async def _denoise(self, node: Node, following: Node) -> None:
         """Run a denoise at the denoiser that the pool assigns, and at another one each time it is migrated."""
-        checkpoint = self._own_checkpoint(node)
+        checkpoint = self._committed.of(node)
         inputs = {"text": node.text, "image": node.image, "latents": node.latents[0] if node.latents else None}
         named = {name: self._made[of] for name, of in inputs.items() if of is not None}
         while node.name not in self._made:
@@ -176,7 +183,7 @@ class JobRun:
             self.result_metadata = self.result_metadata.model_copy(update={"resumed_at_step": None})
             request = DenoiseRequest(
                 job_id=self.job.id, model=self.job.model, node=node.name, parameters=node.parameters,
-                last=node is self.graph.last_denoise, input=self._digest(node), token=self._lease.token,
+                last=node is self.graph.last_denoise, input=self._committed.input_of(node), token=self._lease.token,
                 denoiser=replica, checkpoint=checkpoint,
             )  # fmt: skip
             try:
@@ -247,28 +254,20 @@ class JobRun:
         self._finished(node, outcome.finished)
         return outcome
 
-    def _own_checkpoint(self, node: Node) -> Checkpoint | None:
-        """The node's last commit; None if it is of another input, so that it must be made again."""
-        checkpoint = self._checkpoints.nodes.get(node.name)
-        if checkpoint is None or checkpoint.fingerprint.input == self._digest(node):
-            return checkpoint
-        log.warning("%s begins %s anew: its checkpoint was made with another input", self.job.id, node.name)
-        return None
-
     def _take_over(self, node: Node, checkpoint: Checkpoint) -> None:
         """Use finished latents that are committed, and do not make them again."""
         self._made[node.name] = CheckpointRef(checkpoint.key)
         self._seconds[node.name] = checkpoint.seconds
         self.result_metadata = self.result_metadata.updated(checkpoint.result_metadata)
 
-    async def _forget_committed(self, node: Node, lost: LatentsLost) -> None:
+    async def _make_again(self, node: Node, lost: LatentsLost) -> None:
         """Drop the committed latents that a node could not read, so that they are made again."""
         committed = [name for name in node.latents if isinstance(self._made[name], CheckpointRef)]
         if not committed:
             raise lost
         for name in committed:
             del self._made[name]
-            self._checkpoints = self._checkpoints.without(name)
+            self._committed.forget(name)
             await self._lease.forget_checkpoint(name)
 
     def _drop_references(self) -> None:
@@ -276,11 +275,6 @@ class JobRun:
         needed = {name for node in self.graph.remaining(self._made) for name in node.inputs}
         last = self.graph.nodes[-1].name
         self._made = {name: value for name, value in self._made.items() if name in needed or name == last}
-
-    def _digest(self, node: Node) -> str:
-        # A job's image never changes, so that the job's id stands for it.
-        image = self.job.id if self.job.has_image else ""
-        return self.graph.digest(node, self.job.model, self.job.prompt, image)
 
     def _percent(self, node: Node, done: float) -> int:
         return percent(self.graph.progress(node, done, self._estimate))

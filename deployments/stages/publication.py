@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
+from deployments.background import ended
 from deployments.stages.messages import Stopped
-from deployments.stages.worker import ended
 from jobs.database import UNREACHABLE
 from jobs.record import Job
 from pipelines.output import RenderedVideo

@@ -20,6 +20,7 @@ import ray
 from ray import serve
 
 from deployments import metrics
+from deployments.background import ended
 from deployments.configuration.settings import Settings
 from deployments.events import emit
 from deployments.stages.event_queue import EventQueue
@@ -118,17 +119,6 @@ class Worker:
             return work(control), time.perf_counter() - started
         finally:
             self._current = None
-
-
-async def ended(future: asyncio.Future[Any]) -> None:
-    """Wait for a future that cannot be interrupted, even if the caller is cancelled repeatedly."""
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            continue
-    if not future.cancelled():
-        future.exception()
 
 
 def this_replica() -> str:

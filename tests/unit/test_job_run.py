@@ -12,7 +12,7 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from deployments import metrics
-from deployments.orchestration.job_run import JobRun
+from deployments.orchestration.job_run import JobRun, graph_of
 from deployments.orchestration.lease import LeaseLost
 from deployments.orchestration.stage_call import Reference, Stream
 from deployments.stages.messages import (
@@ -30,7 +30,6 @@ from jobs.record import Job
 from jobs.stored import Checkpoint, Checkpoints, Fingerprint, ResultMetadata
 from pipelines.catalogue import get_card
 from pipelines.errors import LatentsLost
-from pipelines.families import family_of
 from pipelines.graph import Graph, Node, published
 from pipelines.stages import Stage
 from tests.unit.conftest import new_job
@@ -211,8 +210,8 @@ class World:
         self.stages = Stages(self.scripts)
         self.lease = Lease(self.stages.log)
         self.pool = Pool(self.stages.log)
-        graph = self.graph or family_of(CARD).graph(CARD, PARAMETERS, self.job.has_image)
-        self.run = JobRun(self.job, graph, self.stages.handles(), self.lease, self.pool)
+        self.plan = self.graph or graph_of(CARD, self.job)
+        self.run = JobRun(self.job, lambda _: self.plan, self.stages.handles(), self.lease, self.pool)
 
     def finish(self, then: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """Run the job to its end, beside something else."""
@@ -243,8 +242,8 @@ def a_job(**values: Any) -> Job:
 
 def commit(world: World, node: str = "denoise", *, step: int = 3, final: bool = False, **parts: str) -> Checkpoint:
     """What a denoiser would have committed."""
-    nodes = {each.name: each for each in world.run.graph}
-    digest = world.run.graph.digest(nodes[node], world.job.model, world.job.prompt, "")
+    nodes = {each.name: each for each in world.plan}
+    digest = world.plan.digest(nodes[node], world.job.model, world.job.prompt, "")
     fingerprint = Fingerprint(**{"input": digest, "revision": "r1", "state": "s1", **parts})
     metadata = ResultMetadata(device="cuda") if final else ResultMetadata()
     return Checkpoint(
@@ -270,6 +269,16 @@ def test_a_job_runs_its_stages_in_order_and_leaves_its_denoiser() -> None:
     assert decode.inputs[1:] == ("<denoise>",)
     assert world.stages.of(Stage.PUBLISH)[0].inputs == (world.job, "<decode>")
     assert set(world.run.stage_seconds) == {"text_encode", "denoise", "decode", "publish"}
+
+
+def test_a_job_that_this_version_cannot_read_fails_alone() -> None:
+    def plan(_: Job) -> Graph:
+        raise ValueError("no such family")
+
+    world = World()
+    run = JobRun(world.job, plan, world.stages.handles(), world.lease, world.pool)  # which raises nothing
+    with pytest.raises(ValueError, match="no such family"):
+        asyncio.run(run.run())
 
 
 def test_progress_is_of_the_whole_job_and_steps_are_of_the_denoise() -> None:
