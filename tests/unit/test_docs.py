@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import tomllib
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deployments import metrics
 from deployments.api import app
@@ -14,8 +18,11 @@ from deployments.http.schemas import CreateVideo, Video
 from pipelines.catalogue import load_catalogue
 from pipelines.paths import ROOT
 from storage.settings import BucketSettings
+from tests.families.test_families import CONFIG
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+ADDING = "docs/adding-a-family.md"
+TOY = ROOT / "tests/families/kinoray-toy"
 
 
 def page(name: str) -> str:
@@ -57,6 +64,40 @@ def test_every_command_is_documented() -> None:
 
 def test_every_model_is_documented() -> None:
     assert [model for model in load_catalogue() if f"`{model}`" not in page("docs/models.md")] == []
+
+
+def test_the_page_on_families_shows_one_that_is_tested() -> None:
+    assert (TOY / "kinoray_toy.py").read_text() in blocks(ADDING, "python")
+
+
+def test_the_page_on_families_shows_a_graph_that_is_tested() -> None:
+    source = (TOY / "kinoray_loop.py").read_text()
+    (graph,) = [each for each in ast.parse(source).body if isinstance(each, ast.FunctionDef) and each.name == "graph"]
+    assert f"{ast.get_source_segment(source, graph)}\n" in blocks(ADDING, "python")
+
+
+def test_the_page_on_families_registers_what_is_tested() -> None:
+    registered = ConfigParser()
+    registered.read(next(TOY.glob("*.dist-info")) / "entry_points.txt")
+    (shown,) = blocks(ADDING, "toml")
+    assert tomllib.loads(shown) == {
+        "project": {"entry-points": {"kinoray.families": dict(registered["kinoray.families"])}}
+    }
+
+
+def test_the_page_on_families_shows_a_card_and_a_config_that_are_tested() -> None:
+    card, config = blocks(ADDING, "yaml")
+    assert card == (TOY / "models/toy.yaml").read_text()
+    (shown,), (tested,) = yaml.safe_load(config)["applications"], CONFIG["applications"]
+    assert {**shown, "args": None, "deployments": None} == {**tested, "args": None, "deployments": None}
+    assert shown["args"] == {"models": ["toy"]}
+    of_toy = [each for each in tested["deployments"] if not each["name"].endswith("-loop")]
+    assert sorted(shown["deployments"], key=str) == sorted(of_toy, key=str)
+
+
+def blocks(name: str, language: str) -> list[str]:
+    """The code blocks of a page in one language, as they are written."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page(name), flags=re.MULTILINE | re.DOTALL)
 
 
 def test_every_link_leads_somewhere() -> None:
