@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,41 +23,35 @@ from deployments.configuration.settings import Settings, database_url
 from deployments.events import emit
 from deployments.orchestration.denoiser_pool import DenoiserPool
 from deployments.orchestration.job_run import JobRun, graph_of
-from deployments.orchestration.lease import Lease, LeaseLost
+from deployments.orchestration.lease import Lease
 from deployments.orchestration.ray_stage import RayStage
+from deployments.orchestration.renewal import Renewal
 from deployments.orchestration.replicas import look
-from deployments.orchestration.stage_call import StageHandle, cause_of
+from deployments.orchestration.settlement import Settlement
+from deployments.orchestration.stage_call import StageHandle
 from deployments.orchestration.takeover_guard import TakeoverGuard
 from deployments.orchestration.write_batcher import WriteBatcher
 from deployments.stages.worker import this_replica
 from jobs.allocation import Allocation
-from jobs.database import UNREACHABLE, open_database
-from jobs.leases import Leases, Rendered
-from jobs.lifecycle import CANCELED, Status
+from jobs.database import open_database
+from jobs.leases import Leases
+from jobs.lifecycle import CANCELED
 from jobs.priority import Priority
 from jobs.record import Job
 from jobs.store import JobStore
-from pipelines.errors import JobFailed, RequestError
 from pipelines.stages import Stage
-from storage.errors import StorageUnavailable
 from storage.keys import checkpoint_prefix, prefixes_of
 
 log = logging.getLogger("ray.serve")
 
 T = TypeVar("T")
 
-STORAGE_DELAY_S = 10.0
 LOOK_EVERY_S, PREEMPT_EVERY_S, TIDY_EVERY_S = 0.5, 1.0, 1.0
 DISCARD_S = 5.0
 GATHER_S = 0.25
 """How long progress reports gather for one write. Denoisers report once a second; the first is written at once."""
 PAUSE_S = 0.05
 """The pause after each search for jobs to claim: a freed denoiser and an ended job are often signalled together."""
-
-
-def storage_delay_s() -> float:
-    """Seconds until a job whose files cannot be read is tried again; random, as many jobs wait for the same store."""
-    return STORAGE_DELAY_S * random.uniform(0.5, 1.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +89,21 @@ class Conductor:
         self.denoiser_pool = DenoiserPool(self.allocation, denoisers, on_freed=self.wake.set)
         self.stopping = False
         loop = asyncio.get_running_loop()
-        self.renewing = ThreadPoolExecutor(1, thread_name_prefix="renew")  # its own: shared threads may all be busy
         self.takeover_guard = TakeoverGuard(settings.lease_s)
+        self.renewing = Renewal(
+            self.leases,
+            self.takeover_guard,
+            lease_s=settings.lease_s,
+            max_attempts=settings.max_attempts,
+            held=lambda: self.held,
+            on_lost=self._abort,
+        )
         self.claiming = loop.create_task(forever(self._claim_all, self._stops))
         self.renewal = loop.create_task(forever(self._renew_all))
         move = partial(self.leases.move, lease_s=settings.lease_s)
         self.positions = WriteBatcher(move, on_lost=self._abort, pause_s=GATHER_S)
-        self.completions = WriteBatcher(self.leases.complete, stopped=self._stops)
+        completions = WriteBatcher(self.leases.complete, stopped=self._stops)
+        self.settlement = Settlement(self.leases, completions, settings.max_attempts, self._stops)
         self.pending_cleanup: list[str] = []  # prefixes of files
         loops = (self._watch_replicas, self._preempt, self.denoiser_pool.assign, self._tidy)
         self.others = [loop.create_task(forever(work)) for work in loops]
@@ -147,26 +146,8 @@ class Conductor:
         await until_set(self.wake, self.settings.poll_interval_s)
 
     async def _renew_all(self) -> None:
-        tokens = set(self.held)
-        in_thread = partial(asyncio.get_running_loop().run_in_executor, self.renewing)
-        try:
-            valid = await in_thread(self.leases.renew, tokens, self.settings.lease_s)
-        except UNREACHABLE:
-            self.takeover_guard.not_renewed()
-            raise
-        for token in tokens - valid:
-            self._abort(token)
-        self.takeover_guard.renewed()
-        if self.takeover_guard.trusted():
-            await in_thread(self._fail_spent)
+        await self.renewing.renew()
         await asyncio.sleep(self.settings.lease_s / 3)
-
-    def _fail_spent(self) -> None:
-        attempts = self.settings.max_attempts
-        message = f"the video could not be rendered in {attempts} attempts; the last one took its conductor with it"
-        for job in self.leases.fail_spent(attempts, message):
-            metrics.jobs_total().inc(1, {"model": job.model, "outcome": "failed"})
-            emit("job.failed", job_id=job.id, model=job.model, attempt=job.attempts)
 
     def _abort(self, token: str) -> None:
         """Abort a job run: the job was deleted or canceled, another conductor has it, or this conductor stops."""
@@ -231,13 +212,13 @@ class Conductor:
         self.held[lease.token] = Held(job_run, running, conduct)
 
     async def _conduct(self, job: Job, token: str, job_run: JobRun, running: asyncio.Task[None]) -> None:
-        """Turn the end of a job run, however it ended, into a state of the job: this is the job's error boundary."""
+        """Wait for the end of a job run, have it settled, and do what follows from it."""
         outcome: str | None = None
         try:
             await asyncio.wait([running])
-            outcome = await self._settle(job, token, job_run, running)
+            outcome = await self.settlement.settle(job, token, job_run, running)
             if outcome is None:
-                now = await self._durably(self.store.get, job.id)
+                now = await until_written(self.store.get, job.id, stopped=self._stops)
                 outcome = "canceled" if now is not None and now.error_code == CANCELED else "lease_lost"
                 if now is None or now.error_code == CANCELED:
                     # Deleted or canceled, perhaps after the publisher had stored the video: remove all its files.
@@ -254,37 +235,3 @@ class Conductor:
             del self.held[token]
             if outcome != "completed":  # a completed job freed its denoiser long before
                 self.wake.set()
-
-    async def _settle(self, job: Job, token: str, job_run: JobRun, running: asyncio.Task[None]) -> str | None:
-        """Store how a job run ended and return the outcome; None when the lease was lost and nothing was stored."""
-        if running.cancelled():
-            return "released" if await self._durably(self.leases.release, token) else None
-        error = running.exception()
-        if error is None:
-            kept = await self.completions.written(token, Rendered(job_run.stage_seconds, job_run.result_metadata))
-            return "completed" if kept else None
-        if isinstance(error, LeaseLost):
-            return None
-        cause = cause_of(error)
-        if isinstance(cause, JobFailed | RequestError):
-            return "failed" if await self._durably(self.leases.fail, token, cause.code, cause.message) else None
-        if isinstance(cause, StorageUnavailable):
-            log.warning("%s waits for the artifact store: %s", job.id, cause)
-            return "postponed" if await self._durably(self.leases.release, token, storage_delay_s()) else None
-        log.warning("attempt %d of %s failed", job.attempts, job.id, exc_info=error)
-        message = (
-            f"the video could not be rendered in {job.attempts} attempts; the last one ended with "
-            + type(cause).__name__
-        )
-        attempts = self.settings.max_attempts
-        status = await self._durably(self.leases.retry, token, job.attempts, message, attempts)
-        if status is None:
-            return None
-        return "failed" if status is Status.FAILED else "retried"
-
-    async def _durably(self, write: Callable[..., T], *values: Any) -> T:
-        """Repeat a write that settles a job until it succeeds, because giving up would render the job again.
-
-        The job's lease is still renewed meanwhile. A conductor that was told to stop tries only once.
-        """
-        return await until_written(write, *values, stopped=self._stops)

@@ -127,8 +127,8 @@ class StageCall:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """The original error of a stage, without Ray's wrapper."""
-    cause: BaseException = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+    """The original error of a stage, without Ray's wrapper, which shows the class's `code` instead of the error's."""
+    cause: BaseException = error.cause if isinstance(error, RayTaskError) else error
     return cause
 
 

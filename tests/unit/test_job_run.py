@@ -61,8 +61,9 @@ def no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def task_error(cause: Exception) -> RayTaskError:
-    """What the caller of a replica gets."""
-    return RayTaskError("run", "", cause)
+    """What the caller of a replica gets, an error of two classes."""
+    wrapped: RayTaskError = RayTaskError("run", "", cause).as_instanceof_cause()
+    return wrapped
 
 
 def died() -> ActorDiedError:
