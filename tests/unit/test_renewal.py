@@ -101,6 +101,18 @@ def test_after_an_outage_nobody_is_taken_for_dead_for_the_time_of_one_lease() ->
     assert [len(world.renew()) for _ in range(4)] == [1, 1, 1, 2], "one lease after the first that succeeds"
 
 
+def test_an_outage_that_was_shorter_than_a_renewal_counts_too() -> None:
+    leases = Leases(valid={"a", "b"})
+    world = World(leases)
+    for _ in range(3):
+        world.renew()
+    leases.unreachable = True
+    with pytest.raises(OperationalError):
+        world.renew(after_s=1)
+    leases.unreachable = False
+    assert [len(world.renew(after_s=each)) for each in (1, 5, 5, 5)] == [1, 1, 1, 2]
+
+
 def test_a_conductor_that_was_itself_too_late_trusts_nothing_either() -> None:
     world = World(Leases(valid={"a", "b"}))
     for _ in range(3):
