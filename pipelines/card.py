@@ -10,15 +10,14 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from pipelines.paths import ROOT
 from pipelines.stages import Stage
 from pipelines.strict import StrictModel
 
-Component = Literal[
-    "text_encoder", "tokenizer", "image_encoder", "feature_extractor", "transformer", "unet", "vae", "scheduler"
-]
+Component = str
+"""The name of a part of a checkpoint and of its folder, as in diffusers: `transformer`, `vae`, `text_encoder`."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -164,6 +163,14 @@ class CheckpointCard(ModelCard):
     components: dict[Component, Source] = Field(default_factory=dict)
     """Components from other places than `source`; models that name the same place share its replicas."""
     dtype: dict[Literal["cpu", "cuda"], Dtype] = Field(default_factory=lambda: {**DTYPES})
+
+    @field_validator("components")
+    @classmethod
+    def _known(cls, components: dict[Component, Source]) -> dict[Component, Source]:
+        known = sorted({each for parts in cls.STAGES.values() for each in parts})
+        if unknown := sorted(components.keys() - set(known)):
+            raise ValueError(f"there is no component {unknown[0]!r}; there are {', '.join(known)}")
+        return components
 
     def component_source(self, component: Component) -> Source:
         return self.components.get(component, self.source)

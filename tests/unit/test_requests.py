@@ -122,3 +122,11 @@ def test_a_source_is_in_one_place() -> None:
     for source in ({}, {"folder": "a", "repo": "b"}, {"file": "x.safetensors"}):
         with pytest.raises(ValidationError):
             read_card({**card, "source": source})
+
+
+def test_a_card_names_only_components_of_its_family() -> None:
+    data = get_card("svd-tiny").model_dump(mode="json", exclude_none=True)
+    elsewhere = {"folder": "elsewhere"}
+    with pytest.raises(ValidationError, match="no component 'transformer'; there are feature_extractor, image_encoder"):
+        read_card({**data, "components": {"transformer": elsewhere}})
+    assert read_card({**data, "components": {"unet": elsewhere}}).id == "svd-tiny"
