@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import DEADLINE_S, ServiceClient
 from tests.harness.processes import until
 from tests.harness.serving import deploy, replica_pid, replicas
@@ -24,6 +26,7 @@ def scale(service: ServiceClient, deployment: str, replicas: int) -> None:
     deploy(config)
 
 
+@pytest.mark.long
 def test_a_job_migrates_at_a_step_from_a_denoiser_that_is_told_to_stop(service: ServiceClient) -> None:
     fields = {"num_inference_steps": 120, "width": 128, "height": 128}  # some seconds, also on a fast machine
     undisturbed = service.content(service.finish(service.create(seed=1, **fields)["id"])["id"])

@@ -83,6 +83,7 @@ def test_one_idempotency_key_is_one_video_however_often_it_is_sent(service: Serv
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "Idempotency-Key")
 
 
+@pytest.mark.long
 def test_a_high_priority_goes_before_what_waited_longer(service: ServiceClient) -> None:
     service.finish(service.create()["id"])  # so that times are known
     # Of two classes: one of the same would put the work of the first before the turn of whatever comes.

@@ -133,6 +133,7 @@ def test_a_video_waits_while_the_server_is_dead(
     assert_whole(service, bucket_server, service.finish(job["id"]), undisturbed)
 
 
+@pytest.mark.long
 def test_a_publisher_that_is_told_to_stop_gives_back_what_waits(
     service: ServiceClient, network: FaultyNetwork, bucket_server: BucketServer, undisturbed: bytes
 ) -> None:

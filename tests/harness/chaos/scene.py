@@ -160,13 +160,13 @@ class Scene:
             else:
                 moments.append(at - since)
             if blow.denoisers_died and each.stage is Stage.DENOISE and each.job_id in rows:
-                resumed_at = rows[each.job_id].result_metadata.get("resumed_at_step", 0)
+                resumed_at = rows[each.job_id].result_metadata.resumed_at_step or 0
                 again = repeated(self.timeline, each, blow.at, resumed_at)
                 row.repeated = max(filter(None, [row.repeated, again]), default=None)
                 if again is not None and again[0] > again[1]:
                     problems.append(f"{each.job_id} repeated {again[0]} steps, at most {again[1]:.1f} are allowed")
             if blow.told_to_stop and each.job_id in rows:
-                now, resumed_at = rows[each.job_id], rows[each.job_id].result_metadata.get("resumed_at_step", 0)
+                now, resumed_at = rows[each.job_id], rows[each.job_id].result_metadata.resumed_at_step or 0
                 blow.how = f"resumed at step {resumed_at}" if not blow.how else f"{blow.how}, {resumed_at}"
                 # Without another step it had been denoised when it was given up.
                 anew = any(event.at > since for event in self.timeline.steps_of(each.job_id))

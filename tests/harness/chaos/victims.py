@@ -14,6 +14,7 @@ from jobs.allocation import HAS_DENOISER
 from jobs.database import Database
 from jobs.lifecycle import Status
 from jobs.schema import LIVE, jobs
+from jobs.stored import Checkpoints
 from pipelines.stages import Stage
 from tests.harness.chaos.world import CHECKPOINT_EVERY_S, Replica
 from tests.harness.processes import stopped
@@ -62,10 +63,15 @@ def held(database: Database, *conditions: ColumnElement[bool]) -> list[Held]:
     return [
         Held(
             row.id, Stage(row.stage), row.replica, row.lease_owner, row.attempts, row.step,
-            row.parameters["num_inference_steps"], row.checkpoint["step"] if row.checkpoint else 0,
+            row.parameters["num_inference_steps"], _committed(row.checkpoint),
         )
         for row in rows
     ]  # fmt: skip
+
+
+def _committed(checkpoint: Checkpoints | None) -> int:
+    """The steps of its only denoise that a job has committed."""
+    return max((each.step for each in checkpoint.nodes.values()), default=0) if checkpoint else 0
 
 
 def held_by(database: Database, replica: Replica) -> list[Held]:
