@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,5 +28,11 @@ def read_stored(kind: type[M], data: Mapping[str, Any]) -> M:
     Keys that this version does not know have no effect, and stay in the record. Raises ValidationError.
     """
     if unknown := data.keys() - kind.model_fields.keys():
-        log.warning("%s of another version have no effect here: %s", kind.__name__, ", ".join(sorted(unknown)))
+        _tell(kind.__name__, tuple(sorted(unknown)))
     return kind.model_validate({name: value for name, value in data.items() if name not in unknown})
+
+
+@cache
+def _tell(kind: str, unknown: tuple[str, ...]) -> None:
+    """Log what has no effect, once: the same keys are in many records."""
+    log.warning("%s: keys of another version have no effect here: %s", kind, ", ".join(unknown))

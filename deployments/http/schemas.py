@@ -15,7 +15,7 @@ from jobs.record import Job
 from pipelines.card import ModelCard, RequestFields
 from pipelines.errors import InvalidRequest
 from pipelines.output import OutputFields
-from pipelines.requests import GenerationRequest, read_parameters, with_family_fields
+from pipelines.requests import GenerationRequest, with_family_fields
 
 
 class CreateFields(OutputFields, RequestFields):
@@ -107,7 +107,8 @@ class Video(BaseModel):
 
     @classmethod
     def of(cls, job: Job, place: Place, urls: dict[str, str]) -> Video:
-        parameters = read_parameters(job.parameters)
+        # Not as its family's parameters: the family may belong to another version, or to a package that is gone.
+        shape = job.parameters
         error = None
         if job.error_code is not None:
             error = VideoError(code=job.error_code, message=job.error_message or "")
@@ -119,12 +120,12 @@ class Video(BaseModel):
             created_at=int(job.created_at),
             completed_at=None if job.completed_at is None else int(job.completed_at),
             expires_at=None if job.expires_at is None else int(job.expires_at),
-            seconds=f"{parameters.seconds:g}",
-            size=f"{parameters.width}x{parameters.height}",
+            seconds=f"{shape['num_frames'] / shape['fps']:g}",
+            size=f"{shape['width']}x{shape['height']}",
             prompt=job.prompt,
             error=error,
             remixed_from_video_id=job.remixed_from,
-            seed=parameters.seed,
+            seed=shape["seed"],
             stage=job.stage,
             attempts=job.attempts,
             parameters=job.parameters,

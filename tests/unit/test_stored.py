@@ -7,13 +7,15 @@ from typing import Any
 
 from sqlalchemy import text
 
+from deployments.http.queue_view import Place
+from deployments.http.schemas import Video
 from jobs.stored import Checkpoint, Checkpoints, Fingerprint, ResultMetadata
 from pipelines.catalogue import get_card
 from pipelines.output import Output
 from pipelines.requests import read_parameters
 from pipelines.stages import Stage
 from pipelines.strict import read_stored
-from tests.unit.conftest import Jobs
+from tests.unit.conftest import Jobs, new_job
 
 MADE_OF = Fingerprint(input="i", revision="r", state="s")
 
@@ -96,3 +98,9 @@ def test_parameters_of_a_newer_release_have_no_effect_and_are_named(caplog: Any)
     known = get_card("ltx-tiny").default_parameters()
     assert read_parameters({**known.model_dump(mode="json"), "stg_scale": 1.0}) == known
     assert "stg_scale" in caplog.text
+
+
+def test_a_job_of_a_family_that_is_not_there_is_still_shown() -> None:
+    parameters = {"family": "gone", "width": 64, "height": 32, "num_frames": 12, "fps": 8, "seed": 5}
+    shown = Video.of(new_job(parameters=parameters), Place(), {})
+    assert (shown.size, shown.seconds, shown.seed, shown.parameters) == ("64x32", "1.5", 5, parameters)
