@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import av
+import psutil
 import pytest
 
 from pipelines.paths import ROOT
 from tests.conftest import ServiceClient
 from tests.harness.command import Command, is_ready, own_config
+from tests.harness.processes import title
 
 PACKAGE = Path(__file__).parent / "kinoray-toy"
 INSTALLED = {"PYTHONPATH": f"{ROOT}{os.pathsep}{PACKAGE}", "KINORAY_MODELS": str(PACKAGE / "models")}
@@ -53,17 +55,22 @@ def in_a_process_of_its_own(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceClient]:
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Command, ServiceClient]]:
     folder = tmp_path_factory.mktemp("families")
     path, url = own_config(folder, CONFIG)
     serve = Command("serve", "--config", str(path), data=folder / "data", **INSTALLED)
     try:
         serve.wait_for(lambda: is_ready(url))
         client = ServiceClient(url)
-        yield client
+        yield serve, client
         client.http.close()
     finally:
         serve.stop(signal.SIGTERM)
+
+
+@pytest.fixture
+def client(serve: tuple[Command, ServiceClient]) -> ServiceClient:
+    return serve[1]
 
 
 def in_process(model: str, **fields: object) -> bytes:
@@ -152,3 +159,30 @@ def test_a_loop_of_stages_is_served_with_its_sound(client: ServiceClient) -> Non
     assert all((one == other).all() for one, other in zip(seen, expected, strict=True)), "as in one process"
     assert seen[0].mean() < 8, "the first segment begins with black"
     assert abs(seen[8].astype(int) - seen[7]).max() < 16, "the second begins where the first ended"
+
+
+@pytest.mark.long
+def test_a_denoiser_killed_in_the_second_segment_costs_no_step_of_the_first(
+    serve: tuple[Command, ServiceClient],
+) -> None:
+    command, client = serve
+    fields = {"seed": 9, "segments": 2, "num_inference_steps": 20, "step_s": 0.2}
+    undisturbed = client.finish(client.create(prompt="dusk", model="loop", **fields)["id"])
+    job = client.create(prompt="dusk", model="loop", **fields)["id"]
+    # In the second denoise more than half is done; some steps on, its first state may be committed or not.
+    client.until(job, lambda video: video["stage"] == "denoise" and video["progress"] > 50 and (video["step"] or 0) > 5)
+    (denoiser,) = [
+        process
+        for process in psutil.Process(command.process.pid).children(recursive=True)
+        if "ServeReplica:kinoray:Denoiser-loop" in title(process)
+    ]
+    denoiser.kill()
+    done = client.finish(job)
+    assert done["attempts"] == 2
+    assert client.content(job) == client.content(undisturbed["id"])
+    both = undisturbed["stage_seconds"]["denoise"]
+    assert done["stage_seconds"]["denoise"] > both / 2, "both segments count"
+    events = command.output.read_text()
+    assert f"{job} begins" not in events, "no checkpoint was thrown away"
+    finished = [line for line in events.splitlines() if job in line and "stage.finished" in line]
+    assert sum("denoise.1" in line for line in finished) == 1, "the first segment was denoised once"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
@@ -23,15 +24,19 @@ RATE = 16000
 
 class LoopFields(BaseModel):
     segments: Annotated[int, Field(ge=1, le=8)] | None = None
+    step_s: Annotated[float, Field(ge=0, le=10)] | None = None
+    """Seconds that a step takes."""
 
 
 class LoopDefaults(Defaults):
     segments: int
+    step_s: float = 0.0
 
 
 class LoopParameters(Parameters):
     family: Literal["loop"] = "loop"
     segments: int
+    step_s: float
     guided: ClassVar[bool] = False  # no classifier-free guidance, ever
 
 
@@ -57,19 +62,32 @@ class ImageEncoder(ToyStage):
         return Color((np.asarray(image, np.float32).mean((0, 1)) / 255).astype(np.float32))
 
 
+class SlowRun(DenoiseRun):
+    step_s = 0.0
+
+    def step(self) -> None:
+        time.sleep(self.step_s)
+        super().step()
+
+
 class Denoiser(ToyStage):
     def begin(
-        self, parameters: Parameters, inputs: DenoiseInputs[Color, Color | None, Latents], state: State | None = None
+        self,
+        parameters: LoopParameters,
+        inputs: DenoiseInputs[Color, Color | None, Latents],
+        state: State | None = None,
     ) -> DenoiseRun:
         begins = inputs.image.rgb if inputs.image else np.zeros(3, np.float32)
-        time = np.linspace(0, 1, parameters.num_frames, dtype=np.float32)[:, None]
-        return DenoiseRun(parameters, begins * (1 - time) + inputs.text.rgb * time, state)
+        at = np.linspace(0, 1, parameters.num_frames, dtype=np.float32)[:, None]
+        run = SlowRun(parameters, begins * (1 - at) + inputs.text.rgb * at, state)
+        run.step_s = parameters.step_s
+        return run
 
 
 class VideoDecoder(ToyStage):
     def chunks(self, latents: Sequence[Latents], parameters: Parameters) -> Iterator[NDArray[np.uint8] | Audio]:
-        time = np.arange(round(RATE * parameters.seconds), dtype=np.float32) / RATE
-        yield Audio((0.2 * np.sin(2 * np.pi * 440 * time)[None]).astype(np.float32), RATE)
+        at = np.arange(round(RATE * parameters.seconds), dtype=np.float32) / RATE
+        yield Audio((0.2 * np.sin(2 * np.pi * 440 * at)[None]).astype(np.float32), RATE)
         yield from frames(latents, parameters)
 
 
