@@ -22,7 +22,7 @@ from deployments.configuration.names import deployment_names
 from deployments.configuration.settings import Settings, database_url
 from deployments.events import emit
 from deployments.orchestration.denoiser_pool import DenoiserPool
-from deployments.orchestration.job_run import JobRun, graph_of
+from deployments.orchestration.job_run import JobRun, plan_of
 from deployments.orchestration.lease import Lease
 from deployments.orchestration.ray_stage import RayStage
 from deployments.orchestration.renewal import Renewal
@@ -204,7 +204,7 @@ class Conductor:
         if job.attempts == 1:
             metrics.queue_wait_seconds().observe(time.time() - job.created_at, {"model": job.model})
         emit("job.claimed", job_id=job.id, model=job.model, attempt=job.attempts)
-        plan = partial(graph_of, self.cards[job.model])
+        plan = partial(plan_of, self.cards[job.model])
         job_run = JobRun(job, plan, self.stages[job.model], lease, self.denoiser_pool)
         loop = asyncio.get_running_loop()
         running = loop.create_task(job_run.run())

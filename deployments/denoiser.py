@@ -114,7 +114,7 @@ class Denoiser:
             self.leases, self.artifacts, request, fingerprint, self.settings.checkpoint_every_s, self.writer
         )
         run = self.denoiser.begin(request.parameters, inputs, commits.resume(self.stages.state))
-        resumed_at = run.step_index or None
+        begun_at = run.step_index
         ending = False
         try:
             while run.step_index < run.num_steps:
@@ -135,12 +135,14 @@ class Denoiser:
                 if commits.due() and run.step_index < run.num_steps:
                     commits.save(run.state, run.step_index)
         except Stopped:
-            # The next replica or attempt continues from this step; if the lease is gone, nothing is recorded.
-            commits.save(run.state, run.step_index)
+            # The next replica or attempt continues from this step; if the lease is gone, nothing is recorded. A run
+            # that came no further leaves what is committed, perhaps by a replica with other weights.
+            if run.step_index > begun_at:
+                commits.save(run.state, run.step_index)
             raise
         control.result_metadata = ResultMetadata(
             **self.denoiser.placement.result_metadata(),
-            resumed_at_step=resumed_at,
+            resumed_at_step=begun_at or None,
             model_revision=self.revision,
             kinoray_version=VERSION,
         )

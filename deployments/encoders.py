@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ray import serve
 
 from deployments.configuration.settings import Settings, data_dir
-from deployments.stages.messages import Event
+from deployments.stages.messages import Event, ImageRequest, TextRequest
 from deployments.stages.worker import Control, Worker, load
 from jobs.stored import ResultMetadata
 from pipelines.card import ModelCard, Parameters
@@ -32,8 +32,8 @@ class TextEncoder:
         self.worker = Worker(settings.step_timeout_s)
         self.encoder = self.worker.run(self._load, card, settings)
 
-    async def run(self, prompt: str, parameters: Parameters) -> AsyncIterator[Event | Conditioning]:
-        async with aclosing(self.worker.stream(lambda control: self._encode(control, prompt, parameters))) as items:
+    async def run(self, request: TextRequest) -> AsyncIterator[Event | Conditioning]:
+        async with aclosing(self.worker.stream(lambda control: self._encode(control, request))) as items:
             async for item in items:
                 yield item
 
@@ -44,10 +44,10 @@ class TextEncoder:
     def _load(card: ModelCard, settings: Settings) -> TextStage[Parameters, Conditioning]:
         return load(Stage.TEXT_ENCODE, lambda: stages_of(card).text, card, settings)
 
-    def _encode(self, control: Control, prompt: str, parameters: Parameters) -> Conditioning:
-        if self.encoder.truncates(prompt, parameters):
+    def _encode(self, control: Control, request: TextRequest) -> Conditioning:
+        if self.encoder.truncates(request.prompt, request.parameters):
             control.result_metadata = ResultMetadata(prompt_truncated=True)
-        return self.encoder.encode(prompt, parameters)
+        return self.encoder.encode(request.prompt, request.parameters)
 
 
 @serve.deployment(name="ImageEncoder", max_ongoing_requests=8, graceful_shutdown_timeout_s=60)
@@ -59,9 +59,9 @@ class ImageEncoder:
         self.encoder = self.worker.run(self._load, card, settings)
         self.store = open_store(settings.bucket, data_dir(), fail_fast=True)
 
-    async def run(self, image: str | Picture, parameters: Parameters) -> AsyncIterator[Event | Conditioning]:
-        """Encode the image with a key in the artifact store, or a frame that was decoded for this."""
-        async with aclosing(self.worker.stream(lambda _: self._encode(image, parameters))) as items:
+    async def run(self, request: ImageRequest, frame: Picture | None = None) -> AsyncIterator[Event | Conditioning]:
+        """Encode the image that the request names, or a frame that was decoded for this."""
+        async with aclosing(self.worker.stream(lambda _: self._encode(request, frame))) as items:
             async for item in items:
                 yield item
 
@@ -72,10 +72,11 @@ class ImageEncoder:
     def _load(card: ModelCard, settings: Settings) -> ImageStage[Parameters, Conditioning]:
         return load(Stage.IMAGE_ENCODE, lambda: stages_of(card).image, card, settings)
 
-    def _encode(self, image: str | Picture, parameters: Parameters) -> Conditioning:
+    def _encode(self, request: ImageRequest, frame: Picture | None) -> Conditioning:
         from PIL import Image
 
-        if not isinstance(image, str):
-            return self.encoder.encode(image.image(), parameters)
-        with Image.open(io.BytesIO(self.store.get(image))) as opened:
-            return self.encoder.encode(opened.convert("RGB"), parameters)
+        if request.key is None:
+            assert frame is not None, "neither a key nor a frame"
+            return self.encoder.encode(frame.image(), request.parameters)
+        with Image.open(io.BytesIO(self.store.get(request.key))) as image:
+            return self.encoder.encode(image.convert("RGB"), request.parameters)

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 from ray import serve
 
@@ -18,12 +17,11 @@ from deployments.configuration.settings import Settings, data_dir, database_url,
 from deployments.housekeeping.sweeper import Sweeper
 from deployments.housekeeping.webhook_sender import WebhookSender
 from deployments.outbound import Outbound
-from deployments.stages.messages import Finished, Started
+from deployments.stages.messages import Event, Finished, PublishRequest, Started
 from deployments.stages.publication import Publication
 from deployments.stages.worker import payload_bytes, this_replica
 from jobs.database import open_database
 from jobs.leases import Leases
-from jobs.record import Job
 from jobs.stored import ResultMetadata
 from jobs.webhooks import Outbox
 from pipelines.output import RenderedVideo
@@ -59,7 +57,7 @@ class Publisher:
         if any(loop.done() for loop in self.loops):
             raise RuntimeError("a loop of the publisher has ended")
 
-    async def run(self, job: Job, rendered: RenderedVideo) -> AsyncIterator[Any]:
+    async def run(self, request: PublishRequest, rendered: RenderedVideo) -> AsyncIterator[Event]:
         """Store all files of a video, however long the store is away.
 
         If the conductor dies meanwhile, the wait ends when another conductor has the job.
@@ -67,7 +65,12 @@ class Publisher:
         yield Started(this_replica())
         started = time.perf_counter()
         publication = Publication(
-            job, rendered, self.store, self.leases, self.writers, on_retry=partial(_count_retry, job.model)
+            request.job,
+            rendered,
+            self.store,
+            self.leases,
+            self.writers,
+            on_retry=partial(_count_retry, request.job.model),
         )
         await publication.run()
         yield Finished(time.perf_counter() - started, payload_bytes(rendered), ResultMetadata())

@@ -8,7 +8,8 @@ The first of four candidates that exists is claimed. Shortened, the statement is
         (SELECT id FROM jobs WHERE model = :of AND lease_token IS NOT NULL AND lease_expires_at < :expired_by
             AND attempts < :max_attempts ORDER BY lease_expires_at LIMIT 1),
         -- denoised: the first that was requeued after its denoise; it needs no denoiser, so there is room for it
-        (SELECT id FROM due WHERE NOT fresh AND checkpoint ->> 'final' = 'true' LIMIT 1),
+        (SELECT id FROM due WHERE NOT fresh AND checkpoint ->> 'version' = '1' AND checkpoint ->> 'final' = 'true'
+            LIMIT 1),
         -- begun: the first that was requeued, if there is room for it
         (SELECT id FROM (SELECT id, queue_rank FROM due WHERE NOT fresh LIMIT 1) WHERE ahead(queue_rank) < :capacity),
         -- new: the first that has not had its turn, if there is room for it
@@ -41,6 +42,7 @@ from jobs.allocation import HAS_DENOISER
 from jobs.changes import changing
 from jobs.lifecycle import AHEAD_OF_DENOISE, Status
 from jobs.schema import jobs
+from jobs.stored import FORMAT
 
 _NOW = bindparam("now", type_=Float)
 _OF_MODEL = jobs.c.model == bindparam("of", type_=String)
@@ -87,7 +89,8 @@ def _abandoned_job() -> Select[Any]:
 
 def _denoised_job() -> Select[Any]:
     """The first requeued job whose denoise is finished: it needs no denoiser and does not wait for room."""
-    return _first_due(~jobs.c.fresh, jobs.c.checkpoint["final"].as_boolean())
+    known = jobs.c.checkpoint["version"].as_integer() == FORMAT
+    return _first_due(~jobs.c.fresh, known, jobs.c.checkpoint["final"].as_boolean())
 
 
 def _begun_job() -> Select[Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,12 @@ class Rendered:
 
     stage_seconds: dict[str, float]
     result_metadata: ResultMetadata
+    partial: frozenset[str] = frozenset()
+    """The stages of which earlier attempts did a part, so that the seconds do not belong to their whole work."""
+
+    def whole_seconds(self) -> dict[str, float]:
+        """The seconds of the stages that did all of their work in this attempt."""
+        return {stage: seconds for stage, seconds in self.stage_seconds.items() if stage not in self.partial}
 
     def values(self, job: Job) -> dict[str, Any]:
         """The columns that completion changes. The retention time begins now, when the video is stored."""
@@ -115,19 +121,25 @@ class Leases:
             change_each(connection, [(job, positions[token].values(job) | renewed) for token, job in moved.items()])
         return set(held)
 
-    def commit(self, token: str, node: str, checkpoint: Checkpoint | None, *, last: bool = False) -> bool:
-        """Record the last checkpoint of a denoise, by its node; None clears a lost one.
+    def commit(self, token: str, node: str, checkpoint: Checkpoint, needed: Collection[str]) -> bool:
+        """Record the last checkpoint of a denoise, by its node; returns whether the lease is still valid.
 
-        `last` says that the job needs no denoiser after that node. Returns whether the lease is still valid.
+        `needed` are the denoises whose latents the rest of the job takes.
         """
+        return self._change_checkpoints(token, lambda known: known.with_commit(node, checkpoint, needed))
+
+    def forget_checkpoint(self, token: str, node: str) -> bool:
+        """Delete the record of a denoise's checkpoint, which is of no use; returns whether the lease is still valid."""
+        return self._change_checkpoints(token, lambda known: known.without(node))
+
+    def _change_checkpoints(self, token: str, changed: Callable[[Checkpoints], Checkpoints]) -> bool:
         mine = jobs.c.lease_token == token
         with self._database.write() as connection:
+            # Locked, because two denoises of one job may commit at the same time: the end of one, and the next.
             found = connection.execute(select(jobs.c.checkpoint).where(mine).with_for_update()).one_or_none()
             if found is None:
                 return False
-            known = found.checkpoint or Checkpoints()
-            now = known.without(node) if checkpoint is None else known.with_commit(node, checkpoint, last=last)
-            connection.execute(update(jobs).where(mine).values(checkpoint=now))
+            connection.execute(update(jobs).where(mine).values(checkpoint=changed(found.checkpoint or Checkpoints())))
             return True
 
     def checkpoint(self, token: str, node: str) -> Checkpoint | None:
@@ -143,8 +155,9 @@ class Leases:
             held = hold_each(connection, rendered)
             changes = [(job, rendered[token].values(job)) for token, job in held.items()]
             completed = change_each(connection, changes)
+            measured = {job.id: rendered[token].whole_seconds() for token, job in held.items()}
             for model in sorted({job.model for job in completed}):
-                learn(connection, model, [(job.work, job.stage_seconds) for job in completed if job.model == model])
+                learn(connection, model, [(job.work, measured[job.id]) for job in completed if job.model == model])
         return set(held)
 
     def fail(self, token: str, code: str, message: str) -> bool:

@@ -1,19 +1,23 @@
-"""Values that are kept as JSON in a job's row, each a frozen model, written and read in this one place.
+"""A job's checkpoints and result metadata: frozen values in JSON columns, written and read in this one place.
 
-Old and new code read the same rows, after a rollback too: a key that this version does not know stays with the value
-and is written back with it. A value whose format has changed says so in its `version`.
+Old and new code read the same rows, after a rollback too. A key that this version does not know stays with the value
+and is written back with it. A value that this version cannot read is left out, with a log line: one row must not keep
+the others from being read. A format that has changed says so in its `version`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from typing import Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import JSON, Dialect
 from sqlalchemy.types import TypeDecorator
 
 V = TypeVar("V", bound="StoredValue")
+
+log = logging.getLogger(__name__)
 
 
 class StoredValue(BaseModel):
@@ -27,15 +31,20 @@ class StoredValue(BaseModel):
 
     @classmethod
     def read(cls, data: Mapping[str, object]) -> Self:
-        """The value of plain JSON that this or another version has written."""
-        return cls.model_validate(data)
+        """The value of plain JSON that this or another version has written. Leaves out what it cannot read."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            wrong = {str(each["loc"][0]) for each in error.errors()}
+            log.warning("%s: this version cannot read %s", cls.__name__, ", ".join(sorted(wrong)))
+            return cls.model_validate({name: value for name, value in data.items() if name not in wrong})
 
 
 class Fingerprint(StoredValue):
     """What a checkpoint was made from. A denoise continues only from its own."""
 
     input: str
-    """A digest of the job's prompt, image and parameters, and of the nodes up to this one."""
+    """A digest of the job's prompt, of the parameters and of the graph up to this node."""
     revision: str
     """Of the denoiser's weights."""
     state: str
@@ -86,29 +95,35 @@ class Checkpoint(StoredValue):
     """Of the denoise, once it is finished."""
 
 
-VERSION = 1
+FORMAT = 1
+"""The version of the format of `Checkpoints`."""
 
 
 class Checkpoints(StoredValue):
     """The last commit of each denoise of a job, by the name of its node in the stage graph."""
 
-    version: int = VERSION
+    version: int = FORMAT
     final: bool = False
-    """Whether the job's last denoise is finished, so that the job needs no denoiser. The claim reads it."""
+    """Whether all latents that the rest of the job needs are finished, so that it needs no denoiser. The claim reads
+    it."""
     nodes: dict[str, Checkpoint] = {}
 
     @classmethod
     def read(cls, data: Mapping[str, object]) -> Self:
         """The checkpoints of plain JSON; none where another format was written: those denoises begin anew."""
-        return cls.model_validate(data) if data.get("version") == VERSION else cls()
+        if data.get("version") != FORMAT:
+            return cls()
+        found = super().read(data)
+        return found if "nodes" in found.model_fields_set else cls()
 
-    def with_commit(self, node: str, checkpoint: Checkpoint, *, last: bool) -> Checkpoints:
-        """These, with the commit of one node; `last` says that no other denoise follows it."""
+    def with_commit(self, node: str, checkpoint: Checkpoint, needed: Collection[str]) -> Checkpoints:
+        """These, with the commit of one node. `needed` are the denoises whose latents the rest of the job takes."""
         nodes = {**self.nodes, node: checkpoint}
-        return self.model_copy(update={"nodes": nodes, "final": self.final or (last and checkpoint.final)})
+        final = all(name in nodes and nodes[name].final for name in needed)
+        return self.model_copy(update={"nodes": nodes, "final": final})
 
     def without(self, node: str) -> Checkpoints:
-        """These, without the commit of one node, which cannot be read any more."""
+        """These, without the commit of one node, which is of no use any more."""
         nodes = {name: each for name, each in self.nodes.items() if name != node}
         return self.model_copy(update={"nodes": nodes, "final": False})
 

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from pipelines.card import ModelCard, Parameters
 from pipelines.errors import ConfigError
+from pipelines.graph import Graph
 from pipelines.protocols import Family, StageOutput, Stages
+from pipelines.stages import Stage
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -42,8 +44,9 @@ def families() -> dict[str, AnyFamily]:
     for entry in (*OWN, *entry_points(group=GROUP)):
         try:
             family = entry.load()
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"the family {entry.name!r} cannot be imported from {entry.value}: {error}") from error
+        except Exception as error:  # it is somebody else's code
+            cause = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"the family {entry.name!r} cannot be imported from {entry.value}: {cause}") from error
         if not isinstance(family, Family) or family.name != entry.name:
             raise ConfigError(f"{entry.value} must be a pipelines.protocols.Family with the name {entry.name!r}")
         if family.name in found:
@@ -55,6 +58,18 @@ def families() -> dict[str, AnyFamily]:
 def family_of(of: ModelCard | Parameters) -> AnyFamily:
     """The family of a card or of parameters."""
     return families()[of.family]
+
+
+def graph_of(card: ModelCard, parameters: Parameters, has_image: bool) -> Graph:
+    """The stage graph of one job.
+
+    Raises:
+        ValueError: the family's graph has a stage that its card does not, or cannot run.
+    """
+    graph = family_of(card).graph(card, parameters, has_image)
+    if missing := sorted(graph.work().keys() - card.STAGES.keys() - {Stage.PUBLISH}):
+        raise ValueError(f"the graph of {card.family} has a stage {missing[0]}, which its card's STAGES do not name")
+    return graph
 
 
 def stages_of(card: ModelCard) -> AnyStages:

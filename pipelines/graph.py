@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from pipelines.card import ModelCard, Parameters
@@ -70,24 +70,23 @@ class Graph:
                 raise ValueError(f"{node.name!r} is no name: use lower-case letters, digits, '.', '-' and '_'")
             if node.name in earlier:
                 raise ValueError(f"two nodes are named {node.name!r}")
-            for name, stage in _expected(node):
-                if name not in earlier or earlier[name].stage is not stage:
-                    raise ValueError(f"{node.name!r} needs an earlier {stage} node {name!r}")
-            if node.stage is Stage.DECODE and not node.latents:
-                raise ValueError(f"{node.name!r} has no latents to decode")
-            if node.stage is Stage.DENOISE and len(node.latents) > 1:
-                raise ValueError(f"{node.name!r} begins from the latents of more than one node")
+            for name, fits, what in _expected(node):
+                if name not in earlier or not fits(earlier[name]):
+                    raise ValueError(f"{node.name!r} needs an earlier {what} node {name!r}")
+            _check(node)
             earlier[node.name] = node
-        if not self.nodes or self.nodes[-1].stage is not Stage.PUBLISH or self.nodes[-1].video is None:
-            raise ValueError("the last node must publish the files of a decode node")
+        publishes = [node for node in self.nodes if node.stage is Stage.PUBLISH]
+        if publishes != list(self.nodes[-1:]):
+            raise ValueError("the last node, and no other, must publish the files of a decode node")
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
 
     @property
-    def last_denoise(self) -> Node:
-        """The node after which the job needs no denoiser."""
-        return next(node for node in reversed(self.nodes) if node.stage is Stage.DENOISE)
+    def needed_latents(self) -> frozenset[str]:
+        """The denoises whose latents are needed once no denoise is left to run."""
+        last = max((place for place, node in enumerate(self.nodes) if node.stage is Stage.DENOISE), default=-1)
+        return frozenset(name for node in self.nodes[last + 1 :] for name in node.latents)
 
     def remaining(self, there: Collection[str]) -> tuple[Node, ...]:
         """The nodes that still have to run, in order, when the outputs of the nodes `there` exist.
@@ -110,7 +109,11 @@ class Graph:
     def digest(self, node: Node, *inputs: str) -> str:
         """A digest of the job's own `inputs`, and of all that this node and those before it do with them."""
         before = self.nodes[: self.nodes.index(node) + 1]
-        said = [[each.name, each.stage, each.parameters.model_dump(mode="json")] for each in before]
+        said = [
+            [each.name, each.stage, each.text, each.image, each.latents, each.frame, each.last_frame,
+             each.parameters.model_dump(mode="json")]
+            for each in before
+        ]  # fmt: skip
         return hashlib.sha256(json.dumps([inputs, said], sort_keys=True).encode()).hexdigest()[:16]
 
     def seconds(self, of_stages: Mapping[Stage, float]) -> dict[str, float]:
@@ -150,13 +153,30 @@ def one_pass(card: ModelCard, parameters: Parameters, has_image: bool) -> Graph:
     return published(*nodes, denoise, decode)
 
 
-def _expected(node: Node) -> Iterator[tuple[str, Stage]]:
-    """The names that a node takes outputs from, with the stage that each must be."""
-    kinds = (
-        (node.text, Stage.TEXT_ENCODE),
-        (node.image, Stage.IMAGE_ENCODE),
-        (node.frame, Stage.DECODE),
-        (node.video, Stage.DECODE),
-    )
-    yield from ((name, stage) for name, stage in kinds if name is not None)
-    yield from ((name, Stage.DENOISE) for name in node.latents)
+def _expected(node: Node) -> Iterator[tuple[str, Callable[[Node], bool], str]]:
+    """What a node takes: from which name, which nodes may have it, and what these are called."""
+
+    def of(stage: Stage) -> Callable[[Node], bool]:
+        return lambda other: other.stage is stage
+
+    if node.text is not None:
+        yield node.text, of(Stage.TEXT_ENCODE), Stage.TEXT_ENCODE
+    if node.image is not None:
+        yield node.image, of(Stage.IMAGE_ENCODE), Stage.IMAGE_ENCODE
+    if node.frame is not None:
+        yield node.frame, lambda other: other.stage is Stage.DECODE and other.last_frame, "last_frame decode"
+    if node.video is not None:
+        yield node.video, lambda other: other.stage is Stage.DECODE and not other.last_frame, Stage.DECODE
+    for name in node.latents:
+        yield name, of(Stage.DENOISE), Stage.DENOISE
+
+
+def _check(node: Node) -> None:
+    if node.stage is Stage.VIDEO_ENCODE:
+        raise ValueError(f"{node.name!r}: {node.stage} is a part of {Stage.DECODE}, and no node of its own")
+    if node.stage is Stage.DECODE and not node.latents:
+        raise ValueError(f"{node.name!r} has no latents to decode")
+    if node.stage is Stage.DENOISE and len(node.latents) > 1:
+        raise ValueError(f"{node.name!r} begins from the latents of more than one node")
+    if node.stage is Stage.PUBLISH and node.video is None:
+        raise ValueError(f"{node.name!r} must name the decode node whose files it publishes")

@@ -11,7 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from pipelines.card import ModelCard, Parameters
-from pipelines.families import family_of, stages_of
+from pipelines.families import graph_of, stages_of
 from pipelines.frames import last_frame, pixels
 from pipelines.protocols import DecodeStage, DenoiseInputs, DenoiseStage, ImageStage, Resources, StageOutput, TextStage
 from pipelines.stages import Stage
@@ -63,7 +63,7 @@ class LocalPipeline:
         latents: dict[str, StageOutput] = {}
         pictures: dict[str | None, Image | None] = {None: image}
         video = None
-        for node in family_of(self.card).graph(self.card, parameters, image is not None):
+        for node in graph_of(self.card, parameters, image is not None):
             match node.stage:
                 case Stage.TEXT_ENCODE:
                     conditioning[node.name] = self.text.encode(prompt, node.parameters)

@@ -24,14 +24,18 @@ def with_family_fields(base: type[F], name: str) -> type[F]:
     """A model with the fields of `base` and of every family; None is the default of each family's field.
 
     Raises:
-        ConfigError: two families have a field of the same name that does not accept the same values.
+        ConfigError: a field's name has another meaning already, or its default is not None.
     """
     owners: dict[str, tuple[str, str]] = {}
     for family in families().values():
         for field, info in family.fields.model_fields.items():
+            if field in base.model_fields:
+                raise ConfigError(f"{family.name} has a request field {field!r}, which every family has already")
+            if info.default is not None:
+                raise ConfigError(f"the default of {family.name}'s request field {field!r} must be None: it is not set")
             kind = repr((info.annotation, info.metadata))  # they are not comparable
             owner, known = owners.setdefault(field, (family.name, kind))
-            if known != kind or field in base.model_fields:
+            if known != kind:
                 raise ConfigError(f"the request field {field!r} of {family.name} has another meaning for {owner}")
     own = [family.fields for family in families().values() if family.fields is not BaseModel]
     # mypy knows of one base only.

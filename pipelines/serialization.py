@@ -1,8 +1,8 @@
 """Stage outputs as bytes: tensors in safetensors, everything else as JSON in its header.
 
 A serialised denoise state *is* the checkpoint, so this is also the checkpoint's format. It names its class and that
-class's `VERSION`, which is 1 unless the class says otherwise: a class whose fields change their meaning raises it. This
-module unpickles nothing.
+class's `VERSION`, which is 1 unless the class says otherwise: a class whose fields change raises it, and so does one
+whose fields change their meaning. This module unpickles nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def from_bytes(kind: type[T], data: bytes) -> T:
     """Rebuild a value that `to_bytes` wrote.
 
     Raises:
-        ValueError: the bytes hold another type or unknown fields, or are damaged.
+        ValueError: the bytes hold another type or other fields, or are damaged.
     """
     try:
         length = int.from_bytes(data[:8], "little")
@@ -60,8 +60,8 @@ def from_bytes(kind: type[T], data: bytes) -> T:
         raise ValueError(f"these bytes hold no {kind.__name__}: {type(error).__name__}") from error
     if written != format_of(kind):
         raise ValueError(f"these bytes hold a {written}, not a {format_of(kind)}")
-    if unknown := fields.keys() - {field.name for field in dataclasses.fields(kind)}:
-        raise ValueError(f"{kind.__name__} has no {', '.join(sorted(unknown))}; another version wrote this checkpoint")
+    if differs := fields.keys() ^ {field.name for field in dataclasses.fields(kind)}:
+        raise ValueError(f"another version's {kind.__name__} was written: they differ in {', '.join(sorted(differs))}")
     return kind(**fields)
 
 

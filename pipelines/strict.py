@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import logging
+import operator
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -25,11 +28,19 @@ class StrictModel(BaseModel):
 def read_stored(kind: type[M], data: Mapping[str, Any]) -> M:
     """Build a model from a job record, which another version of Kinoray may have written.
 
-    Keys that this version does not know have no effect, and stay in the record. Raises ValidationError.
+    Keys that this version does not know have no effect, at any depth, and stay in the record. Raises ValidationError.
     """
-    if unknown := data.keys() - kind.model_fields.keys():
-        _tell(kind.__name__, tuple(sorted(unknown)))
-    return kind.model_validate({name: value for name, value in data.items() if name not in unknown})
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        unknown = [each["loc"] for each in error.errors() if each["type"] == "extra_forbidden"]
+        if not unknown:
+            raise
+    _tell(kind.__name__, tuple(sorted(".".join(map(str, each)) for each in unknown)))
+    known = copy.deepcopy(dict(data))
+    for *path, name in unknown:
+        del functools.reduce(operator.getitem, path, cast(Any, known))[name]
+    return kind.model_validate(known)
 
 
 @cache

@@ -29,7 +29,7 @@ from jobs.priority import Priority
 from jobs.record import Job
 from jobs.stored import ResultMetadata
 from pipelines.errors import InvalidRequest
-from pipelines.families import family_of
+from pipelines.families import graph_of
 from pipelines.output import Output
 from pipelines.requests import GenerationRequest, resolve
 from storage.artifacts import ArtifactStore
@@ -101,7 +101,7 @@ class Submission:
                 )
             self._outbound.check_url(body.webhook_url, param="webhook_url")
         parameters = resolve(body.generation(), card, seconds=body.duration(), has_image=has_image)
-        graph = family_of(card).graph(card, parameters, has_image)
+        graph = graph_of(card, parameters, has_image)
         job_id, now, bucket = new_job_id(), time.time(), self._settings.bucket
         return Job(
             id=job_id,

@@ -22,20 +22,26 @@ class Committed:
         self._job = job
         self._graph = graph
         self._nodes: dict[str, Checkpoint] = {}
+        self.useless: list[str] = []
+        """The nodes whose checkpoints were left out."""
         known = job.checkpoint or Checkpoints()
-        for node in graph:
-            if (checkpoint := known.nodes.get(node.name)) is None:
-                continue
-            if checkpoint.fingerprint.input == self.input_of(node):
-                self._nodes[node.name] = checkpoint
+        for node in (each for each in graph if each.name in known.nodes):
+            checkpoint = self.usable(node, known.nodes[node.name])
+            if checkpoint is None:
+                self.useless.append(node.name)
             else:
-                log.warning("%s begins %s anew: its checkpoint was made with another input", job.id, node.name)
+                self._nodes[node.name] = checkpoint
+
+    def usable(self, node: Node, checkpoint: Checkpoint | None) -> Checkpoint | None:
+        """A checkpoint of a node, unless it was made with another input."""
+        if checkpoint is None or checkpoint.fingerprint.input == self.input_of(node):
+            return checkpoint
+        log.warning("%s begins %s anew: its checkpoint was made with another input", self._job.id, node.name)
+        return None
 
     def input_of(self, node: Node) -> str:
         """The part of a fingerprint that this process knows: a digest of all that leads to the node's state."""
-        # A job's image never changes, so that the job's id stands for it.
-        image = self._job.id if self._job.has_image else ""
-        return self._graph.digest(node, self._job.model, self._job.prompt, image)
+        return self._graph.digest(node, self._job.model, self._job.prompt)
 
     def of(self, node: Node) -> Checkpoint | None:
         """The last commit of a node, if there is one."""
@@ -43,11 +49,9 @@ class Committed:
 
     def finished(self) -> list[tuple[Node, Checkpoint]]:
         """The nodes whose finished latents are committed."""
-        return [(node, self._nodes[node.name]) for node in self._graph if self._is_finished(node)]
+        there = [(node, self._nodes[node.name]) for node in self._graph if node.name in self._nodes]
+        return [(node, checkpoint) for node, checkpoint in there if checkpoint.final]
 
     def forget(self, name: str) -> None:
         """Leave out the commit of a node, which cannot be read."""
         self._nodes.pop(name, None)
-
-    def _is_finished(self, node: Node) -> bool:
-        return node.name in self._nodes and self._nodes[node.name].final

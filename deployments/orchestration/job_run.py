@@ -6,6 +6,7 @@ stage's output until no other node needs it. How a call is followed and taken ba
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -15,28 +16,18 @@ from deployments import metrics
 from deployments.events import emit
 from deployments.orchestration.committed import Committed
 from deployments.orchestration.forgiveness import Forgiveness
-from deployments.orchestration.stage_call import Migrated, Outcome, Reference, StageCall, StageHandle, cause_of
-from deployments.stages.messages import (
-    CheckpointRef,
-    DecodeRequest,
-    DenoiseRequest,
-    Ending,
-    Finished,
-    Progress,
-    Started,
-)
-from jobs.lifecycle import percent
+from deployments.orchestration.requests import denoise_inputs, denoise_request, request_of
+from deployments.orchestration.stage_call import Migrated, Reference, StageCall, StageHandle, StageResult, cause_of
+from deployments.stages.messages import CheckpointRef, Ending, Finished, Progress, Request, Started
+from jobs.lifecycle import AHEAD_OF_DENOISE, percent
 from jobs.record import Job
 from jobs.stored import Checkpoint
 from pipelines.card import ModelCard
 from pipelines.errors import LatentsLost
-from pipelines.families import family_of
+from pipelines.families import graph_of
 from pipelines.graph import Graph, Node
-from pipelines.output import Output
 from pipelines.requests import read_parameters
 from pipelines.stages import Stage
-from pipelines.strict import read_stored
-from storage.keys import input_key
 
 
 class JobLease(Protocol):
@@ -67,9 +58,9 @@ class Denoisers(Protocol):
     def lost(self, replica: str | None) -> None: ...
 
 
-def graph_of(card: ModelCard, job: Job) -> Graph:
+def plan_of(card: ModelCard, job: Job) -> Graph:
     """The stage graph of a job. Raises ValidationError when this version cannot read the job's parameters."""
-    return family_of(card).graph(card, read_parameters(job.parameters), job.has_image)
+    return graph_of(card, read_parameters(job.parameters), job.has_image)
 
 
 class JobRun:
@@ -90,14 +81,14 @@ class JobRun:
         self.job = job
         self.result_metadata = job.result_metadata
         self.call: StageCall | None = None
+        self._plan = plan
         self._stages = stages
         self._lease = lease
         self._denoisers = denoisers
-        self._plan = plan
-        self._made: dict[str, Reference | None] = {}  # by node
-        self._seconds: dict[str, float] = {}  # by node
-        self._estimate: Mapping[Stage, float] = {}
+        self._made: dict[str, Reference | CheckpointRef | None] = {}  # by node
+        self._seconds: dict[str, tuple[Stage, float]] = {}  # by node
         self._entered: Node | None = None
+        self._at = job.stage  # as the store knows it
         self._forgiveness = Forgiveness()
 
     @property
@@ -108,24 +99,33 @@ class JobRun:
     def stage_seconds(self) -> dict[str, float]:
         """The seconds that each stage has taken, over all of its nodes."""
         seconds: dict[str, float] = {}
-        for node in self.graph:
-            if node.name in self._seconds:
-                seconds[node.stage] = round(seconds.get(node.stage, 0.0) + self._seconds[node.name], 4)
+        for stage, spent in self._seconds.values():
+            seconds[stage] = round(seconds.get(stage, 0.0) + spent, 4)
         return seconds
+
+    @property
+    def partial_stages(self) -> frozenset[str]:
+        """The stages of which an earlier attempt ran some nodes, so that their seconds are not known."""
+        return frozenset(node.stage for node in self._graph if node.name not in self._seconds)
 
     async def run(self) -> None:
         """Run every node that still has to run: those whose finished latents an earlier attempt committed do not."""
-        self.graph = self._plan(self.job)
-        self._committed = Committed(self.job, self.graph)
-        self._estimate = await self._lease.estimate()
-        for node, checkpoint in self._committed.finished():
-            self._take_over(node, checkpoint)
-        while remaining := self.graph.remaining(self._made):
-            try:
-                await self._run_node(*remaining[:2])
-            except LatentsLost as lost:
-                await self._make_again(remaining[0], lost)
-            self._drop_references()
+        self._graph = self._plan(self.job)
+        self._committed = Committed(self.job, self._graph)
+        self._estimate = asyncio.create_task(self._estimated())
+        try:
+            for name in self._committed.useless:
+                await self._lease.forget_checkpoint(name)
+            for node, checkpoint in self._committed.finished():
+                self._take_over(node, checkpoint)
+            while remaining := self._graph.remaining(self._made):
+                try:
+                    await self._run_node(*remaining[:2])
+                except LatentsLost as lost:
+                    await self._make_again(remaining[0], lost)
+                self._drop_references()
+        finally:
+            self._estimate.cancel()
 
     def waits_in_vain(self) -> bool:
         """Whether the assigned denoiser is gone although it has not begun this job."""
@@ -149,72 +149,69 @@ class JobRun:
             await self._denoise(node, following)
             return
         await self._enter(node)
+        request, outputs = request_of(self.job, self._graph, node)
         while node.name not in self._made:
             try:
-                outcome = await self._call(node, following, *self._inputs(node))
+                result = await self._call(node, following, request, *(self._output(name) for name in outputs))
             except Migrated:
                 continue
-            self._made[node.name] = outcome.value
+            self._made[node.name] = result.value
 
-    def _inputs(self, node: Node) -> tuple[object, ...]:
-        match node.stage:
-            case Stage.TEXT_ENCODE:
-                return self.job.prompt, node.parameters
-            case Stage.IMAGE_ENCODE:
-                image = input_key(self.job) if node.frame is None else self._made[node.frame]
-                return image, node.parameters
-            case Stage.DECODE:
-                video, output = self.graph.nodes[-1].parameters, read_stored(Output, self.job.output)
-                request = DecodeRequest(self.job.model, node.parameters, video, output, node.last_frame)
-                return request, *(self._made[name] for name in node.latents)
-            case _:
-                assert node.video is not None
-                return self.job, self._made[node.video]
+    def _output(self, name: str) -> Reference | CheckpointRef:
+        output = self._made[name]
+        assert output is not None, f"{name} has no output"
+        return output
 
     async def _denoise(self, node: Node, following: Node) -> None:
         """Run a denoise at the denoiser that the pool assigns, and at another one each time it is migrated."""
         checkpoint = self._committed.of(node)
-        inputs = {"text": node.text, "image": node.image, "latents": node.latents[0] if node.latents else None}
-        named = {name: self._made[of] for name, of in inputs.items() if of is not None}
+        outputs = {name: self._output(of) for name, of in denoise_inputs(node).items()}
         while node.name not in self._made:
-            self._entered = None  # a denoise is entered anew each time, which asks the store for a denoiser
             await self._enter(node)
             replica = await self._denoisers.denoiser(self.job.model, self._lease.token)
             self.result_metadata = self.result_metadata.model_copy(update={"resumed_at_step": None})
-            request = DenoiseRequest(
-                job_id=self.job.id, model=self.job.model, node=node.name, parameters=node.parameters,
-                last=node is self.graph.last_denoise, input=self._committed.input_of(node), token=self._lease.token,
-                denoiser=replica, checkpoint=checkpoint,
+            request = denoise_request(
+                self.job, self._graph, node, self._committed,
+                token=self._lease.token, denoiser=replica, checkpoint=checkpoint,
             )  # fmt: skip
             try:
-                outcome = await self._call(node, following, request, replica=replica, **named)
+                result = await self._call(node, following, request, replica=replica, **outputs)
             except Migrated:
-                checkpoint = await self._lease.checkpoint(node.name)
+                checkpoint = self._committed.usable(node, await self._lease.checkpoint(node.name))
                 if checkpoint is not None and checkpoint.final:
                     self._take_over(node, checkpoint)  # the denoise had finished before it could be stopped
+                else:
+                    self._entered = None  # it asks the store for a denoiser anew
                 continue
             if checkpoint is not None and self.result_metadata.resumed_at_step is not None:
-                self._seconds[node.name] += checkpoint.seconds
-            self._made[node.name] = outcome.value
-        if self._entered is node:
-            await self._leave_denoiser(following)
-
-    async def _leave_denoiser(self, following: Node) -> None:
-        """Free the denoiser, which may belong to another job from now on."""
+                stage, seconds = self._seconds[node.name]
+                self._seconds[node.name] = stage, seconds + checkpoint.seconds
+            self._made[node.name] = result.value
         await self._enter(following)
-        self._denoisers.freed()
 
     async def _enter(self, node: Node) -> None:
-        """Record that a node begins, unless the claim has done so or its denoise was about to end."""
-        if self._entered is None and node.stage is not Stage.DENOISE and node.stage is self.job.stage:
-            self._entered = node
-        if self._entered is not node:
-            await self._lease.advance(node.stage, self._percent(node, 0.0))
-            self._entered = node
+        """Record that a node begins, unless that is recorded: by the claim, or because a denoise was about to end.
+
+        Then another job may have the denoiser that this job leaves, or its place before one.
+        """
+        if self._entered is node:
+            return
+        if not (self._entered is None and node.stage is self._at and node.stage is not Stage.DENOISE):
+            before, self._at = self._at, node.stage
+            await self._lease.advance(node.stage, await self._percent(node, 0.0))
+            if before is Stage.DENOISE or (before in AHEAD_OF_DENOISE and node.stage not in AHEAD_OF_DENOISE):
+                self._denoisers.freed()
+        self._entered = node
 
     async def _call(
-        self, node: Node, following: Node | None, *inputs: object, replica: str | None = None, **named_inputs: object
-    ) -> Outcome:
+        self,
+        node: Node,
+        following: Node | None,
+        request: Request,
+        *outputs: Reference | CheckpointRef,
+        replica: str | None = None,
+        **named_outputs: Reference | CheckpointRef,
+    ) -> StageResult:
         """Call a node's stage.
 
         Raises:
@@ -222,27 +219,29 @@ class JobRun:
             LatentsLost: committed latents that it takes cannot be read.
         """
 
-        async def on_event(event: Started | Progress | Ending) -> None:
+        async def on_event(call: StageCall, event: Started | Progress | Ending) -> None:
             if isinstance(event, Ending):
-                assert following is not None
-                await self._leave_denoiser(following)
-            elif isinstance(event, Started):
-                self._lease.report(node.stage, self._percent(node, 0.0), event.replica)
-            else:
-                assert call.replica is not None
+                # The next pass of the same job needs a denoiser too: it asks for one when this pass has really ended.
+                if following is not None and following.stage is not Stage.DENOISE:
+                    await self._enter(following)
+                return
+            assert call.replica is not None
+            done, step = 0.0, None
+            if isinstance(event, Progress):
+                done = event.step / event.num_steps
                 step = event.step if node.stage is Stage.DENOISE else None
-                self._lease.report(node.stage, self._percent(node, event.step / event.num_steps), call.replica, step)
+            self._lease.report(node.stage, await self._percent(node, done), call.replica, step)
 
-        stream = self._stages[node.stage].call(*inputs, **named_inputs)
+        stream = self._stages[node.stage].call(request, *outputs, **named_outputs)
         call = self.call = StageCall(node.stage, stream, on_event, replica)
         try:
-            outcome = await call.run()
-        except Migrated:
+            result = await call.run()
+        except Migrated as migrated:
+            self._tell_lost(call, migrated.__cause__)
             self._tell_migrated(call)
             raise
         except Exception as error:
-            if node.stage is Stage.DENOISE and isinstance(error, ActorDiedError):
-                self._denoisers.lost(call.replica)
+            self._tell_lost(call, error)
             if self._forgiveness.forgives(call, error):
                 self._tell_migrated(call)
                 raise Migrated from error
@@ -251,13 +250,13 @@ class JobRun:
             raise
         finally:
             self.call = None
-        self._finished(node, outcome.finished)
-        return outcome
+        self._finished(node, result.finished)
+        return result
 
     def _take_over(self, node: Node, checkpoint: Checkpoint) -> None:
         """Use finished latents that are committed, and do not make them again."""
         self._made[node.name] = CheckpointRef(checkpoint.key)
-        self._seconds[node.name] = checkpoint.seconds
+        self._seconds[node.name] = node.stage, checkpoint.seconds
         self.result_metadata = self.result_metadata.updated(checkpoint.result_metadata)
 
     async def _make_again(self, node: Node, lost: LatentsLost) -> None:
@@ -272,18 +271,27 @@ class JobRun:
 
     def _drop_references(self) -> None:
         """Let Ray delete what no node needs any more."""
-        needed = {name for node in self.graph.remaining(self._made) for name in node.inputs}
-        last = self.graph.nodes[-1].name
+        needed = {name for node in self._graph.remaining(self._made) for name in node.inputs}
+        last = self._graph.nodes[-1].name
         self._made = {name: value for name, value in self._made.items() if name in needed or name == last}
 
-    def _percent(self, node: Node, done: float) -> int:
-        return percent(self.graph.progress(node, done, self._estimate))
+    async def _estimated(self) -> Mapping[Stage, float]:
+        return await self._lease.estimate()
+
+    async def _percent(self, node: Node, done: float) -> int:
+        """The job's progress. Waits for the first answer of the store, which the first stage does not wait for."""
+        return percent(self._graph.progress(node, done, await asyncio.shield(self._estimate)))
+
+    def _tell_lost(self, call: StageCall, error: BaseException | None) -> None:
+        if call.stage is Stage.DENOISE and isinstance(error, ActorDiedError):
+            self._denoisers.lost(call.replica)
 
     def _tell_migrated(self, call: StageCall) -> None:
         emit("job.migrated", job_id=self.job.id, model=self.job.model, stage=call.stage, replica=call.replica)
 
     def _finished(self, node: Node, finished: Finished) -> None:
-        self._seconds[node.name] = seconds = round(finished.seconds, 4)
+        seconds = round(finished.seconds, 4)
+        self._seconds[node.name] = node.stage, seconds
         self.result_metadata = self.result_metadata.updated(finished.result_metadata)
         metrics.stage_seconds().observe(finished.seconds, {"model": self.job.model, "stage": node.stage})
         if finished.nbytes:

@@ -49,5 +49,5 @@ class Lease:
         return await until_written(self._leases.checkpoint, self.token, node)
 
     async def forget_checkpoint(self, node: str) -> None:
-        """Delete the record of a node's checkpoint, because its file cannot be read."""
-        await until_written(self._leases.commit, self.token, node, None)
+        """Delete the record of a node's checkpoint, which is of no use."""
+        await until_written(self._leases.forget_checkpoint, self.token, node)

@@ -14,7 +14,7 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from deployments.orchestration.stage_call import Reference, Stream
-from deployments.stages.messages import Event
+from deployments.stages.messages import CheckpointRef, Event, Request
 
 # Draining a stream takes as long as a step, so it must not occupy the threads that write to the job store.
 _DRAINS = ThreadPoolExecutor(64, thread_name_prefix="drain")
@@ -26,8 +26,10 @@ class RayStage:
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle.options(method_name="run", stream=True)
 
-    def call(self, *inputs: object, **named_inputs: object) -> Stream:
-        return RayStream(self._handle.remote(*inputs, **named_inputs))
+    def call(
+        self, request: Request, *outputs: Reference | CheckpointRef, **named_outputs: Reference | CheckpointRef
+    ) -> Stream:
+        return RayStream(self._handle.remote(request, *outputs, **named_outputs))
 
 
 class RayStream:

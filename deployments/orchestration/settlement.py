@@ -52,6 +52,9 @@ class Ran(Protocol):
     def stage_seconds(self) -> dict[str, float]: ...
 
     @property
+    def partial_stages(self) -> frozenset[str]: ...
+
+    @property
     def result_metadata(self) -> ResultMetadata: ...
 
 
@@ -79,7 +82,7 @@ class Settlement:
             return "released" if await self._durably(self._leases.release, token) else None
         error = running.exception()
         if error is None:
-            rendered = Rendered(run.stage_seconds, run.result_metadata)
+            rendered = Rendered(run.stage_seconds, run.result_metadata, run.partial_stages)
             return "completed" if await self._completions.written(token, rendered) else None
         if isinstance(error, LeaseLost):
             return None

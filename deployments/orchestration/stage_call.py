@@ -6,19 +6,19 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NewType, Protocol
 
 from ray.exceptions import RayActorError, RayTaskError, TaskCancelledError
 
-from deployments.stages.messages import Ending, Event, Finished, Progress, Started
+from deployments.stages.messages import CheckpointRef, Ending, Event, Finished, Progress, Request, Started
 from pipelines.stages import Stage
 
 CAN_MIGRATE = (Stage.DENOISE, Stage.PUBLISH)
 """The stages that can outlast the time a replica has to stop: denoising, and a wait for the artifact store."""
 
 
-class Reference(Protocol):
-    """A stage output that this process holds and never reads, such as a `ray.ObjectRef`."""
+Reference = NewType("Reference", object)
+"""A stage output that this process holds and never reads: a `ray.ObjectRef`."""
 
 
 class Stream(Protocol):
@@ -40,8 +40,10 @@ class Stream(Protocol):
 class StageHandle(Protocol):
     """The replicas of one stage."""
 
-    def call(self, *inputs: object, **named_inputs: object) -> Stream:
-        """Call one of them. References among the inputs reach it as their values."""
+    def call(
+        self, request: Request, *outputs: Reference | CheckpointRef, **named_outputs: Reference | CheckpointRef
+    ) -> Stream:
+        """Call one of them with outputs of other stages; references reach it as their values."""
 
 
 class Migrated(Exception):
@@ -52,7 +54,7 @@ class Migrated(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class StageResult:
     """A stage's value, by reference, and what it said of its work."""
 
     value: Reference | None
@@ -66,7 +68,7 @@ class StageCall:
         self,
         stage: Stage,
         stream: Stream,
-        on_event: Callable[[Started | Progress | Ending], Awaitable[None]],
+        on_event: Callable[[StageCall, Started | Progress | Ending], Awaitable[None]],
         replica: str | None = None,
     ) -> None:
         """
@@ -92,7 +94,7 @@ class StageCall:
             self._migrating = True
             self._stream.cancel()
 
-    async def run(self) -> Outcome:
+    async def run(self) -> StageResult:
         """Wait for the stage's end.
 
         When this is cancelled, it ends only after the stage has: what the stage commits while stopping is still written
@@ -110,19 +112,19 @@ class StageCall:
                 raise Migrated from error
             raise
 
-    async def _follow(self) -> Outcome:
+    async def _follow(self) -> StageResult:
         async with aclosing(self._stream.events()) as events:
             async for event in events:
                 if isinstance(event, Finished):
                     value = await self._stream.value()
                     if value is None and self.stage is not Stage.PUBLISH:
                         raise AssertionError(f"{self.stage} has finished without a value")
-                    return Outcome(value, event)
+                    return StageResult(value, event)
                 if isinstance(event, Started):
                     self.replica, self.started = event.replica, True
                 elif isinstance(event, Ending):
                     self.is_ending = True
-                await self._on_event(event)
+                await self._on_event(self, event)
         raise AssertionError(f"the stream of {self.stage} ended before it had finished")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol, TypeVar
 
@@ -55,7 +55,7 @@ class CommitsLeases(Protocol):
 
     def expiry(self, token: str) -> float | None: ...
 
-    def commit(self, token: str, node: str, checkpoint: Checkpoint | None, *, last: bool = False) -> bool: ...
+    def commit(self, token: str, node: str, checkpoint: Checkpoint, needed: Collection[str]) -> bool: ...
 
 
 class Commits:
@@ -154,7 +154,7 @@ class Commits:
         started = time.monotonic()
         try:
             self._artifacts.put(checkpoint.key, data)
-            kept = self._leases.commit(self._request.token, self._request.node, checkpoint, last=self._request.last)
+            kept = self._leases.commit(self._request.token, self._request.node, checkpoint, self._request.needed)
             outdated, self._last = (self._last, checkpoint) if kept else (checkpoint, self._last)
             if outdated is not None and (self._last is None or outdated.key != self._last.key):
                 self._artifacts.delete(outdated.key)

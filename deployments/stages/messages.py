@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jobs.record import Job
 from jobs.stored import Checkpoint, ResultMetadata
 from pipelines.card import Parameters
 from pipelines.output import Output
@@ -46,6 +47,22 @@ Event = Started | Progress | Ending | Finished
 
 
 @dataclass(frozen=True, slots=True)
+class TextRequest:
+    """What a conductor sends to a text encoder."""
+
+    prompt: str
+    parameters: Parameters  # of the node
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """What a conductor sends to an image encoder; without a key, it sends a decoded frame beside this."""
+
+    key: str | None  # of the job's image in the artifact store
+    parameters: Parameters  # of the node
+
+
+@dataclass(frozen=True, slots=True)
 class DenoiseRequest:
     """What a conductor sends to a denoiser beside the conditioning: the node, the job's lease, the checkpoint."""
 
@@ -53,7 +70,7 @@ class DenoiseRequest:
     model: str
     node: str  # its name in the job's stage graph
     parameters: Parameters  # of the node
-    last: bool  # whether the job needs no denoiser after it
+    needed: frozenset[str]  # the denoises whose latents the job needs once it needs no denoiser
     input: str  # the part of the checkpoint's fingerprint that the conductor knows
     token: str  # of the lease
     denoiser: str  # the replica that is to run it
@@ -69,6 +86,17 @@ class DecodeRequest:
     video: Parameters  # of the finished video, whose shape the files have
     output: Output
     last_frame: bool  # return the last frame, for another node, instead of the files
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRequest:
+    """What a conductor sends to the publisher beside the files."""
+
+    job: Job
+
+
+Request = TextRequest | ImageRequest | DenoiseRequest | DecodeRequest | PublishRequest
+"""What a call of a stage begins with. The outputs of other stages follow it, by reference."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ class Denoiser:
         state: DenoiseState | None = None,
     ) -> DenoiseRun:
         """Start a denoise, or resume one from its state."""
+        assert inputs.latents is None, "the family has one pass"
         return DenoiseRun(self, parameters, inputs.text, inputs.image, state)
 
 

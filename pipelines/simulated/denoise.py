@@ -18,10 +18,11 @@ class Denoiser(SimulatedStage):
     def begin(
         self,
         parameters: SimulatedParameters,
-        inputs: DenoiseInputs[TextConditioning, None, FinalLatents],  # noqa: ARG002 nothing is made of them
+        inputs: DenoiseInputs[TextConditioning, None, FinalLatents],
         state: DenoiseState | None = None,
     ) -> DenoiseRun:
         """Start a denoise, or resume one from its state."""
+        assert inputs.latents is None, "the family has one pass"
         return DenoiseRun(self.card, parameters, state)
 
 

@@ -53,6 +53,7 @@ class Denoiser:
         state: DenoiseState | None = None,
     ) -> DenoiseRun:
         """Start a denoise, or resume one from its state."""
+        assert inputs.latents is None, "the family has one pass"
         return DenoiseRun(self, parameters, inputs.image, state)
 
 

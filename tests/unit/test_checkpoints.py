@@ -51,7 +51,7 @@ def state(step: int) -> DenoiseState:
 def request(job: Job, token: str, checkpoint: Checkpoint | None = None) -> DenoiseRequest:
     return DenoiseRequest(
         job_id=job.id, model=job.model, node="denoise", parameters=get_card("ltx-tiny").default_parameters(),
-        last=True, input="x", token=token, denoiser="d1", checkpoint=checkpoint,
+        needed=frozenset({"denoise"}), input="x", token=token, denoiser="d1", checkpoint=checkpoint,
     )  # fmt: skip
 
 
@@ -269,8 +269,9 @@ def test_a_checkpoint_of_something_else_is_made_again(
 def test_each_denoise_of_a_job_keeps_its_own_commits(jobs: Jobs, artifacts: FolderStore) -> None:
     jobs.accept()
     job, token = jobs.take()
-    first = replace(request(job, token), last=False)
-    second = replace(request(job, token), node="denoise.2")
+    both = frozenset({"denoise", "denoise.2"})
+    first = replace(request(job, token), needed=both)
+    second = replace(first, node="denoise.2")
     write(commits(jobs, artifacts, first), final(), 9)
     assert not jobs.get(job).checkpoint.final, "it needs a denoiser again"  # type: ignore[union-attr]
     write(commits(jobs, artifacts, second), state(2), 2)
@@ -279,7 +280,7 @@ def test_each_denoise_of_a_job_keeps_its_own_commits(jobs: Jobs, artifacts: Fold
     assert job.checkpoint is not None
     assert {name: each.step for name, each in job.checkpoint.nodes.items()} == {"denoise": 9, "denoise.2": 2}
     write(commits(jobs, artifacts, replace(second, token=token)), final(), 4)
-    jobs.leases.commit(token, "denoise", None)
+    jobs.leases.forget_checkpoint(token, "denoise")
     found = jobs.get(job).checkpoint
     assert found is not None
     assert (list(found.nodes), found.final) == (["denoise.2"], False)

@@ -9,22 +9,28 @@ from sqlalchemy import event, text
 
 from jobs.priority import Priority
 from tests.unit.conftest import Jobs
-
-DENOISED = {"key": "k", "step": 3, "final": True, "seconds": 1.0}
-"""A checkpoint of which a claim reads `final`."""
+from tests.unit.test_stored import checkpoint
 
 
 def test_an_abandoned_job_is_claimed_first_then_a_denoised_one_then_a_begun_one_then_a_new_one(jobs: Jobs) -> None:
     abandoned, begun, denoised = (jobs.accept(priority=Priority.LOW) for _ in range(3))
     jobs.take(lease_s=-1)
     tokens = [jobs.take(take_over=False)[1] for _ in range(2)]
-    with jobs.database.write() as connection:
-        commit = text("UPDATE jobs SET checkpoint = :checkpoint WHERE lease_token = :token")
-        connection.execute(commit, {"checkpoint": json.dumps(DENOISED), "token": tokens[1]})
+    assert jobs.leases.commit(tokens[1], "denoise", checkpoint(final=True), ["denoise"])
     assert all(jobs.leases.release(token) for token in tokens)
     new = jobs.accept(priority=Priority.HIGH)
     order = [jobs.take()[0].id for _ in range(4)]
     assert order == [abandoned.id, denoised.id, begun.id, new.id]
+
+
+def test_finished_latents_in_the_format_of_another_version_are_none(jobs: Jobs) -> None:
+    jobs.accept()
+    _, token = jobs.take()
+    with jobs.database.write() as connection:
+        newer = json.dumps({"version": 2, "final": True, "nodes": {}})
+        connection.execute(text("UPDATE jobs SET checkpoint = :newer"), {"newer": newer})
+    assert jobs.leases.release(token)
+    assert jobs.claim(capacity=0) is None, "it needs a denoiser"
 
 
 def test_of_two_jobs_with_the_same_turn_the_second_counts_the_first(jobs: Jobs) -> None:

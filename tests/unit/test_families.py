@@ -97,17 +97,31 @@ class Taken(BaseModel):
     prompt: str | None = None
 
 
+class Set(BaseModel):
+    glow: float = 0.5
+
+
+class Demanded(BaseModel):
+    glow: float | None
+
+
 @pytest.mark.parametrize(
     ("fields", "refused"),
-    [(Same, False), (Other, True), (Taken, True)],
-    ids=["the same field", "another kind of value", "a field of every family"],
+    [
+        (Same, None),
+        (Other, "'guidance_scale' of mine has another meaning for ltx"),
+        (Taken, "mine has a request field 'prompt', which every family has already"),
+        (Set, "the default of mine's request field 'glow' must be None"),
+        (Demanded, "the default of mine's request field 'glow' must be None"),
+    ],
+    ids=["the same field", "another kind of value", "a field of every family", "a default", "no default"],
 )
 def test_a_request_field_means_one_thing(
-    install: Callable[[str, object], None], fields: type[BaseModel], refused: bool
+    install: Callable[[str, object], None], fields: type[BaseModel], refused: str | None
 ) -> None:
     install("mine", replace(families()["simulated"], name="mine", fields=fields))
-    if refused:
-        with pytest.raises(ConfigError, match="has another meaning for"):
+    if refused is not None:
+        with pytest.raises(ConfigError, match=refused):
             with_family_fields(RequestFields, "Request")
     else:
         assert with_family_fields(RequestFields, "Request").model_fields.keys() >= {"guidance_scale", "fps"}

@@ -63,8 +63,11 @@ def test_only_what_a_later_node_needs_is_left(there: tuple[str, ...], left: list
     assert names(two_passes().remaining(there)) == left
 
 
-def test_the_last_denoise_is_the_one_after_which_no_denoiser_is_needed() -> None:
-    assert two_passes().last_denoise.name == "denoise.2"
+def test_the_latents_that_are_needed_are_those_of_what_follows_the_last_denoise() -> None:
+    assert two_passes().needed_latents == {"denoise.2"}
+    nodes = two_passes().nodes
+    both = Graph((*nodes[:3], replace(nodes[3], latents=("denoise", "denoise.2")), nodes[4]))
+    assert both.needed_latents == {"denoise", "denoise.2"}
 
 
 def test_cost_counts_the_work_inside() -> None:
@@ -102,6 +105,12 @@ def test_a_digest_covers_everything_that_leads_to_a_node() -> None:
     assert graph.digest(second, "model", "prompt") == known
     assert graph.digest(first, "model", "prompt") != known
     assert graph.digest(second, "model", "another prompt") != known
+    apart = Graph((*graph.nodes[:2], replace(second, latents=()), graph.nodes[3], graph.nodes[4]))
+    assert apart.digest(apart.nodes[2], "model", "prompt") != known, "it begins from noise"
+    named = Graph(
+        (*graph.nodes[:2], replace(second, name="b"), replace(graph.nodes[3], latents=("b",)), graph.nodes[4])
+    )
+    assert named.digest(named.nodes[2], "model", "prompt") != known
     other = two_passes(first=SMALL.model_copy(update={"seed": 5}))
     assert other.digest(other.nodes[2], "model", "prompt") != known, "it begins from another first pass"
     same = two_passes()
@@ -118,6 +127,19 @@ def test_a_digest_covers_everything_that_leads_to_a_node() -> None:
         (lambda: [*_encoded(), *_encoded()], "two nodes are named"),
         (lambda: [Node("Text Encode", Stage.TEXT_ENCODE, SMALL)], "is no name"),
         (lambda: _encoded(), "needs an earlier decode node"),
+        (
+            lambda: [*_denoised("a"), Node("still", Stage.DECODE, SMALL, latents=("a",), last_frame=True)],
+            "'publish' needs an earlier decode node 'still'",
+        ),
+        (
+            lambda: [
+                *_denoised("a"),
+                Node("decode", Stage.DECODE, SMALL, latents=("a",)),
+                Node("image", Stage.IMAGE_ENCODE, SMALL, frame="decode"),
+            ],
+            "'image' needs an earlier last_frame decode node 'decode'",
+        ),
+        (lambda: [Node("video", Stage.VIDEO_ENCODE, SMALL)], "is a part of decode"),
         (lambda: [*_denoised("a", "b"), Node("c", Stage.DENOISE, SMALL, latents=("a", "b"))], "more than one"),
     ],
 )
@@ -126,9 +148,14 @@ def test_nodes_that_cannot_run_are_refused(nodes: Callable[[], list[Node]], says
         published(*nodes())
 
 
-def test_a_graph_ends_with_files() -> None:
-    with pytest.raises(ValueError, match="must publish"):
+def test_a_graph_ends_with_files_and_publishes_once() -> None:
+    with pytest.raises(ValueError, match="the last node, and no other, must publish"):
         Graph(tuple(_encoded()))
+    nodes = two_passes().nodes
+    with pytest.raises(ValueError, match="the last node, and no other, must publish"):
+        Graph((*nodes, replace(nodes[-1], name="again")))
+    with pytest.raises(ValueError, match="must name the decode node"):
+        Graph((*nodes[:-1], Node("publish", Stage.PUBLISH, SMALL)))
 
 
 def _encoded() -> list[Node]:

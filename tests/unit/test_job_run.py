@@ -4,6 +4,8 @@ preempted and continued, node by node."""
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,9 +14,9 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from deployments import metrics
-from deployments.orchestration.job_run import JobRun, graph_of
+from deployments.orchestration.job_run import JobRun, plan_of
 from deployments.orchestration.lease import LeaseLost
-from deployments.orchestration.stage_call import Reference, Stream
+from deployments.orchestration.stage_call import Reference, StageCall, Stream
 from deployments.stages.messages import (
     CheckpointRef,
     DecodeRequest,
@@ -22,9 +24,12 @@ from deployments.stages.messages import (
     Ending,
     Event,
     Finished,
+    ImageRequest,
     Progress,
+    PublishRequest,
     Started,
     Stopped,
+    TextRequest,
 )
 from jobs.record import Job
 from jobs.stored import Checkpoint, Checkpoints, Fingerprint, ResultMetadata
@@ -32,6 +37,7 @@ from pipelines.catalogue import get_card
 from pipelines.errors import LatentsLost
 from pipelines.graph import Graph, Node, published
 from pipelines.stages import Stage
+from storage.keys import input_key
 from tests.unit.conftest import new_job
 
 CARD = get_card("ltx-tiny")
@@ -95,7 +101,7 @@ class Call(Stream):
         raise self.after_cancel or task_error(Stopped())
 
     async def value(self) -> Reference | None:
-        return None if self.name == "publish" else f"<{self.name}>"
+        return None if self.name in ("publish", "nothing") else Reference(f"<{self.name}>")
 
     def cancel(self) -> None:
         self.canceled.set()
@@ -117,6 +123,7 @@ class Stages:
     calls: list[tuple[Stage, Call]] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)
+    without_value: Stage | None = None
 
     def handles(self) -> Mapping[Stage, Any]:
         return {stage: _Handle(self, stage) for stage in Stage}
@@ -138,6 +145,7 @@ class _Handle:
         plain: Script = [Started(f"{self.stage}-1"), FINISHED]
         script = scripts.pop(0) if scripts else plain
         name = next((each.node for each in inputs if isinstance(each, DenoiseRequest)), self.stage.value)
+        name = "nothing" if self.stage is self.stages.without_value else name
         call = Call(script, inputs, named, self.stages.log, name)
         self.stages.calls.append((self.stage, call))
         self.stages.log.append(call.name)
@@ -211,7 +219,7 @@ class World:
         self.stages = Stages(self.scripts)
         self.lease = Lease(self.stages.log)
         self.pool = Pool(self.stages.log)
-        self.plan = self.graph or graph_of(CARD, self.job)
+        self.plan = self.graph or plan_of(CARD, self.job)
         self.run = JobRun(self.job, lambda _: self.plan, self.stages.handles(), self.lease, self.pool)
 
     def finish(self, then: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
@@ -244,7 +252,7 @@ def a_job(**values: Any) -> Job:
 def commit(world: World, node: str = "denoise", *, step: int = 3, final: bool = False, **parts: str) -> Checkpoint:
     """What a denoiser would have committed."""
     nodes = {each.name: each for each in world.plan}
-    digest = world.plan.digest(nodes[node], world.job.model, world.job.prompt, "")
+    digest = world.plan.digest(nodes[node], world.job.model, world.job.prompt)
     fingerprint = Fingerprint(**{"input": digest, "revision": "r1", "state": "s1", **parts})
     metadata = ResultMetadata(device="cuda") if final else ResultMetadata()
     return Checkpoint(
@@ -268,7 +276,12 @@ def test_a_job_runs_its_stages_in_order_and_leaves_its_denoiser() -> None:
     denoise, decode = world.stages.of(Stage.DENOISE)[0], world.stages.of(Stage.DECODE)[0]
     assert denoise.named == {"text": "<text_encode>"}
     assert decode.inputs[1:] == ("<denoise>",)
-    assert world.stages.of(Stage.PUBLISH)[0].inputs == (world.job, "<decode>")
+    assert world.stages.of(Stage.PUBLISH)[0].inputs == (PublishRequest(world.job), "<decode>")
+    assert world.stages.of(Stage.TEXT_ENCODE)[0].inputs == (TextRequest(world.job.prompt, PARAMETERS),)
+    (request,) = world.stages.requests()
+    assert (request.token, request.parameters, request.needed) == ("t1", PARAMETERS, frozenset({"denoise"}))
+    assert request.input == world.plan.digest(world.plan.nodes[1], CARD.id, world.job.prompt)
+    assert world.run.call is None
     assert set(world.run.stage_seconds) == {"text_encode", "denoise", "decode", "publish"}
 
 
@@ -334,6 +347,7 @@ def test_a_denoise_that_had_ended_before_it_was_migrated_is_not_run_again() -> N
     assert world.stages.of(Stage.DECODE)[0].inputs[1:] == (CheckpointRef("denoise@3"),)
     assert world.run.result_metadata.device == "cuda"
     assert world.stages.log.count("freed") == 1
+    assert not world.lease.forgotten
 
 
 @pytest.mark.parametrize(
@@ -469,6 +483,18 @@ def test_a_denoiser_that_dies_at_work_costs_an_attempt() -> None:
     assert world.pool.lost_ones == ["d1"]
 
 
+def test_a_denoiser_that_dies_while_its_job_is_migrated_is_known_to_be_lost() -> None:
+    world = World({Stage.DENOISE: [[Started("d1")]]})
+
+    async def preempt() -> None:
+        call = await world.until_called(Stage.DENOISE)
+        call.after_cancel = died()
+        world.run.preempt()
+
+    world.finish(preempt)
+    assert world.pool.lost_ones == ["d1"]
+
+
 def test_an_encoder_that_dies_costs_an_attempt() -> None:
     world = World({Stage.TEXT_ENCODE: [[died()]]})
     with pytest.raises(ActorDiedError):
@@ -507,8 +533,10 @@ def test_a_retry_decodes_committed_latents_and_denoises_nothing() -> None:
     before = World()
     world = resumed(before, denoise=commit(before, final=True))
     world.finish()
-    assert world.stages.log == ["-> decode", "decode", "-> publish", "publish"]
+    order = ["-> decode", "freed", "decode", "-> publish", "publish"]
+    assert world.stages.log == order, "it leaves its place before a denoiser to another job"
     assert world.run.stage_seconds["denoise"] == 5.0
+    assert world.run.partial_stages == {"text_encode"}
     assert world.run.result_metadata.device == "cuda"
 
 
@@ -527,6 +555,31 @@ def test_a_checkpoint_of_another_input_is_made_again(final: bool, caplog: pytest
     world.finish()
     assert world.stages.requests()[0].checkpoint is None
     assert "another input" in caplog.text
+    assert world.lease.forgotten == ["denoise"], "so that no claim takes the job for denoised"
+
+
+def test_finished_latents_of_another_input_are_not_taken_over_by_a_migration_either() -> None:
+    """The assigned denoiser was gone before it had committed, so that the store still has the old checkpoint."""
+    before = World({Stage.DENOISE: [[], [Started("d2"), FINISHED]]})
+    old = commit(before, final=True, input="something else")
+    world = resumed(before, denoise=old)
+    world.lease.checkpoints["denoise"] = old
+
+    async def vanish() -> None:
+        call = await world.until_called(Stage.DENOISE)
+        call.after_cancel = asyncio.CancelledError()
+        world.run.migrate()
+
+    world.finish(vanish)
+    assert [each.checkpoint for each in world.stages.requests()] == [None, None]
+    assert world.stages.of(Stage.DECODE)[0].inputs[1:] == ("<denoise>",)
+
+
+def test_a_denoise_that_began_anew_does_not_count_what_it_did_not_continue() -> None:
+    before = World({Stage.DENOISE: [[Started("d1"), FINISHED]]})
+    world = resumed(before, denoise=commit(before))
+    world.finish()
+    assert world.run.stage_seconds["denoise"] == 1.0
 
 
 def test_committed_latents_that_cannot_be_read_are_made_again() -> None:
@@ -538,7 +591,7 @@ def test_committed_latents_that_cannot_be_read_are_made_again() -> None:
     assert world.lease.forgotten == ["denoise"]
     assert world.stages.requests()[0].checkpoint is None
     order = ["decode", "decode drained", "-> text_encode", "text_encode", "-> denoise", "denoise", "-> decode", "freed"]
-    assert world.stages.log[1:9] == order
+    assert world.stages.log[2:10] == order
     assert world.stages.of(Stage.DECODE)[1].inputs[1:] == ("<denoise>",)
 
 
@@ -546,6 +599,114 @@ def test_latents_that_were_never_committed_cannot_be_lost() -> None:
     world = World({Stage.DECODE: [[Started("v1"), task_error(LatentsLost("gone"))]]})
     with pytest.raises(LatentsLost):
         world.finish()
+
+
+def test_the_jobs_own_image_is_encoded_from_the_artifact_store() -> None:
+    world = World(job=a_job(has_image=True))
+    world.finish()
+    assert world.stages.of(Stage.IMAGE_ENCODE)[0].inputs == (ImageRequest(input_key(world.job), PARAMETERS),)
+    assert world.stages.of(Stage.DENOISE)[0].named == {"text": "<text_encode>", "image": "<image_encode>"}
+    assert world.stages.log[1] == "-> image_encode"
+
+
+def test_the_first_stage_does_not_wait_for_the_store() -> None:
+    world = World()
+    answers = asyncio.Event()
+
+    async def late() -> Mapping[Stage, float]:
+        world.stages.log.append("asked")
+        await answers.wait()
+        return dict.fromkeys(Stage, 10.0)
+
+    world.lease.estimate = late  # type: ignore[method-assign]
+
+    async def answer() -> None:
+        await world.until_called(Stage.TEXT_ENCODE)
+        answers.set()
+
+    world.finish(answer)
+    assert set(world.stages.log[:2]) == {"asked", "text_encode"}
+    assert world.lease.reports[0][:2] == (Stage.TEXT_ENCODE, 1)
+
+
+def test_a_stage_that_says_nothing_is_a_fault() -> None:
+    world = World({Stage.DECODE: [[Started("v1"), FINISHED]]})
+    world.stages.without_value = Stage.DECODE
+    with pytest.raises(AssertionError, match="decode has finished without a value"):
+        world.finish()
+
+
+def test_a_call_is_collected_as_soon_as_it_has_ended() -> None:
+    """It holds Ray's stream, and so what is left in it."""
+    world = World()
+    gone: list[weakref.ref[StageCall]] = []
+    enter = world.lease.advance
+
+    async def look(stage: Stage, percent: int) -> None:
+        if world.run.call is not None:
+            gone.append(weakref.ref(world.run.call))
+        await enter(stage, percent)
+
+    world.lease.advance = look  # type: ignore[method-assign]
+    world.stages.scripts[Stage.DENOISE] = [[Started("d1"), Ending(), FINISHED]]
+    gc.disable()
+    try:
+        world.finish()
+        assert len(gone) == 1
+        assert gone[0]() is None
+    finally:
+        gc.enable()
+
+
+# Two passes: the second denoises from the result of the first, at another size.
+
+LARGE = PARAMETERS.model_copy(update={"width": 2 * PARAMETERS.width})
+
+
+def two_passes() -> Graph:
+    return published(
+        Node("text_encode", Stage.TEXT_ENCODE, PARAMETERS),
+        Node("denoise", Stage.DENOISE, PARAMETERS, text="text_encode"),
+        Node("denoise.2", Stage.DENOISE, LARGE, text="text_encode", latents=("denoise",)),
+        Node("decode", Stage.DECODE, LARGE, latents=("denoise.2",)),
+    )
+
+
+def test_the_second_pass_takes_the_latents_of_the_first_at_its_own_size() -> None:
+    world = World(graph=two_passes())
+    world.finish()
+    first, second = world.stages.of(Stage.DENOISE)
+    assert first.named == {"text": "<text_encode>"}
+    assert second.named == {"text": "<text_encode>", "latents": "<denoise>"}
+    assert [each.parameters for each in world.stages.requests()] == [PARAMETERS, LARGE]
+    assert all(each.needed == {"denoise.2"} for each in world.stages.requests())
+
+
+def test_a_pass_that_is_about_to_end_keeps_its_denoiser_for_another_pass() -> None:
+    """Else the store would give the job a second denoiser while it cannot use it."""
+    script: Script = [Started("d1"), Ending(), lambda: world.stages.log.append("ends"), FINISHED]
+    world = World({Stage.DENOISE: [script, [Started("d2"), Ending(), FINISHED]]}, graph=two_passes())
+    world.finish()
+    order = ["-> denoise", "denoise", "ends", "-> denoise", "freed", "denoise.2", "-> decode", "freed", "decode"]
+    assert world.stages.log[1:10] == order
+
+
+def test_a_decode_of_one_size_makes_the_files_of_the_finished_video() -> None:
+    graph = two_passes()
+    *nodes, publish = graph.nodes
+    world = World(graph=Graph((*nodes, replace(publish, parameters=PARAMETERS))))
+    world.finish()
+    (request,) = [each for each in world.stages.of(Stage.DECODE)[0].inputs if isinstance(each, DecodeRequest)]
+    assert (request.parameters, request.video) == (LARGE, PARAMETERS)
+
+
+def test_a_second_pass_whose_first_latents_are_lost_begins_with_the_first() -> None:
+    script: Script = [Started("d1"), task_error(LatentsLost("gone"))]
+    before = World({Stage.DENOISE: [script]}, graph=two_passes())
+    world = resumed(before, denoise=commit(before, final=True))
+    world.finish()
+    assert [each.node for each in world.stages.requests()] == ["denoise.2", "denoise", "denoise.2"]
+    assert world.stages.log.count("freed") == 3
 
 
 # A graph with a loop: two segments, the second from the last frame of the first.
@@ -569,12 +730,13 @@ def test_a_loop_passes_frames_and_latents_on_and_asks_for_a_denoiser_each_time()
     assert isinstance(still[0], DecodeRequest)
     assert still[0].last_frame
     assert video[1:] == ("<denoise.1>", "<denoise.2>")
-    assert world.stages.of(Stage.IMAGE_ENCODE)[0].inputs == ("<decode>", PARAMETERS)
+    assert world.stages.of(Stage.IMAGE_ENCODE)[0].inputs == (ImageRequest(None, PARAMETERS), "<decode>")
     assert world.stages.of(Stage.DENOISE)[1].named == {"text": "<text_encode>", "image": "<image_encode>"}
-    assert [(each.node, each.denoiser, each.last) for each in world.stages.requests()] == [
-        ("denoise.1", "d1", False),
-        ("denoise.2", "d2", True),
+    assert [(each.node, each.denoiser) for each in world.stages.requests()] == [
+        ("denoise.1", "d1"),
+        ("denoise.2", "d2"),
     ]
+    assert all(each.needed == {"denoise.1", "denoise.2"} for each in world.stages.requests())
     assert world.stages.log.count("freed") == 2
     percents = [percent for _, percent in world.lease.advances]
     assert percents == sorted(percents)

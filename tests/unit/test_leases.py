@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text, update
 
 from jobs.changes import Position
 from jobs.costs import mean_seconds, read_lines
@@ -19,6 +19,7 @@ from jobs.schema import webhooks
 from jobs.stored import Checkpoints, ResultMetadata
 from jobs.usage import gpu_seconds_per_day
 from pipelines.stages import Stage
+from tests.harness.processes import until
 from tests.unit.conftest import Jobs
 from tests.unit.test_stored import checkpoint
 
@@ -59,7 +60,7 @@ def test_an_expired_lease_is_claimed_by_another_and_the_first_can_write_no_more(
     again, new = jobs.take(owner="c2")
     assert (again.id, again.attempts) == (taken.id, 2)
     assert not jobs.advance(old, Stage.DECODE, 50)
-    assert not jobs.leases.commit(old, "denoise", checkpoint(1))
+    assert not jobs.leases.commit(old, "denoise", checkpoint(1), ["denoise"])
     assert not jobs.complete(old)
     assert not jobs.leases.fail(old, "x", "y")
     assert jobs.leases.retry(old, 1, "y", 3) is None
@@ -212,7 +213,7 @@ def test_a_checkpoint_outlives_an_attempt_and_not_the_job(jobs: Jobs) -> None:
     jobs.accept()
     taken, token = jobs.take()
     committed = checkpoint(7)
-    assert jobs.leases.commit(token, "denoise", committed)
+    assert jobs.leases.commit(token, "denoise", committed, ["denoise"])
     assert jobs.leases.checkpoint(token, "denoise") == committed
     assert jobs.leases.checkpoint(token, "denoise.2") is None
     jobs.leases.release(token)
@@ -351,8 +352,44 @@ def test_a_job_that_was_denoised_does_not_wait_for_a_denoiser(jobs: Jobs) -> Non
     for final in (False, True):
         job = jobs.accept()
         _, token = jobs.take()
-        assert jobs.leases.commit(token, "denoise", checkpoint(3, final=final), last=True)
+        assert jobs.leases.commit(token, "denoise", checkpoint(3, final=final), ["denoise"])
         assert jobs.leases.release(token)
         assert [getattr(jobs.claim(capacity=0), "id", None)] == [job.id if final else None]
         if not final:
             jobs.store.cancel(job.id)
+
+
+def test_two_denoises_of_a_job_that_commit_at_once_both_keep_their_commits(jobs: Jobs) -> None:
+    """The final latents of one pass are written while the next pass is at work, by another process."""
+    if jobs.database.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    jobs.accept()
+    job, token = jobs.take()
+    with ThreadPoolExecutor(1) as pool, jobs.database.write() as connection:
+        mine = table.c.lease_token == token
+        connection.execute(select(table.c.id).where(mine).with_for_update())
+        second = pool.submit(jobs.leases.commit, token, "denoise.2", checkpoint(2), ["denoise.2"])
+        until(lambda: waits_for_a_lock(jobs), "the second commit waits for the first")
+        first = Checkpoints().with_commit("denoise", checkpoint(9, final=True), ["denoise.2"])
+        connection.execute(update(table).where(mine).values(checkpoint=first))
+        connection.commit()
+        assert second.result(60)
+    found = jobs.get(job).checkpoint
+    assert found is not None
+    assert found.nodes.keys() == {"denoise", "denoise.2"}
+
+
+def waits_for_a_lock(jobs: Jobs) -> bool:
+    with jobs.database.read() as connection:
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return bool(connection.execute(text(waiting)).scalar_one())
+
+
+def test_costs_are_learned_of_stages_that_did_all_of_their_work(jobs: Jobs) -> None:
+    jobs.accept(work={"denoise": 4.0, "decode": 2.0})
+    _, token = jobs.take()
+    rendered = Rendered({"denoise": 8.0, "decode": 1.0}, ResultMetadata(), partial=frozenset({"decode"}))
+    assert jobs.leases.complete({token: rendered})
+    assert set(jobs.store.lines("m")) == {Stage.DENOISE}

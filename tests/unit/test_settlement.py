@@ -65,6 +65,7 @@ class Completions:
 class Run:
     stage_seconds: dict[str, float] = field(default_factory=lambda: {"denoise": 2.0})
     result_metadata: ResultMetadata = field(default_factory=lambda: ResultMetadata(frames=9))
+    partial_stages: frozenset[str] = frozenset({"decode"})
 
 
 def from_a_replica(error: Exception) -> BaseException:
@@ -92,7 +93,7 @@ def settle(
 def test_a_run_without_an_error_completes_its_job_with_what_it_measured() -> None:
     leases = Leases()
     assert settle(leases, None) == "completed"
-    assert leases.written == [("complete", Rendered({"denoise": 2.0}, ResultMetadata(frames=9)))]
+    assert leases.written == [("complete", Rendered({"denoise": 2.0}, ResultMetadata(frames=9), frozenset({"decode"})))]
 
 
 def test_an_aborted_run_goes_on_elsewhere_at_once() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+from pydantic import ValidationError
 from sqlalchemy import text
 
 from deployments.http.queue_view import Place
@@ -14,7 +16,7 @@ from pipelines.catalogue import get_card
 from pipelines.output import Output
 from pipelines.requests import read_parameters
 from pipelines.stages import Stage
-from pipelines.strict import read_stored
+from pipelines.strict import StrictModel, read_stored
 from tests.unit.conftest import Jobs, new_job
 
 MADE_OF = Fingerprint(input="i", revision="r", state="s")
@@ -37,7 +39,7 @@ def test_keys_of_another_version_stay() -> None:
     data = Checkpoints(nodes={"denoise": checkpoint()}).written()
     data["nodes"]["denoise"]["peak_bytes"] = 7  # type: ignore[index]
     data["hint"] = "later"
-    again = Checkpoints.read(data).with_commit("denoise.2", checkpoint(), last=True).written()
+    again = Checkpoints.read(data).with_commit("denoise.2", checkpoint(), ["denoise.2"]).written()
     assert again["nodes"]["denoise"]["peak_bytes"] == 7  # type: ignore[index]
     assert again["hint"] == "later"
     measured = ResultMetadata.read({"device": "cuda", "peak_bytes": 7})
@@ -54,14 +56,31 @@ def test_another_format_is_no_checkpoint() -> None:
         assert Checkpoints.read(data) == Checkpoints()
 
 
-def test_only_the_last_denoise_makes_a_job_final() -> None:
-    first = Checkpoints().with_commit("denoise", checkpoint(final=True), last=False)
-    assert not first.final
-    assert not first.with_commit("denoise.2", checkpoint(), last=True).final
-    both = first.with_commit("denoise.2", checkpoint(final=True), last=True)
-    assert both.final
-    assert not both.without("denoise").final
-    assert both.without("denoise").nodes.keys() == {"denoise.2"}
+def test_a_job_needs_no_denoiser_once_all_latents_that_it_needs_are_finished() -> None:
+    both = ["denoise", "denoise.2"]
+    second = Checkpoints().with_commit("denoise.2", checkpoint(final=True), both)
+    assert not second.final, "the write of the first one was lost"
+    done = second.with_commit("denoise", checkpoint(final=True), both)
+    assert done.final
+    assert not done.with_commit("denoise", checkpoint(), both).final, "it is made again"
+    assert not done.without("denoise").final
+    assert done.without("denoise").nodes.keys() == {"denoise.2"}
+
+
+def test_a_row_that_cannot_be_read_hurts_no_other(jobs: Jobs, caplog: pytest.LogCaptureFixture) -> None:
+    broken, other = jobs.accept(), jobs.accept()
+    wrong = {"version": 1, "final": True, "nodes": {"denoise": {"key": "k"}}}
+    with jobs.database.write() as connection:
+        update = text("UPDATE jobs SET checkpoint = :checkpoint, result_metadata = :metadata WHERE id = :id")
+        metadata = {"frames": "many", "device": "cpu"}
+        values = {"checkpoint": json.dumps(wrong), "metadata": json.dumps(metadata), "id": broken.id}
+        connection.execute(update, values)
+    taken = {job.id: job for job, _ in (jobs.take(), jobs.take())}
+    assert taken.keys() == {broken.id, other.id}
+    assert taken[broken.id].checkpoint == Checkpoints()
+    assert taken[broken.id].result_metadata == ResultMetadata(device="cpu")
+    assert "cannot read nodes" in caplog.text
+    assert "cannot read frames" in caplog.text
 
 
 def test_a_fingerprint_says_what_differs() -> None:
@@ -94,10 +113,28 @@ def test_a_row_of_a_newer_release_can_be_read_paged_and_finished(jobs: Jobs) -> 
     assert set(jobs.store.lines("m")) == {Stage.DENOISE}
 
 
-def test_parameters_of_a_newer_release_have_no_effect_and_are_named(caplog: Any) -> None:
+def test_parameters_of_a_newer_release_have_no_effect_and_are_named(caplog: pytest.LogCaptureFixture) -> None:
     known = get_card("ltx-tiny").default_parameters()
     assert read_parameters({**known.model_dump(mode="json"), "stg_scale": 1.0}) == known
     assert "stg_scale" in caplog.text
+
+
+class Inner(StrictModel):
+    known: int
+
+
+class Outer(StrictModel):
+    inner: Inner
+    many: tuple[Inner, ...] = ()
+
+
+def test_unknown_keys_have_no_effect_at_any_depth(caplog: pytest.LogCaptureFixture) -> None:
+    data = {"inner": {"known": 1, "new": 2}, "many": [{"known": 3}, {"known": 4, "newer": 5}], "newest": 6}
+    assert read_stored(Outer, data) == Outer(inner=Inner(known=1), many=(Inner(known=3), Inner(known=4)))
+    assert data["newest"] == 6, "the record itself is left alone"
+    assert "inner.new, many.1.newer, newest" in caplog.text
+    with pytest.raises(ValidationError):
+        read_stored(Outer, {"inner": {"new": 2}})
 
 
 def test_a_job_of_a_family_that_is_not_there_is_still_shown() -> None:
