@@ -15,9 +15,10 @@ import yaml
 from pydantic import ValidationError
 
 from pipelines.card import ModelCard
-from pipelines.errors import ConfigError
-from pipelines.families import families
+from pipelines.errors import ConfigError, InvalidRequest
+from pipelines.families import families, graph_of
 from pipelines.paths import ROOT
+from pipelines.stages import Stage
 
 CATALOGUE = ROOT / "configs" / "models"
 
@@ -31,7 +32,10 @@ def read_card(data: object) -> ModelCard:
     """
     name = data.get("family") if isinstance(data, dict) else None
     if name not in families():
-        raise ConfigError(f"family must be one of {', '.join(families())}; it is {name!r}")
+        known = ", ".join(families())
+        raise ConfigError(
+            f"family must be one of {known}; it is {name!r}. Is the package that registers it installed here?"
+        )
     return families()[name].card.model_validate(data)
 
 
@@ -47,7 +51,31 @@ def load_card(path: Path) -> ModelCard:
         raise ConfigError(f"{path}: {error}") from error
     if card.id != path.stem:
         raise ConfigError(f"{path}: id is {card.id!r}, the file's name says {path.stem!r}; make them the same")
+    try:
+        _check(card)
+    except ConfigError:
+        raise  # of a family's request fields, and of no card
+    except InvalidRequest as error:
+        raise ConfigError(f"{path}: the card's own defaults are refused: {error}") from error
+    except Exception as error:  # a family's code may be somebody else's
+        cause = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{path}: the family {card.family} cannot make a job of the defaults: {cause}") from error
     return card
+
+
+def _check(card: ModelCard) -> None:
+    """Make a request of the card's own defaults, and its graphs: what is wrong here would be wrong for every client."""
+    from pipelines.requests import GenerationRequest, resolve
+
+    settable = {name: value for name, value in card.defaults.model_dump().items() if value is not None}
+    fields = {name: value for name, value in settable.items() if name in GenerationRequest.model_fields}
+    prompt = "a prompt" if card.TAKES_PROMPT else None
+    request = GenerationRequest.model_validate({**fields, "prompt": prompt})
+    parameters = resolve(request, card, has_image=card.NEEDS_IMAGE)
+    for has_image in {card.NEEDS_IMAGE, Stage.IMAGE_ENCODE in card.STAGES}:
+        graph_of(card, parameters, has_image)
+    for stage in card.STAGES:
+        hash(card.shared_by(stage))
 
 
 def folders() -> list[Path]:
@@ -64,6 +92,7 @@ def load_catalogue() -> dict[str, ModelCard]:
         ConfigError: a card is wrong, two have the same id, or the operator's folder does not exist.
     """
     cards: dict[str, ModelCard] = {}
+    families()  # first, so that what is wrong with them is not said of a card
     if missing := [folder for folder in folders() if not folder.is_dir()]:
         raise ConfigError(f"KINORAY_MODELS: there is no folder {missing[0]}")
     for path in (path for folder in folders() for path in sorted(folder.glob("*.yaml"))):

@@ -47,8 +47,10 @@ def families() -> dict[str, AnyFamily]:
         except Exception as error:  # it is somebody else's code
             cause = f"{type(error).__name__}: {error}"
             raise ConfigError(f"the family {entry.name!r} cannot be imported from {entry.value}: {cause}") from error
-        if not isinstance(family, Family) or family.name != entry.name:
-            raise ConfigError(f"{entry.value} must be a pipelines.protocols.Family with the name {entry.name!r}")
+        if not isinstance(family, Family):
+            raise ConfigError(f"{entry.value} must be a pipelines.protocols.Family; it is a {type(family).__name__}")
+        if family.name != entry.name:
+            raise ConfigError(f"{entry.value} has the name {family.name!r}, its entry point says {entry.name!r}")
         if family.name in found:
             raise ConfigError(f"{entry.value}: there is a family {family.name!r} already; choose another name")
         found[family.name] = family

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image, fromarray
 
+from pipelines.errors import JobFailed
 from pipelines.protocols import Audio
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = TypeVar("P", bound="Pixels")
 
 _END = object()
 
@@ -40,14 +42,28 @@ def to_frames(chunks: Iterable[Pixels]) -> Iterator[Frame]: ...
 @overload
 def to_frames(chunks: Iterable[Pixels | Audio]) -> Iterator[Frame | Audio]: ...
 def to_frames(chunks: Iterable[Pixels | Audio]) -> Iterator[Frame | Audio]:
-    """Convert decoded chunks to single frames [H, W, 3] uint8; sound passes unchanged."""
+    """Convert decoded chunks to single frames [H, W, 3] uint8; sound passes unchanged.
+
+    Raises:
+        JobFailed: a chunk has another dtype or shape.
+    """
     for chunk in chunks:
         if isinstance(chunk, Audio):
             yield chunk
         elif isinstance(chunk, np.ndarray):
-            yield from chunk
+            yield from checked(chunk)
         else:
+            chunk = checked(chunk)
             yield from (chunk.permute(0, 2, 3, 1).float() * 255).round().byte().contiguous().cpu().numpy()
+
+
+def checked(chunk: P) -> P:
+    """The same chunk of a decode. Raises JobFailed when it has another dtype or shape than `DecodeStage` says."""
+    is_array = isinstance(chunk, np.ndarray)
+    if chunk.ndim == 4 and chunk.shape[3 if is_array else 1] == 3 and (not is_array or chunk.dtype == np.uint8):
+        return chunk
+    what = f"{chunk.dtype} {list(chunk.shape)}"
+    raise JobFailed(f"a decoder yields uint8 arrays [n, H, W, 3] or tensors [n, 3, H, W] in [0, 1]; this one: {what}")
 
 
 def pixels(chunks: Iterable[Pixels | Audio]) -> Iterator[Pixels]:

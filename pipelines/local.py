@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipelines.card import ModelCard, Parameters
 from pipelines.families import graph_of, stages_of
-from pipelines.frames import last_frame, pixels
+from pipelines.frames import checked, last_frame, pixels
 from pipelines.protocols import DecodeStage, DenoiseInputs, DenoiseStage, ImageStage, Resources, StageOutput, TextStage
 from pipelines.stages import Stage
 
@@ -109,4 +109,5 @@ class LocalPipeline:
 
 
 def _tensor(chunk: Pixels) -> Tensor:
+    chunk = checked(chunk)
     return chunk if isinstance(chunk, Tensor) else torch.from_numpy(chunk).permute(0, 3, 1, 2) / 255

@@ -33,12 +33,14 @@ def format_of(kind: type[StageOutput]) -> str:
 
 
 def to_bytes(value: StageOutput) -> bytes:
-    """Serialise a flat dataclass of tensors and JSON values."""
+    """Serialise a flat dataclass of tensors and JSON values. Raises TypeError for any other value."""
     items = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     arrays = {name: item for name, item in items.items() if isinstance(item, np.ndarray)}
     tensors = {name: item for name, item in items.items() if hasattr(item, "detach")}
     assert not (arrays and tensors), "a stage output holds one or the other"
     plain = {name: item for name, item in items.items() if name not in arrays and name not in tensors}
+    for name, item in plain.items():
+        _require_json(item, f"{type(value).__name__}.{name}")
     header = {"format": format_of(type(value)), "plain": plain}
     if arrays:
         return _save_arrays(arrays, {**header, "of": NUMPY})
@@ -65,10 +67,20 @@ def from_bytes(kind: type[T], data: bytes) -> T:
     return kind(**fields)
 
 
+def _require_json(item: object, name: str) -> None:
+    try:
+        json.dumps(item)
+    except (TypeError, ValueError) as error:
+        kind = f"{type(item).__module__}.{type(item).__qualname__}"
+        raise TypeError(f"{name} is a {kind}; use an array, a tensor or a value that JSON knows") from error
+
+
 def _save_arrays(arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> bytes:
     from safetensors.numpy import save
 
-    return save(arrays, metadata={HEADER: json.dumps(header, sort_keys=True)})
+    # safetensors writes the memory of an array as it lies there, whatever the array's order.
+    in_order = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    return save(in_order, metadata={HEADER: json.dumps(header, sort_keys=True)})
 
 
 def _save_tensors(tensors: dict[str, Tensor], header: dict[str, Any]) -> bytes:

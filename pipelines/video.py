@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.card import Parameters
+from pipelines.errors import JobFailed
 from pipelines.output import Output, RenderedVideo
 from pipelines.protocols import Audio
 from pipelines.stills import Stills
@@ -46,16 +47,36 @@ def render(
     *,
     threads: int = 1,
 ) -> RenderedVideo:
-    """Make every file of a video in one pass over its frames; there must be `parameters.num_frames` of them.
+    """Make every file of a video in one pass over its frames.
 
     The video's sound, if it has any, comes before the frames; it is cut where the frames end.
+
+    Raises:
+        JobFailed: the frames are not those that `parameters` say.
     """
     audio, frames = split_sound(frames)
+    frames = _checked(frames, parameters)
     if audio is not None:
         audio = replace(audio, samples=audio.samples[:, : round(audio.rate * parameters.seconds)])
     stills = Stills(parameters.num_frames, thumbnail=output.thumbnail, spritesheet=output.spritesheet)
     mp4 = encode_mp4(stills.passing(frames), parameters.fps, metadata, audio=audio, crf=output.crf, threads=threads)
     return RenderedVideo(mp4, stills.thumbnail(), stills.spritesheet())
+
+
+def _checked(frames: Iterable[Frame], parameters: Parameters) -> Iterator[Frame]:
+    """The same frames.
+
+    Raises:
+        JobFailed: there are more or fewer than the video has, or they have another size.
+    """
+    shape, seen = (parameters.height, parameters.width, 3), 0
+    for frame in frames:
+        seen += 1
+        if frame.shape != shape:
+            raise JobFailed(f"a frame is {frame.shape[1]}x{frame.shape[0]}; the video is {shape[1]}x{shape[0]}")
+        yield frame
+    if seen != parameters.num_frames:
+        raise JobFailed(f"the decoder yielded {seen} frames; the video has {parameters.num_frames}")
 
 
 def split_sound(items: Iterable[Frame | Audio]) -> tuple[Audio | None, Iterator[Frame]]:

@@ -64,8 +64,8 @@ def test_an_installed_package_adds_a_family(install: Callable[[str, object], Non
     ("name", "what", "says"),
     [
         ("mine", None, "cannot be imported from a_family_of_a_test:MINE"),
-        ("mine", "no family", "must be a pipelines.protocols.Family with the name 'mine'"),
-        ("mine", "simulated", "must be a pipelines.protocols.Family with the name 'mine'"),
+        ("mine", "no family", "must be a pipelines.protocols.Family; it is a str"),
+        ("mine", "simulated", "has the name 'simulated', its entry point says 'mine'"),
         ("svd", "svd", "there is a family 'svd' already; choose another name"),
     ],
     ids=["missing", "something else", "another name", "a name that is taken"],

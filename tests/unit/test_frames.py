@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from pipelines.frames import consume_meanwhile, to_frames
+from pipelines.errors import JobFailed
+from pipelines.frames import consume_meanwhile, last_frame, to_frames
+from pipelines.protocols import Audio
 from pipelines.video import encode_mp4
 
 PATIENCE_S = 60
@@ -83,3 +87,37 @@ def test_pixels_become_frames() -> None:
     frames = list(to_frames(chunks))
     assert [frame.shape for frame in frames] == [(4, 6, 3)] * 3
     assert [int(frame.max()) for frame in frames] == [0, 0, 255]
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        np.zeros((2, 3, 4, 6), np.uint8),
+        np.zeros((2, 4, 6, 3), np.float32),
+        np.zeros((2, 4, 6, 4), np.uint8),
+        np.zeros((4, 6, 3), np.uint8),
+        torch.zeros(2, 4, 6, 3),
+        torch.zeros(3, 4, 6),
+    ],
+    ids=["channels first", "floats", "with alpha", "one frame", "channels last", "one tensor"],
+)
+def test_what_is_no_frames_fails_the_job_with_a_sentence(chunk: Any) -> None:
+    with pytest.raises(JobFailed, match=r"a decoder yields uint8 arrays .* this one: .*\["):
+        list(to_frames([chunk]))
+
+
+def test_the_last_frame_is_the_last_of_the_last_chunk() -> None:
+    chunks = [np.full((2, 4, 6, 3), 9, np.uint8), np.arange(3 * 72).reshape(3, 4, 6, 3).astype(np.uint8)]
+    sound = Audio(np.zeros((1, 8), np.float32), 8)
+    picture = last_frame([sound, *chunks])
+    assert (picture.rgb == chunks[1][2]).all()
+    assert picture.image().size == (6, 4)
+    tensor = torch.stack([torch.zeros(3, 4, 6), torch.ones(3, 4, 6)])
+    assert last_frame([tensor]).rgb.min() == 255
+
+
+def test_sound_passes_unchanged() -> None:
+    sound = Audio(np.zeros((1, 8), np.float32), 8)
+    first, *frames = to_frames([sound, np.zeros((2, 4, 6, 3), np.uint8)])
+    assert first is sound
+    assert len(frames) == 2

@@ -87,6 +87,7 @@ class Call(Stream):
     name: str
     canceled: asyncio.Event = field(default_factory=asyncio.Event)
     after_cancel: BaseException | None = None
+    cancels: int = 0
 
     async def events(self) -> AsyncGenerator[Event, None]:
         for item in self.script:
@@ -105,6 +106,7 @@ class Call(Stream):
 
     def cancel(self) -> None:
         self.canceled.set()
+        self.cancels += 1
 
     async def drain(self) -> None:
         self.log.append(f"{self.name} drained")
@@ -332,6 +334,18 @@ def test_a_migrated_denoise_continues_elsewhere_from_its_commit_and_both_parts_c
     assert world.stages.log[drained + 1] == "-> denoise", "the store gives its denoiser to another job meanwhile"
     assert world.run.stage_seconds["denoise"] == 7.0
     assert world.run.result_metadata.resumed_at_step == 3
+
+
+def test_a_call_is_taken_back_once() -> None:
+    world = World({Stage.DENOISE: [[Started("d1")]]})
+
+    async def migrate() -> None:
+        call = await world.until_called(Stage.DENOISE)
+        for _ in range(3):  # every look at the replicas finds that it is stopping
+            world.run.migrate()
+        assert call.cancels == 1
+
+    world.finish(migrate)
 
 
 def test_a_denoise_that_had_ended_before_it_was_migrated_is_not_run_again() -> None:

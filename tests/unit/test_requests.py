@@ -130,3 +130,21 @@ def test_a_card_names_only_components_of_its_family() -> None:
     with pytest.raises(ValidationError, match="no component 'transformer'; there are feature_extractor, image_encoder"):
         read_card({**data, "components": {"transformer": elsewhere}})
     assert read_card({**data, "components": {"unet": elsewhere}}).id == "svd-tiny"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("fps: 8", "fps: 0"),
+        ("width: 64", "width: 70"),
+        ("num_frames: 9", "num_frames: 999"),
+        ("num_inference_steps: ", "num_inference_steps: 5000 # "),
+    ],
+)
+def test_a_card_keeps_to_its_own_limits(tmp_path: Path, wrong: str, says: str) -> None:
+    good = (ROOT / "configs/models/ltx-tiny.yaml").read_text()
+    assert wrong in good, good
+    path = tmp_path / "ltx-tiny.yaml"
+    path.write_text(good.replace(wrong, says))
+    with pytest.raises(ConfigError, match=r"ltx-tiny\.yaml: "):
+        load_card(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 import yaml
 
@@ -71,6 +73,41 @@ def test_latents_have_the_shape_that_the_real_ones_would_and_survive_a_checkpoin
     assert final.latents.shape == (1, 128, 16, 15, 22)
     again = from_bytes(FinalLatents, to_bytes(final))
     assert (again.latents.shape, again.latents.dtype) == (final.latents.shape, final.latents.dtype)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.arange(6.0).reshape(2, 3).T,
+        np.arange(12.0).reshape(2, 6)[:, ::2],
+        np.arange(6.0)[::-1],
+        np.broadcast_to(np.arange(3.0), (2, 3)),
+        np.array(5.0),
+    ],
+    ids=["by columns", "turned", "every other", "backwards", "spread", "one number"],
+)
+def test_an_array_comes_back_however_it_lies_in_memory(array: Any) -> None:
+    again = from_bytes(FinalLatents, to_bytes(FinalLatents(array)))
+    assert again.latents.shape == array.shape
+    assert (again.latents == array).all()
+
+
+def test_a_state_that_cannot_be_stored_names_its_field() -> None:
+    with pytest.raises(TypeError, match=r"DenoiseState.step is a numpy.int64; use an array, a tensor or a value"):
+        to_bytes(DenoiseState(np.zeros(1, np.float32), np.int64(3)))  # type: ignore[arg-type]
+
+
+def test_a_value_of_another_versions_class_is_none() -> None:
+    data = to_bytes(DenoiseState(np.zeros(1, np.float32), 3))
+    for fields, differs in (({"latents": Any}, "step"), ({"latents": Any, "step": int, "sigma": float}, "sigma")):
+        other = dataclasses.make_dataclass("DenoiseState", fields.items())
+        with pytest.raises(ValueError, match=f"they differ in {differs}"):
+            from_bytes(other, data)
+    newer = dataclasses.make_dataclass("DenoiseState", {"latents": Any, "step": int}.items())
+    newer.VERSION = 2  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="hold a DenoiseState 1, not a DenoiseState 2"):
+        from_bytes(newer, data)
 
 
 def test_a_render_goes_on_from_its_state() -> None:

@@ -17,10 +17,12 @@ from PIL import Image
 
 from deployments.stages.worker import payload_bytes
 from pipelines.catalogue import get_card
+from pipelines.errors import JobFailed
 from pipelines.output import Output, RenderedVideo
 from pipelines.paths import ROOT
+from pipelines.protocols import Audio
 from pipelines.requests import GenerationRequest, resolve
-from pipelines.video import contact_sheet, encode_mp4, read_frames, render
+from pipelines.video import Frame, contact_sheet, encode_mp4, read_frames, render
 from tests.unit.encoding import digest, moving
 
 FRAMES = [np.full((64, 96, 3), 20 * i, np.uint8) for i in range(9)]
@@ -48,12 +50,12 @@ def test_is_deterministic_playable_and_starts_fast(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 64), (64, 96), (96, 96), (192, 256)])
 def test_the_same_frames_are_the_same_files_whatever_the_memory_holds(height: int, width: int) -> None:
     """x264's code for AVX-512 does not pass: of forty files of 96x64 nine were different."""
-    frames = moving(height, width)
+    frames, parameters = moving(height, width), PARAMETERS.model_copy(update={"width": width, "height": height})
     dice, held = random.Random(0), list[bytes]()
     digests = set()
     for _ in range(40):
         held = [*held[-200:], *(dice.randbytes(dice.randrange(200_000)) for _ in range(20))]
-        rendered = render(frames, PARAMETERS, {}, Output())
+        rendered = render(frames, parameters, {}, Output())
         digests.add(tuple(digest(each) for each in (rendered.mp4, rendered.thumbnail, rendered.spritesheet)))
     assert len(digests) == 1
 
@@ -114,3 +116,29 @@ def test_the_publisher_reads_a_rendered_video_without_torch_or_av() -> None:
     data = pickle.dumps(RenderedVideo(b"mp4", b"thumbnail", None))
     shown = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True, cwd=ROOT)
     assert shown.stdout.decode().strip() == "b'mp4' []"
+
+
+@pytest.mark.parametrize(
+    ("frames", "says"),
+    [
+        (FRAMES[:-1], "the decoder yielded [0-9]+ frames; the video has"),
+        ([*FRAMES, FRAMES[0]], "the decoder yielded [0-9]+ frames; the video has"),
+        ([], "the decoder yielded 0 frames; the video has"),
+        ([frame[:-2] for frame in FRAMES], "a frame is [0-9]+x[0-9]+; the video is"),
+    ],
+    ids=["too few", "too many", "none", "another size"],
+)
+def test_frames_that_are_not_the_videos_fail_the_job_with_a_sentence(frames: list[Frame], says: str) -> None:
+    with pytest.raises(JobFailed, match=says):
+        render(frames, PARAMETERS, {}, Output())
+
+
+def test_sound_is_cut_where_the_frames_end() -> None:
+    seconds = PARAMETERS.num_frames / PARAMETERS.fps
+    rate = 8000
+    sound = Audio(np.zeros((2, round(rate * (seconds + 3))), np.float32), rate)
+    rendered = render([sound, *FRAMES], PARAMETERS, {}, Output())
+    with av.open(BytesIO(rendered.mp4)) as container:
+        samples = sum(frame.samples for frame in container.decode(audio=0))
+        assert container.streams.audio[0].layout.name == "stereo"
+    assert samples / rate == pytest.approx(seconds, abs=0.3)
