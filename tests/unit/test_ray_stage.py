@@ -46,9 +46,11 @@ class References:
 
     async def __anext__(self) -> Reference:
         try:
-            return next(self._left)
+            reference = next(self._left)
         except StopIteration:
             raise StopAsyncIteration from None
+        reference.fetched = True  # so does Ray, to learn that the object is there
+        return reference
 
     def __iter__(self) -> Iterator[Reference]:
         return self
