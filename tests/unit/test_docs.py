@@ -18,7 +18,7 @@ from deployments.http.schemas import CreateVideo, Video
 from pipelines.catalogue import load_catalogue
 from pipelines.paths import ROOT
 from storage.settings import BucketSettings
-from tests.families.test_families import CONFIG
+from tests.families.test_families import CONFIG, in_a_process_of_its_own
 
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 ADDING = "docs/adding-a-family.md"
@@ -70,29 +70,59 @@ def test_the_page_on_families_shows_one_that_is_tested() -> None:
     assert (TOY / "kinoray_toy.py").read_text() in blocks(ADDING, "python")
 
 
-def test_the_page_on_families_shows_a_graph_that_is_tested() -> None:
+@pytest.mark.parametrize("name", ["graph", "check"])
+def test_the_page_on_families_shows_functions_that_are_tested(name: str) -> None:
     source = (TOY / "kinoray_loop.py").read_text()
-    (graph,) = [each for each in ast.parse(source).body if isinstance(each, ast.FunctionDef) and each.name == "graph"]
-    assert f"{ast.get_source_segment(source, graph)}\n" in blocks(ADDING, "python")
+    (function,) = [each for each in ast.parse(source).body if isinstance(each, ast.FunctionDef) and each.name == name]
+    assert f"{ast.get_source_segment(source, function)}\n" in blocks(ADDING, "python")
+
+
+def test_the_page_on_families_resumes_each_denoise_of_several() -> None:
+    (resuming,) = [block for block in blocks(ADDING, "python") if "class Resumed" in block]
+    done = in_a_process_of_its_own(f"""
+from pipelines.catalogue import get_card
+from pipelines.requests import GenerationRequest, resolve
+card, prompt = get_card("loop"), "dusk"
+parameters = resolve(GenerationRequest(prompt=prompt, seed=3), card)
+{resuming}
+assert once.shape == (24, 3, 48, 64)
+""")
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_page_on_families_registers_what_is_tested() -> None:
+    (installed,) = TOY.glob("*.dist-info")
     registered = ConfigParser()
-    registered.read(next(TOY.glob("*.dist-info")) / "entry_points.txt")
+    registered.read(installed / "entry_points.txt")
     (shown,) = blocks(ADDING, "toml")
-    assert tomllib.loads(shown) == {
-        "project": {"entry-points": {"kinoray.families": dict(registered["kinoray.families"])}}
-    }
+    package = tomllib.loads(shown)
+    project = package["project"]
+    assert project["entry-points"] == {"kinoray.families": dict(registered["kinoray.families"])}
+    metadata = (installed / "METADATA").read_text()
+    assert {f"Name: {project['name']}", f"Version: {project['version']}"} <= set(metadata.splitlines())
+    assert sorted(package["tool"]["setuptools"]["py-modules"]) == sorted(path.stem for path in TOY.glob("*.py"))
 
 
 def test_the_page_on_families_shows_a_card_and_a_config_that_are_tested() -> None:
     card, config = blocks(ADDING, "yaml")
     assert card == (TOY / "models/toy.yaml").read_text()
-    (shown,), (tested,) = yaml.safe_load(config)["applications"], CONFIG["applications"]
+    whole = yaml.safe_load(config)
+    assert {**whole, "applications": None} == {**CONFIG, "applications": None}
+    (shown,), (tested,) = whole["applications"], CONFIG["applications"]
     assert {**shown, "args": None, "deployments": None} == {**tested, "args": None, "deployments": None}
     assert shown["args"] == {"models": ["toy"]}
     of_toy = [each for each in tested["deployments"] if not each["name"].endswith("-loop")]
     assert sorted(shown["deployments"], key=str) == sorted(of_toy, key=str)
+
+
+def test_the_config_on_the_page_on_families_is_sound(tmp_path: Path) -> None:
+    _, config = blocks(ADDING, "yaml")
+    (tmp_path / "toy.yaml").write_text(config)
+    check = "from deployments.configuration.serve_config import load_config"
+    done = in_a_process_of_its_own(
+        f"from pathlib import Path; {check}; load_config(Path({str(tmp_path)!r}, 'toy.yaml'))"
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def blocks(name: str, language: str) -> list[str]:
