@@ -168,7 +168,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False) or 0
     except KinorayError as error:
-        console.print(f"[red]error:[/] {escape(error.message)}")
+        console.print(f"[red]error:[/] {escape(error.message)}", emoji=False)
         code = 1
     except Exception as error:
         # Usage errors have a `show` method; every other exception is a bug and keeps its traceback.

@@ -154,17 +154,19 @@ class Scene:
         moments: list[float] = []
         for each in blow.held:
             since = blow.moments.get(each.job_id, blow.at)
-            at = went_on_at(self.timeline, each, since, again=blow.again)
+            # A call that had not reached its replica costs no attempt: Serve sends it to another one.
+            again = blow.again and each.job_id in rows and rows[each.job_id].attempts > each.attempts
+            at = went_on_at(self.timeline, each, since, again=again)
             if at is None:
                 problems.append(f"{each.job_id} was never seen to go on")
             else:
                 moments.append(at - since)
             if blow.denoisers_died and each.stage is Stage.DENOISE and each.job_id in rows:
                 resumed_at = rows[each.job_id].result_metadata.resumed_at_step or 0
-                again = repeated(self.timeline, each, blow.at, resumed_at)
-                row.repeated = max(filter(None, [row.repeated, again]), default=None)
-                if again is not None and again[0] > again[1]:
-                    problems.append(f"{each.job_id} repeated {again[0]} steps, at most {again[1]:.1f} are allowed")
+                twice = repeated(self.timeline, each, blow.at, resumed_at)
+                row.repeated = max(filter(None, [row.repeated, twice]), default=None)
+                if twice is not None and twice[0] > twice[1]:
+                    problems.append(f"{each.job_id} repeated {twice[0]} steps, at most {twice[1]:.1f} are allowed")
             if blow.told_to_stop and each.job_id in rows:
                 now, resumed_at = rows[each.job_id], rows[each.job_id].result_metadata.resumed_at_step or 0
                 blow.how = f"resumed at step {resumed_at}" if not blow.how else f"{blow.how}, {resumed_at}"
