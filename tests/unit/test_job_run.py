@@ -1,28 +1,21 @@
-"""One job's run through its stages, with doubles for what a cluster would be: how it is migrated, canceled, forgiven,
-preempted and continued, node by node."""
+"""One job's run through its stages: how it is migrated, canceled, forgiven, preempted and continued."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError
 
-from deployments import metrics
-from deployments.orchestration.job_run import JobRun, plan_of
+from deployments.orchestration.job_run import JobRun
 from deployments.orchestration.lease import LeaseLost
-from deployments.orchestration.stage_call import Reference, StageCall, Stream
+from deployments.orchestration.stage_call import StageCall
 from deployments.stages.messages import (
     CheckpointRef,
-    DecodeRequest,
-    DenoiseRequest,
     Ending,
-    Event,
     Finished,
     ImageRequest,
     Progress,
@@ -32,242 +25,27 @@ from deployments.stages.messages import (
     TextRequest,
 )
 from jobs.record import Job
-from jobs.stored import Checkpoint, Checkpoints, Fingerprint, ResultMetadata
-from pipelines.catalogue import get_card
+from jobs.stored import ResultMetadata
 from pipelines.errors import LatentsLost
-from pipelines.graph import Graph, Node, published
+from pipelines.graph import Graph
 from pipelines.stages import Stage
 from storage.keys import input_key
-from tests.unit.conftest import new_job
+from tests.unit.job_world import (
+    CARD,
+    FINISHED,
+    PARAMETERS,
+    PATIENCE_S,
+    Enough,
+    Script,
+    World,
+    a_job,
+    commit,
+    died,
+    resumed,
+    task_error,
+)
 
-CARD = get_card("ltx-tiny")
-PARAMETERS = CARD.default_parameters()
-FINISHED = Finished(1.0, 10, ResultMetadata())
-PATIENCE_S = 60
-
-Script = list[Event | BaseException | Callable[[], None]]
-"""What a stage answers: events in order, an error that ends the call, something to do. A call that has come to the end
-of its script without `Finished` waits until it is canceled."""
-
-
-class Enough(Exception):
-    """The test has seen what it wanted."""
-
-
-class Quiet:
-    def observe(self, *_: object) -> None: ...
-
-    def inc(self, *_: object) -> None: ...
-
-
-@pytest.fixture(autouse=True)
-def no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("stage_seconds", "stage_output_bytes"):
-        monkeypatch.setattr(metrics, name, Quiet)
-
-
-def task_error(cause: Exception) -> RayTaskError:
-    """What the caller of a replica gets, an error of two classes."""
-    wrapped: RayTaskError = RayTaskError("run", "", cause).as_instanceof_cause()
-    return wrapped
-
-
-def died() -> ActorDiedError:
-    return ActorDiedError()
-
-
-@dataclass
-class Call(Stream):
-    """One call of a stage, by its script."""
-
-    script: Script
-    inputs: tuple[object, ...]
-    named: dict[str, object]
-    log: list[str]
-    name: str
-    canceled: asyncio.Event = field(default_factory=asyncio.Event)
-    after_cancel: BaseException | None = None
-    cancels: int = 0
-
-    async def events(self) -> AsyncGenerator[Event, None]:
-        for item in self.script:
-            await asyncio.sleep(0)
-            if isinstance(item, BaseException):
-                raise item
-            if isinstance(item, Started | Progress | Ending | Finished):
-                yield item
-            else:
-                item()
-        await self.canceled.wait()
-        raise self.after_cancel or task_error(Stopped())
-
-    async def value(self) -> Reference | None:
-        return None if self.name in ("publish", "nothing") else Reference(f"<{self.name}>")
-
-    def cancel(self) -> None:
-        self.canceled.set()
-        self.cancels += 1
-
-    async def drain(self) -> None:
-        self.log.append(f"{self.name} drained")
-
-    def fail(self, error: BaseException) -> None:
-        """End the call with an error."""
-        self.after_cancel = error
-        self.canceled.set()
-
-
-@dataclass
-class Stages:
-    """All stages of a model. Each call takes the next script of its stage; without one it just finishes."""
-
-    scripts: dict[Stage, list[Script]] = field(default_factory=dict)
-    calls: list[tuple[Stage, Call]] = field(default_factory=list)
-    log: list[str] = field(default_factory=list)
-    called: asyncio.Event = field(default_factory=asyncio.Event)
-    without_value: Stage | None = None
-
-    def handles(self) -> Mapping[Stage, Any]:
-        return {stage: _Handle(self, stage) for stage in Stage}
-
-    def of(self, stage: Stage) -> list[Call]:
-        return [call for made, call in self.calls if made is stage]
-
-    def requests(self) -> list[DenoiseRequest]:
-        return [each for call in self.of(Stage.DENOISE) for each in call.inputs if isinstance(each, DenoiseRequest)]
-
-
-@dataclass
-class _Handle:
-    stages: Stages
-    stage: Stage
-
-    def call(self, *inputs: object, **named: object) -> Stream:
-        scripts = self.stages.scripts.get(self.stage, [])
-        plain: Script = [Started(f"{self.stage}-1"), FINISHED]
-        script = scripts.pop(0) if scripts else plain
-        name = next((each.node for each in inputs if isinstance(each, DenoiseRequest)), self.stage.value)
-        name = "nothing" if self.stage is self.stages.without_value else name
-        call = Call(script, inputs, named, self.stages.log, name)
-        self.stages.calls.append((self.stage, call))
-        self.stages.log.append(call.name)
-        self.stages.called.set()
-        return call
-
-
-@dataclass
-class Lease:
-    """A lease that is valid until `lost`."""
-
-    log: list[str]
-    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
-    lost: bool = False
-    reports: list[tuple[Stage, int, int | None]] = field(default_factory=list)
-    advances: list[tuple[Stage, int]] = field(default_factory=list)
-    forgotten: list[str] = field(default_factory=list)
-    token: str = "t1"
-
-    async def estimate(self) -> Mapping[Stage, float]:
-        return dict.fromkeys(Stage, 10.0)
-
-    async def advance(self, stage: Stage, percent: int) -> None:
-        if self.lost:
-            raise LeaseLost
-        self.advances.append((stage, percent))
-        self.log.append(f"-> {stage}")
-
-    def report(self, stage: Stage, percent: int, replica: str, step: int | None = None) -> None:  # noqa: ARG002
-        self.reports.append((stage, percent, step))
-
-    async def checkpoint(self, node: str) -> Checkpoint | None:
-        return self.checkpoints.get(node)
-
-    async def forget_checkpoint(self, node: str) -> None:
-        self.forgotten.append(node)
-
-
-@dataclass
-class Pool:
-    """Gives the denoisers d1, d2, ... in turn."""
-
-    log: list[str]
-    given: int = 0
-    running: set[str] = field(default_factory=lambda: {"d1", "d2", "d3"})
-    lost_ones: list[str | None] = field(default_factory=list)
-
-    async def denoiser(self, model: str, token: str) -> str:  # noqa: ARG002
-        self.given += 1
-        return f"d{self.given}"
-
-    def denoisers(self, model: str) -> tuple[str, ...]:  # noqa: ARG002
-        return tuple(sorted(self.running))
-
-    def freed(self) -> None:
-        self.log.append("freed")
-
-    def lost(self, replica: str | None) -> None:
-        self.lost_ones.append(replica)
-
-
-@dataclass
-class World:
-    """A job and everything it meets."""
-
-    scripts: dict[Stage, list[Script]] = field(default_factory=dict)
-    job: Job = field(default_factory=lambda: a_job())
-    graph: Graph | None = None
-
-    def __post_init__(self) -> None:
-        self.stages = Stages(self.scripts)
-        self.lease = Lease(self.stages.log)
-        self.pool = Pool(self.stages.log)
-        self.plan = self.graph or plan_of(CARD, self.job)
-        self.run = JobRun(self.job, lambda _: self.plan, self.stages.handles(), self.lease, self.pool)
-
-    def finish(self, then: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
-        """Run the job to its end, beside something else."""
-
-        async def both() -> None:
-            running = asyncio.create_task(self.run.run())
-            if then is not None:
-                await then()
-            await running
-
-        asyncio.run(asyncio.wait_for(both(), PATIENCE_S))
-
-    async def until_called(self, stage: Stage, times: int = 1) -> Call:
-        """Wait until a stage has been called, and its call has come to the end of its script."""
-        while len(self.stages.of(stage)) < times:
-            self.stages.called.clear()
-            await self.stages.called.wait()
-        call = self.stages.of(stage)[-1]
-        for _ in range(4 * len(call.script) + 8):
-            await asyncio.sleep(0)
-        return call
-
-
-def a_job(**values: Any) -> Job:
-    claimed = {"stage": Stage.TEXT_ENCODE, "lease_token": "t1", "model": CARD.id}
-    return new_job(**{**claimed, "parameters": PARAMETERS.model_dump(mode="json"), **values})
-
-
-def commit(world: World, node: str = "denoise", *, step: int = 3, final: bool = False, **parts: str) -> Checkpoint:
-    """What a denoiser would have committed."""
-    nodes = {each.name: each for each in world.plan}
-    digest = world.plan.digest(nodes[node], world.job.model, world.job.prompt)
-    fingerprint = Fingerprint(**{"input": digest, "revision": "r1", "state": "s1", **parts})
-    metadata = ResultMetadata(device="cuda") if final else ResultMetadata()
-    return Checkpoint(
-        key=f"{node}@{step}", step=step, final=final, seconds=5.0, fingerprint=fingerprint, result_metadata=metadata
-    )
-
-
-def resumed(world: World, **checkpoints: Checkpoint) -> World:
-    """The same job, claimed again with what was committed before."""
-    job = replace(
-        world.job, checkpoint=Checkpoints(nodes={name.replace("_", "."): each for name, each in checkpoints.items()})
-    )
-    return World(world.scripts, job, world.graph)
+pytestmark = pytest.mark.usefixtures("no_metrics")
 
 
 def test_a_job_runs_its_stages_in_order_and_leaves_its_denoiser() -> None:
@@ -670,121 +448,3 @@ def test_a_call_is_collected_as_soon_as_it_has_ended() -> None:
         assert gone[0]() is None
     finally:
         gc.enable()
-
-
-# Two passes: the second denoises from the result of the first, at another size.
-
-LARGE = PARAMETERS.model_copy(update={"width": 2 * PARAMETERS.width})
-
-
-def two_passes() -> Graph:
-    return published(
-        Node("text_encode", Stage.TEXT_ENCODE, PARAMETERS),
-        Node("denoise", Stage.DENOISE, PARAMETERS, text="text_encode"),
-        Node("denoise.2", Stage.DENOISE, LARGE, text="text_encode", latents=("denoise",)),
-        Node("decode", Stage.DECODE, LARGE, latents=("denoise.2",)),
-    )
-
-
-def test_the_second_pass_takes_the_latents_of_the_first_at_its_own_size() -> None:
-    world = World(graph=two_passes())
-    world.finish()
-    first, second = world.stages.of(Stage.DENOISE)
-    assert first.named == {"text": "<text_encode>"}
-    assert second.named == {"text": "<text_encode>", "latents": "<denoise>"}
-    assert [each.parameters for each in world.stages.requests()] == [PARAMETERS, LARGE]
-    assert all(each.needed == {"denoise.2"} for each in world.stages.requests())
-
-
-def test_a_pass_that_is_about_to_end_keeps_its_denoiser_for_another_pass() -> None:
-    """Else the store would give the job a second denoiser while it cannot use it."""
-    script: Script = [Started("d1"), Ending(), lambda: world.stages.log.append("ends"), FINISHED]
-    world = World({Stage.DENOISE: [script, [Started("d2"), Ending(), FINISHED]]}, graph=two_passes())
-    world.finish()
-    order = ["-> denoise", "denoise", "ends", "-> denoise", "freed", "denoise.2", "-> decode", "freed", "decode"]
-    assert world.stages.log[1:10] == order
-
-
-def test_a_decode_of_one_size_makes_the_files_of_the_finished_video() -> None:
-    graph = two_passes()
-    *nodes, publish = graph.nodes
-    world = World(graph=Graph((*nodes, replace(publish, parameters=PARAMETERS))))
-    world.finish()
-    (request,) = [each for each in world.stages.of(Stage.DECODE)[0].inputs if isinstance(each, DecodeRequest)]
-    assert (request.parameters, request.video) == (LARGE, PARAMETERS)
-
-
-def test_a_second_pass_whose_first_latents_are_lost_begins_with_the_first() -> None:
-    script: Script = [Started("d1"), task_error(LatentsLost("gone"))]
-    before = World({Stage.DENOISE: [script]}, graph=two_passes())
-    world = resumed(before, denoise=commit(before, final=True))
-    world.finish()
-    assert [each.node for each in world.stages.requests()] == ["denoise.2", "denoise", "denoise.2"]
-    assert world.stages.log.count("freed") == 3
-
-
-# A graph with a loop: two segments, the second from the last frame of the first.
-
-
-def loop() -> Graph:
-    return published(
-        Node("text_encode", Stage.TEXT_ENCODE, PARAMETERS),
-        Node("denoise.1", Stage.DENOISE, PARAMETERS, text="text_encode"),
-        Node("decode.1", Stage.DECODE, PARAMETERS, latents=("denoise.1",), last_frame=True),
-        Node("image_encode.2", Stage.IMAGE_ENCODE, PARAMETERS, frame="decode.1"),
-        Node("denoise.2", Stage.DENOISE, PARAMETERS, text="text_encode", image="image_encode.2"),
-        Node("decode", Stage.DECODE, PARAMETERS, latents=("denoise.1", "denoise.2")),
-    )
-
-
-def test_a_loop_passes_frames_and_latents_on_and_asks_for_a_denoiser_each_time() -> None:
-    world = World(graph=loop())
-    world.finish()
-    still, video = (call.inputs for call in world.stages.of(Stage.DECODE))
-    assert isinstance(still[0], DecodeRequest)
-    assert still[0].last_frame
-    assert video[1:] == ("<denoise.1>", "<denoise.2>")
-    assert world.stages.of(Stage.IMAGE_ENCODE)[0].inputs == (ImageRequest(None, PARAMETERS), "<decode>")
-    assert world.stages.of(Stage.DENOISE)[1].named == {"text": "<text_encode>", "image": "<image_encode>"}
-    assert [(each.node, each.denoiser) for each in world.stages.requests()] == [
-        ("denoise.1", "d1"),
-        ("denoise.2", "d2"),
-    ]
-    assert all(each.needed == {"denoise.1", "denoise.2"} for each in world.stages.requests())
-    assert world.stages.log.count("freed") == 2
-    percents = [percent for _, percent in world.lease.advances]
-    assert percents == sorted(percents)
-    assert world.run.stage_seconds["denoise"] == 2.0
-
-
-def test_a_retry_begins_at_the_segment_that_was_not_committed() -> None:
-    before = World(graph=loop())
-    first, second = commit(before, "denoise.1", final=True), commit(before, "denoise.2")
-    world = resumed(before, denoise_1=first, denoise_2=second)
-    world.finish()
-    assert [(each.node, each.checkpoint) for each in world.stages.requests()] == [("denoise.2", second)]
-    assert world.stages.of(Stage.DECODE)[0].inputs[1:] == (CheckpointRef("denoise.1@3"),)
-    assert world.stages.of(Stage.DECODE)[1].inputs[1:] == (CheckpointRef("denoise.1@3"), "<denoise.2>")
-
-
-def test_a_lost_first_segment_is_made_again_and_the_second_is_not() -> None:
-    before = World({Stage.DECODE: [[Started("v1"), task_error(LatentsLost("gone"))]]}, graph=loop())
-    first, second = commit(before, "denoise.1", final=True), commit(before, "denoise.2", final=True)
-    world = resumed(before, denoise_1=first, denoise_2=second)
-    world.finish()
-    assert world.lease.forgotten == ["denoise.1", "denoise.2"], "which of the two was lost is not known"
-    assert [each.node for each in world.stages.requests()] == ["denoise.1", "denoise.2"]
-
-
-def test_references_are_dropped_as_soon_as_no_node_needs_them() -> None:
-    held: list[set[str]] = []
-    world = World(graph=loop())
-
-    def look() -> Iterator[Script]:
-        for _ in range(2):
-            yield [Started("v1"), lambda: held.append(set(world.run._made)), FINISHED]
-
-    world.stages.scripts[Stage.DECODE] = list(look())
-    world.finish()
-    assert held == [{"text_encode", "denoise.1"}, {"denoise.1", "denoise.2"}]
-    assert set(world.run._made) == {"publish"}
