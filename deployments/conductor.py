@@ -195,7 +195,7 @@ class Conductor:
             lease_s=self.settings.lease_s,
             max_attempts=self.settings.max_attempts,
             capacity=denoisers + ahead,
-            begins_with=next(iter(self.cards[model].STAGES)),
+            begins_with=next(stage for stage in Stage if stage in self.cards[model].STAGES),
             take_over=self.takeover_guard.trusted(),
         )
 

@@ -40,17 +40,12 @@ def read_card(data: object) -> ModelCard:
 
 
 def load_card(path: Path) -> ModelCard:
-    """Read one card.
+    """Read one card, and check it as a whole.
 
     Raises:
-        ConfigError: the file is not YAML, or a key is missing, unknown or has a wrong value.
+        ConfigError: the file is not YAML, a key is missing, unknown or has a wrong value, or no job can be made of it.
     """
-    try:
-        card = read_card(yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, ValidationError, ConfigError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    if card.id != path.stem:
-        raise ConfigError(f"{path}: id is {card.id!r}, the file's name says {path.stem!r}; make them the same")
+    card = _read(path)
     try:
         _check(card)
     except ConfigError:
@@ -60,6 +55,16 @@ def load_card(path: Path) -> ModelCard:
     except Exception as error:  # a family's code may be somebody else's
         cause = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{path}: the family {card.family} cannot make a job of the defaults: {cause}") from error
+    return card
+
+
+def _read(path: Path) -> ModelCard:
+    try:
+        card = read_card(yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, ValidationError, ConfigError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if card.id != path.stem:
+        raise ConfigError(f"{path}: id is {card.id!r}, the file's name says {path.stem!r}; make them the same")
     return card
 
 
@@ -106,12 +111,14 @@ def load_catalogue() -> dict[str, ModelCard]:
 def read_anew(model: str) -> ModelCard:
     """Read one card again from its file; `get_card` returns a cached one.
 
+    The autoscaling does so twice a second, so this does not check the card as a whole again.
+
     Raises:
         ConfigError: there is no such file, or it is wrong.
     """
     for path in (folder / f"{model}.yaml" for folder in folders()):
         if path.is_file():
-            return load_card(path)
+            return _read(path)
     return get_card(model)  # its error lists the models
 
 

@@ -112,7 +112,7 @@ class JobRun:
         """Run every node that still has to run: those whose finished latents an earlier attempt committed do not."""
         self._graph = self._plan(self.job)
         self._committed = Committed(self.job, self._graph)
-        self._estimate = asyncio.create_task(self._estimated())
+        self._estimate = asyncio.create_task(self._lease.estimate())
         try:
             for name in self._committed.useless:
                 await self._lease.forget_checkpoint(name)
@@ -274,9 +274,6 @@ class JobRun:
         needed = {name for node in self._graph.remaining(self._made) for name in node.inputs}
         last = self._graph.nodes[-1].name
         self._made = {name: value for name, value in self._made.items() if name in needed or name == last}
-
-    async def _estimated(self) -> Mapping[Stage, float]:
-        return await self._lease.estimate()
 
     async def _percent(self, node: Node, done: float) -> int:
         """The job's progress. Waits for the first answer of the store, which the first stage does not wait for."""
