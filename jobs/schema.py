@@ -133,3 +133,23 @@ webhooks = Table(
     Index("webhooks_by_turn", "next_at", sqlite_where=WAITING, postgresql_where=WAITING),
     Index("webhooks_by_settling", "delivered_at", sqlite_where=SETTLED, postgresql_where=SETTLED),
 )
+
+stage_failures = Table(  # the deployments whose last start failed
+    "stage_failures",
+    metadata,
+    Column("deployment", String(256), primary_key=True),
+    Column("deployed_at", Float, nullable=False),  # when the application was deployed that the failures belong to
+    Column("failures", Integer, nullable=False),  # in a row
+    Column("message", Text, nullable=False),  # of the last one
+    Column("at", Float, nullable=False),
+    Column("refusing", JSON, nullable=False, server_default="[]"),  # the replicas that refuse their calls
+)
+
+pins = Table(  # the commits that hub repositories' branches and tags stand for in this service
+    "pins",
+    metadata,
+    Column("repo", String(256), primary_key=True),
+    Column("revision", String(256), primary_key=True),
+    Column("commit", String(64), nullable=False),
+    Column("pinned_at", Float, nullable=False),
+)

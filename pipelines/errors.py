@@ -5,7 +5,8 @@ KinorayError
 │   ├── InvalidRequest        a field is missing, unknown, out of range or unreadable
 │   └── ...                   what only HTTP knows is in deployments/http/errors.py
 ├── JobFailed                 the job cannot succeed, however often it is tried
-│   └── WeightsUnavailable    a checkpoint cannot be found or fetched
+│   ├── WeightsUnavailable    a checkpoint cannot be found or fetched
+│   └── StageUnavailable      a stage of the model cannot start
 ├── LatentsLost               committed latents cannot be read back; they are made again
 └── ConfigError               the operator's mistake: the service does not start
 
@@ -51,6 +52,12 @@ class WeightsUnavailable(JobFailed):
     """A checkpoint is not on this machine and cannot be fetched."""
 
     code = "weights_unavailable"
+
+
+class StageUnavailable(JobFailed):
+    """A stage of the model cannot start on any of its replicas. The message says why the last one failed."""
+
+    code = "stage_unavailable"
 
 
 class LatentsLost(KinorayError):

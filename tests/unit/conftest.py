@@ -35,6 +35,8 @@ SQL = {
     "test_stored",
     "test_allocation",
     "test_webhooks",
+    "test_stage_failures",
+    "test_pins",
 }
 """The tests whose subject is what the databases are asked. The others see PostgreSQL in the long tests only."""
 
