@@ -1,0 +1,277 @@
+"""Repositories on the Hugging Face hub: which commit, which files, what of them is in the cache, and fetching the rest.
+
+Everything lies in the cache of the hub's own client, so that what other tools fetched counts. Whatever is in the cache
+and complete is used without the network.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipelines.card import Component
+from pipelines.errors import WeightsUnavailable
+from pipelines.weights.download import RemoteFile, cache_folder, download, partial_size
+from pipelines.weights.files import WEIGHTLESS, description_files, weight_files
+from pipelines.weights.hub_errors import offline, sentences
+
+COMMIT = re.compile("[0-9a-f]{40}")
+TIMEOUT_S = 30
+KEPT_FREE = 2**28
+"""Bytes that fetching leaves free on the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a component needs of one repository: one file, or the files of its folder."""
+
+    model: str
+    """The id of the card, for sentences."""
+    repo: str
+    revision: str | None
+    """A commit, branch or tag; None is the branch `main`."""
+    component: Component
+    file: str | None = None
+    """A path in the repository; None for the component's folder."""
+    variant: str | None = None
+    weights: bool = True
+    """Whether the folder's weights are needed too."""
+
+    def at(self, commit: str) -> Need:
+        return replace(self, revision=commit)
+
+    def choose(self, paths: Collection[str], where: str | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The paths that are needed among all of the repository's: those of descriptions, and those of weights.
+
+        Raises:
+            WeightsUnavailable: they are not all there.
+        """
+        where = where or f"{self.model}: {self.repo}"
+        if self.file is not None:
+            if self.file not in paths:
+                raise WeightsUnavailable(
+                    f"{where} has no file {self.file}; correct `file` in configs/models/{self.model}.yaml"
+                )
+            return (), (self.file,)
+        folder = f"{self.component}/"
+        names = [
+            path.removeprefix(folder) for path in paths if path.startswith(folder) and "/" not in path[len(folder) :]
+        ]
+        if not names:
+            raise WeightsUnavailable(f"{where} has no folder {self.component}; it must be a diffusers checkpoint")
+        where = f"{where}: {self.component}"
+        chosen = description_files(names, component=self.component, variant=self.variant, where=where)
+        wanted = self.weights and self.component not in WEIGHTLESS
+        weights = weight_files(names, variant=self.variant, where=where) if wanted else ()
+        return tuple(folder + name for name in chosen), tuple(folder + name for name in weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Files of a repository that are in the cache."""
+
+    folder: Path
+    """The repository's root at this commit."""
+    commit: str
+    weights: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """What of a need is not in the cache."""
+
+    files: tuple[RemoteFile, ...]
+    """The files to fetch; empty when no listing of the repository is known here."""
+    reason: str
+    """What is missing, for a sentence."""
+
+    @property
+    def size(self) -> int:
+        """The bytes that are to come; what an interrupted attempt brought does not come again."""
+        return sum(max(file.size - partial_size(file), 0) for file in set(self.files))
+
+
+def commit_of(repo: str, revision: str | None, *, model: str | None = None) -> str:
+    """The commit that a branch or tag (None: `main`) is now; where no hub can be reached, as the cache knows it.
+
+    A revision that is a commit is returned as it is. `model` begins the sentence of an error; by default `repo` does.
+
+    Raises:
+        WeightsUnavailable: there is no such repository or revision, or neither hub nor cache know it.
+    """
+    from huggingface_hub import resolve_revision
+
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision
+    with sentences(model or repo, repo, revision):
+        commit: str = resolve_revision(repo, revision=revision).resolved
+    return commit
+
+
+def cached_commit(need: Need) -> str | None:
+    """The commit that the cache knows for a need's revision, without the network."""
+    revision = need.revision or "main"
+    if COMMIT.fullmatch(revision):
+        return revision
+    ref = cache_folder(need.repo) / "refs" / revision
+    return ref.read_text().strip() if ref.is_file() else None
+
+
+def in_cache(need: Need) -> Snapshot | Lack:
+    """What the cache holds of a need, without the network.
+
+    Raises:
+        WeightsUnavailable: the repository does not have what is needed.
+    """
+    commit = cached_commit(need)
+    if commit is None:
+        return Lack((), need.component if need.file is None else need.file)
+    folder = cache_folder(need.repo) / "snapshots" / commit
+    listing = _cached_listing(need.repo, commit)
+    if listing is None:
+        return _unlisted(need, commit, folder)
+    descriptions, weights = need.choose(listing)
+    lacking = [listing[path] for path in (*descriptions, *weights) if _size(folder / path) != listing[path].size]
+    if lacking:
+        return Lack(tuple(lacking), ", ".join(file.path for file in lacking))
+    return Snapshot(folder, commit, tuple(folder / path for path in weights))
+
+
+def fetch(need: Need) -> Snapshot:
+    """The files of a need; fetches from the hub what is not in the cache.
+
+    Raises:
+        WeightsUnavailable: they cannot be fetched, the repository does not have them, or the disk is too small.
+    """
+    found = _first_look(need)
+    if isinstance(found, Snapshot):
+        return found
+    lack = online(need, found)
+    if isinstance(lack, Snapshot):
+        return lack
+    check_space(need.model, lack.size)
+    for file in lack.files:
+        _fetch_file(file, need)
+    found = in_cache(need.at(lack.files[0].commit))
+    assert isinstance(found, Snapshot)  # every file was just seen there, in its size
+    return found
+
+
+def _first_look(need: Need) -> Snapshot | Lack:
+    try:
+        return in_cache(need)
+    except WeightsUnavailable:
+        if COMMIT.fullmatch(need.revision or ""):
+            raise  # a commit never changes
+        return Lack((), need.component)  # the branch may have what is needed by now
+
+
+def online(need: Need, lack: Lack) -> Snapshot | Lack:
+    """What is missing by the hub's own listing, of the commit that the revision is now."""
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        raise offline(need.model, need.repo, lack.reason)
+    need = need.at(commit_of(need.repo, need.revision, model=need.model))
+    _list(need)
+    return in_cache(need)
+
+
+def check_space(model: str, size: int) -> None:
+    """Refuse to begin what the disk with the cache cannot hold.
+
+    Raises:
+        WeightsUnavailable: fewer than `size` bytes are free there.
+    """
+    from huggingface_hub import constants
+
+    place = cache = Path(constants.HF_HUB_CACHE).expanduser().absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if size + KEPT_FREE > free and size > 0:
+        raise WeightsUnavailable(
+            f"{model}: {size / 1e9:.1f} GB are to be fetched to {cache}, where {free / 1e9:.1f} GB are free; "
+            "free as much, or set HF_HOME to a folder on a larger disk"
+        )
+
+
+def _fetch_file(file: RemoteFile, need: Need) -> None:
+    path = cache_folder(file.repo) / "snapshots" / file.commit / file.path
+    if path.is_file():
+        _remove(path)  # it has another size than the hub lists: a copy was cut off
+    with sentences(need.model, need.repo, need.revision):
+        download(file, need.model)
+    if (size := _size(path)) != file.size:
+        _remove(path)
+        raise WeightsUnavailable(
+            f"{need.model}: {file.path} of {file.repo} came with {size} bytes, the hub lists {file.size}; it was "
+            f"removed, run `./kinoray prefetch {need.model}` again"
+        )
+
+
+def _remove(path: Path) -> None:
+    """Remove a file of the cache, with the blob that it is a link to."""
+    for each in (path.resolve(), path):
+        each.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _unlisted(need: Need, commit: str, folder: Path) -> Snapshot | Lack:
+    """What the cache holds, by the files' own names: a tool fetched them that keeps no listing."""
+    paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    try:
+        _, weights = need.choose(paths)
+    except WeightsUnavailable:
+        return Lack((), need.component if need.file is None else need.file)
+    return Snapshot(folder, commit, tuple(folder / path for path in weights))
+
+
+def _cached_listing(repo: str, commit: str) -> dict[str, RemoteFile] | None:
+    """Every file of a repository by its path, as the cache knows them."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        listed = get_cached_repo_tree(repo, revision=commit)
+    except CachedRepoTreeNotFoundError:
+        return None
+    return {each.path: RemoteFile(repo, commit, each.path, each.size, each.blob_id) for each in listed}
+
+
+def _list(need: Need) -> None:
+    """Let the client keep the listing of a commit in its cache, where it also serves whoever has no network later."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    assert need.revision is not None
+    if _cached_listing(need.repo, need.revision) is not None:
+        return
+    with sentences(need.model, need.repo, need.revision):
+        # First with a timeout, once, for what is wrong with the repository; the listing is retried for long.
+        HfApi().model_info(need.repo, revision=need.revision, timeout=TIMEOUT_S)
+        # Every repository of the hub has this file.
+        snapshot_download(need.repo, revision=need.revision, allow_patterns=[".gitattributes"], tqdm_class=_no_bar())
+    if _cached_listing(need.repo, need.revision) is None:
+        folder = cache_folder(need.repo)
+        raise WeightsUnavailable(
+            f"{need.model}: nothing can be written to {folder}; make it writable or set HF_HOME to a folder that is"
+        )
+
+
+def _no_bar() -> Any:
+    from huggingface_hub.utils import tqdm
+
+    class NoBar(tqdm):
+        """A progress bar that is not shown."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": True})
+
+    return NoBar

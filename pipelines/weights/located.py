@@ -1,0 +1,167 @@
+"""Where the files of a component are on this machine, whatever its source: a folder, the hub or a single file."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.card import CheckpointCard, Component, Source
+from pipelines.errors import WeightsUnavailable
+from pipelines.paths import ROOT
+from pipelines.weights.files import WEIGHTLESS, description_files, weight_files
+from pipelines.weights.hub import Lack, Need, Snapshot, fetch, in_cache
+
+REPOSITORY = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A component's files on this machine."""
+
+    folder: Path
+    """A diffusers folder: `folder / component` holds the component's descriptions."""
+    weights: tuple[Path, ...]
+    """The files with tensors, in order; empty for a component without weights."""
+    single: bool
+    """Whether `weights` is one file in its makers' layout, not those of a component's folder."""
+    commit: str | None
+    """Of the weights, or of the folder for a component without; None for local files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A component that is not whole on this machine."""
+
+    place: str
+    """Where it is to come from: a path, or a repository on the hub."""
+    what: str
+    """The files, or the sentence that says what is wrong with those that are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The two places that a component's files come from: local, or needed of a repository."""
+
+    folder: Path | Need
+    """The diffusers folder."""
+    file: Path | Need | None
+    """The single file; None where `folder` has the weights, or the component has none."""
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What is needed of the hub."""
+        return tuple(each for each in (self.file, self.folder) if isinstance(each, Need))
+
+
+def places(card: CheckpointCard, component: Component) -> Places:
+    """The places of a component's files, as its source names them.
+
+    Raises:
+        WeightsUnavailable: the source names a folder or file that is not here.
+    """
+    source = card.component_source(component)
+    if source.file is None:
+        folder = source.path()
+        if folder is None:
+            return Places(Need(card.id, source.repo or "", source.revision, component, variant=source.variant), None)
+        return Places(folder, None)
+    return Places(
+        _config(card, source, component), None if component in WEIGHTLESS else _single_file(card, source, component)
+    )
+
+
+def located(card: CheckpointCard, component: Component) -> Located:
+    """A component's files on this machine; fetches from the hub what is not here.
+
+    Raises:
+        WeightsUnavailable: they are not where the card says, not whole, or cannot be fetched.
+    """
+    where = places(card, component)
+    file = fetch(where.file) if isinstance(where.file, Need) else where.file
+    folder = fetch(where.folder) if isinstance(where.folder, Need) else where.folder
+    return _located(card, component, folder, file)
+
+
+def missing(card: CheckpointCard, component: Component) -> Missing | None:
+    """What of a component is not on this machine, without fetching and without the network; None if it is whole."""
+    source = card.component_source(component)
+    place = source.repo or str(source.path() or ROOT / (source.file or ""))
+    try:
+        where = places(card, component)
+        found = {need: in_cache(need) for need in where.needs}
+        for need, lack in found.items():
+            if isinstance(lack, Lack):
+                return Missing(need.repo, lack.reason)
+        file, folder = (_found(each, found) for each in (where.file, where.folder))
+        assert folder is not None
+        _located(card, component, folder, file)
+    except WeightsUnavailable as error:
+        return Missing(place, error.message)
+    return None
+
+
+def _found(place: Path | Need | None, found: dict[Need, Snapshot | Lack]) -> Path | Snapshot | None:
+    if not isinstance(place, Need):
+        return place
+    snapshot = found[place]
+    assert isinstance(snapshot, Snapshot)
+    return snapshot
+
+
+def _located(
+    card: CheckpointCard, component: Component, folder: Path | Snapshot, file: Path | Snapshot | None
+) -> Located:
+    commit = folder.commit if isinstance(folder, Snapshot) else None
+    if isinstance(folder, Path):
+        source = card.component_source(component)
+        weights = _in_folder(card, component, folder, source.variant, wanted=file is None)
+    else:
+        weights = folder.weights
+    root = folder if isinstance(folder, Path) else folder.folder
+    if file is None:
+        return Located(root, weights, False, commit)
+    if isinstance(file, Path):
+        return Located(root, (file,), True, None)
+    return Located(root, file.weights, True, file.commit)
+
+
+def _in_folder(
+    card: CheckpointCard, component: Component, folder: Path, variant: str | None, *, wanted: bool
+) -> tuple[Path, ...]:
+    """The weights of a component in a local diffusers folder, which must be whole."""
+    place = folder / component
+    if not place.is_dir():
+        raise WeightsUnavailable(f"{card.id}: {folder} has no folder {component}; it must be a diffusers checkpoint")
+    names = [each.name for each in place.iterdir() if each.is_file()]
+    where = f"{card.id}: {place}"
+    description_files(names, component=component, variant=variant, where=where)
+    if not wanted or component in WEIGHTLESS:
+        return ()
+    return tuple(place / name for name in weight_files(names, variant=variant, where=where))
+
+
+def _single_file(card: CheckpointCard, source: Source, component: Component) -> Path | Need:
+    if source.repo is not None:
+        return Need(card.id, source.repo, source.revision, component, file=source.file)
+    path = ROOT / (source.file or "")
+    if not path.is_file():
+        raise WeightsUnavailable(
+            f"{card.id}: there is no file {path}; set source.file in configs/models/{card.id}.yaml"
+        )
+    return path
+
+
+def _config(card: CheckpointCard, source: Source, component: Component) -> Path | Need:
+    """The folder with a single file's configuration: local, or on the hub (`owner/name` or with `@commit`)."""
+    config = source.config or ""
+    folder = ROOT / os.path.expanduser(config)
+    if folder.is_dir():
+        return folder
+    name = REPOSITORY.fullmatch(config)
+    if name is None or config.startswith((".", "/", "~")):
+        raise WeightsUnavailable(
+            f"{card.id}: there is no folder {folder}; set `config` in configs/models/{card.id}.yaml"
+        )
+    return Need(card.id, name["repo"], name["revision"], component, weights=False)
