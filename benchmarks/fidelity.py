@@ -107,7 +107,7 @@ SVD_FLOAT16_CASES = [
 def ltx(folder: Path, *, timestep_conditioning: bool) -> Subject:
     """LTX-Video; the releases differ in whether the decoder is conditioned on a timestep, and in the schedule."""
     build_ltx(folder, timestep_conditioning=timestep_conditioning, dynamic_shifting=timestep_conditioning)
-    text_to_video = LTXPipeline.from_pretrained(folder)
+    text_to_video = in_memory(LTXPipeline.from_pretrained(folder))
     image_to_video = LTXImageToVideoPipeline(**text_to_video.components)
     for pipeline in (text_to_video, image_to_video):
         pipeline.set_progress_bar_config(disable=True)
@@ -126,7 +126,7 @@ def ltx(folder: Path, *, timestep_conditioning: bool) -> Subject:
 def svd(folder: Path, *, dtype: Dtype) -> Subject:
     """Stable Video Diffusion; in float16 the encoder half of its autoencoder computes in float32."""
     build_svd(folder)
-    pipeline = StableVideoDiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, dtype))
+    pipeline = in_memory(StableVideoDiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, dtype)))
     pipeline.set_progress_bar_config(disable=True)
 
     def stock(parameters: Any, image: Image.Image | None) -> Tensor:
@@ -137,6 +137,19 @@ def svd(folder: Path, *, dtype: Dtype) -> Subject:
     if dtype == "float16":
         name, cases = f"{name}, force_upcast", SVD_FLOAT16_CASES
     return Subject(name, LocalPipeline(svd_card(folder, dtype), gpu=False), stock, cases)
+
+
+def in_memory(pipeline: Any) -> Any:
+    """Copy a pipeline's weights out of their files, where diffusers leaves what needs no conversion.
+
+    A tensor in a mapped file lies where the file's header ends, and MKL's sums depend on where their operands lie.
+    Kinoray copies every tensor, so that a model has the same bits however its files are cut.
+    """
+    for network in pipeline.components.values():
+        if isinstance(network, torch.nn.Module):
+            for tensor in (*network.parameters(), *network.buffers()):
+                tensor.data = tensor.data.clone()
+    return pipeline
 
 
 def subjects(folder: Path) -> Iterator[Subject]:

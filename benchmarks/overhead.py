@@ -29,7 +29,7 @@ from pipelines.ltx.reference import reference_video
 from pipelines.output import metadata_of
 from pipelines.requests import GenerationRequest, resolve
 from pipelines.video import encode_mp4
-from pipelines.weights import locate
+from pipelines.weights.located import located
 
 PROMPT = "a red circle moves left on a black background"
 SEED = 1
@@ -49,7 +49,7 @@ class Stock:
         assert isinstance(self.card, CheckpointCard)
         device: Literal["cuda", "cpu"] = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, self.card.dtype[device])
-        self.pipeline = LTXPipeline.from_pretrained(locate(self.card, "transformer"), dtype=dtype).to(device)
+        self.pipeline = LTXPipeline.from_pretrained(located(self.card, "transformer").folder, dtype=dtype).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
 
     def __call__(self, fields: dict[str, int]) -> bytes:

@@ -7,14 +7,18 @@ parameters of one video. A parameter that a request does not set gets the defaul
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from pipelines.paths import ROOT
 from pipelines.stages import Stage
 from pipelines.strict import StrictModel
+
+if TYPE_CHECKING:
+    from pipelines.weights.network import Network
 
 Component = str
 """The name of a part of a checkpoint and of its folder, as in diffusers: `transformer`, `vae`, `text_encoder`."""
@@ -153,24 +157,63 @@ class ModelCard(StrictModel):
         """A value that is equal for models that can share the replicas of a stage."""
 
 
+PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth"})
+WEIGHTLESS = frozenset({"tokenizer", "feature_extractor", "scheduler"})
+"""The components that are only described: of a card's single file they come from its `config`."""
 DTYPES: dict[Literal["cpu", "cuda"], Dtype] = {"cpu": "float32", "cuda": "bfloat16"}
 
 
 class CheckpointCard(ModelCard):
     """A model that has weights."""
 
+    FILES: ClassVar[Mapping[Component, tuple[str, ...]]] = {}
+    """The components that a single file may hold, and the formats of such a file."""
+    ONE_FILE: ClassVar[frozenset[Component]] = frozenset()
+    """The components that the makers publish together in one file."""
+
     source: Source
     components: dict[Component, Source] = Field(default_factory=dict)
     """Components from other places than `source`; models that name the same place share its replicas."""
     dtype: dict[Literal["cpu", "cuda"], Dtype] = Field(default_factory=lambda: {**DTYPES})
+    download_gb: float | None = Field(default=None, gt=0)
+    """How much `kinoray prefetch` fetches for this model, in 10^9 bytes."""
 
     @field_validator("components")
     @classmethod
     def _known(cls, components: dict[Component, Source]) -> dict[Component, Source]:
-        known = sorted({each for parts in cls.STAGES.values() for each in parts})
-        if unknown := sorted(components.keys() - set(known)):
-            raise ValueError(f"there is no component {unknown[0]!r}; there are {', '.join(known)}")
+        if unknown := sorted(components.keys() - set(cls.all_components())):
+            raise ValueError(f"there is no component {unknown[0]!r}; there are {', '.join(cls.all_components())}")
         return components
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        for component in self.all_components():
+            if component not in WEIGHTLESS and (file := self.component_source(component).file) is not None:
+                self._check_file(component, file)
+        return self
+
+    def _check_file(self, component: Component, file: str) -> None:
+        suffix = Path(file).suffix.lower()
+        if suffix in PICKLES:
+            raise ValueError(
+                f"{file} is a pickle, which runs code when it is loaded; save its tensors with safetensors.torch."
+                f"save_file and name that file"
+            )
+        if component not in self.components and component not in self.ONE_FILE:
+            raise ValueError(f"{component} is not in {file}; give its source as components.{component}")
+        if suffix not in self.FILES.get(component, ()):
+            kinds = " or ".join(self.FILES.get(component, ())) or "no"
+            raise ValueError(f"{component} can be read from {kinds} file, not from {file}; name a diffusers folder")
+
+    @staticmethod
+    def networks() -> Mapping[Component, Network]:
+        """How the networks of the components are built and filled. Imports no torch before they are built."""
+        return {}
+
+    @classmethod
+    def all_components(cls) -> tuple[Component, ...]:
+        """The components of all stages, each once."""
+        return tuple(sorted({component for stage in cls.STAGES.values() for component in stage}))
 
     def component_source(self, component: Component) -> Source:
         return self.components.get(component, self.source)

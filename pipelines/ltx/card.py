@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -10,6 +11,12 @@ from pipelines.card import CheckpointCard, Component, Defaults, Parameters
 from pipelines.errors import InvalidRequest
 from pipelines.stages import Stage
 from pipelines.strict import Finite
+
+if TYPE_CHECKING:
+    from pipelines.weights.network import Network
+
+Schedule = Literal["uniform", "linear-quadratic"]
+"""The spacing of the noise levels: linear-quadratic from release 0.9.5 on, as in `LTXConditionPipeline`."""
 
 
 class LTXFields(BaseModel):
@@ -21,8 +28,16 @@ class LTXFields(BaseModel):
 
 
 class LTXDefaults(Defaults):
-    """The values of fields that a request does not set or cannot set."""
+    """The values of fields that a request does not set or cannot set.
 
+    `schedule` and `causal_positions` have no default, since the releases differ in them and a wrong one distorts.
+    """
+
+    schedule: Schedule
+    causal_positions: bool
+    """Whether the first frame stands alone in time, as the releases from 0.9.5 on are trained."""
+    t5_attends_to_padding: bool = True
+    """Whether T5 sees the padding after a prompt, as in diffusers. The makers' own code masks it."""
     guidance_scale: float
     guidance_rescale: float = 0.0
     negative_prompt: str = ""
@@ -43,6 +58,10 @@ class LTXParameters(Parameters):
     """The effective parameters of one video."""
 
     family: Literal["ltx"] = "ltx"
+    # Without these three, a job's row is of a Kinoray that knew only these values.
+    schedule: Schedule = "uniform"
+    causal_positions: bool = False
+    t5_attends_to_padding: bool = True
     guidance_scale: float
     guidance_rescale: float
     negative_prompt: str
@@ -66,11 +85,23 @@ class LTXCard(CheckpointCard):
         Stage.DENOISE: ("transformer", "scheduler"),
         Stage.DECODE: ("vae",),
     }
+    FILES: ClassVar[Mapping[Component, tuple[str, ...]]] = {
+        "transformer": (".safetensors", ".gguf"),
+        "vae": (".safetensors",),
+        "text_encoder": (".safetensors", ".gguf"),
+    }
+    ONE_FILE: ClassVar[frozenset[Component]] = frozenset({"transformer", "vae"})
     TAKES_PROMPT: ClassVar[bool] = True
     NEEDS_IMAGE: ClassVar[bool] = False
 
     family: Literal["ltx"]
     defaults: LTXDefaults
+
+    @staticmethod
+    def networks() -> Mapping[Component, Network]:
+        from pipelines.ltx.networks import NETWORKS
+
+        return NETWORKS
 
     def default_parameters(self) -> LTXParameters:
         """The parameters of an empty request; the stages warm up with them."""

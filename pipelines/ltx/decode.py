@@ -12,7 +12,7 @@ from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.outputs import FinalLatents
 from pipelines.ltx.packing import latent_grid
 from pipelines.protocols import Resources
-from pipelines.weights import load_component
+from pipelines.weights.load import load_network
 
 
 class VideoDecoder:
@@ -25,9 +25,7 @@ class VideoDecoder:
 
     def __init__(self, card: LTXCard, resources: Resources) -> None:
         placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
-        from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
-
-        self.vae = load_component(AutoencoderKLLTXVideo, card, "vae", dtype=placement.dtype, device=placement.device)
+        self.vae = load_network(card, "vae", dtype=placement.dtype, device=placement.device)
         del self.vae.encoder
         self.card = card
         self.placement = placement

@@ -6,16 +6,18 @@ loop is ours, so that it can stop between any two steps and resume elsewhere wit
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.card import Compression
 from pipelines.devices import place
 from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.outputs import DenoiseState, FinalLatents, ImageConditioning, TextConditioning
-from pipelines.ltx.packing import latent_grid, pack, unpack
+from pipelines.ltx.packing import causal_positions, latent_grid, pack, unpack
+from pipelines.ltx.schedule import noise_levels
 from pipelines.protocols import DenoiseInputs, Resources
-from pipelines.weights import load_component, locate
+from pipelines.weights.load import load_network
+from pipelines.weights.located import located
 
 
 class Denoiser:
@@ -23,15 +25,12 @@ class Denoiser:
 
     def __init__(self, card: LTXCard, resources: Resources) -> None:
         placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
-        from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
         from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-        self.transformer = load_component(
-            LTXVideoTransformer3DModel, card, "transformer", dtype=placement.dtype, device=placement.device
-        )
+        self.transformer = load_network(card, "transformer", dtype=placement.dtype, device=placement.device)
         if placement.attention != "native":
             self.transformer.set_attention_backend(placement.attention)
-        folder = locate(card, "scheduler")
+        folder = located(card, "scheduler").folder
         self.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(str(folder), subfolder="scheduler")
         self.card = card
         self.placement = placement
@@ -69,10 +68,11 @@ class DenoiseRun:
     ) -> None:
         self.transformer = denoiser.transformer
         self.parameters = parameters
-        self.device = denoiser.placement.device
+        self.device, self.dtype = denoiser.placement.device, denoiser.placement.dtype
         compression = denoiser.card.compression
         self.grid = latent_grid(parameters, compression)  # f, h, w
         self.rope_scale = (compression.temporal / parameters.fps, compression.spatial, compression.spatial)
+        self.positions = self._positions(compression)
         self.embeds, self.mask = self._conditioning(text)
         self.clean_tokens = self._clean_tokens() if image is not None else None  # [B, S], 1 on the given frame
         # The scheduler keeps a step counter, so each run has its own. With one step, diffusers' stretch to the terminal
@@ -103,7 +103,7 @@ class DenoiseRun:
         timestep = self.timesteps[self.step_index]
         guided = self.parameters.guided
         batch = torch.cat([self.latents] * 2) if guided else self.latents
-        batch = batch.to(self.embeds.dtype)
+        batch = batch.to(self.dtype)
         per_sample = timestep.expand(batch.shape[0])  # [B]
         if self.clean_tokens is not None:
             per_sample = per_sample.unsqueeze(-1) * (1 - self.clean_tokens)  # [B, S]
@@ -118,6 +118,7 @@ class DenoiseRun:
                 height=height,
                 width=width,
                 rope_interpolation_scale=self.rope_scale,
+                video_coords=self.positions,
                 return_dict=False,
             )[0].float()
         if guided:
@@ -137,7 +138,8 @@ class DenoiseRun:
             assert text.negative_prompt_attention_mask is not None, "guidance needs the negative prompt's mask"
             embeds = torch.cat([text.negative_prompt_embeds, embeds])
             mask = torch.cat([text.negative_prompt_attention_mask, mask])
-        return embeds.to(self.device), mask.to(self.device)
+        # A text encoder on a CPU may have computed in another dtype than the transformer here.
+        return embeds.to(self.device, self.dtype), mask.to(self.device)
 
     def _first_frame(self) -> Tensor:
         """A mask that is 1 on the first latent frame and 0 elsewhere, [1, 1, f, h, w]."""
@@ -149,15 +151,19 @@ class DenoiseRun:
         packed = pack(self._first_frame()).squeeze(-1).to(self.device)
         return torch.cat([packed, packed]) if self.parameters.guided else packed
 
+    def _positions(self, compression: Compression) -> Tensor | None:
+        """The tokens' positions, [B, 3, S]; None leaves them to the transformer, which scales them by `rope_scale`."""
+        if not self.parameters.causal_positions:
+            return None
+        positions = causal_positions(self.grid, compression, self.parameters.fps).to(self.device)
+        return torch.cat([positions] * 2) if self.parameters.guided else positions
+
     def _schedule(self) -> Tensor:
         if self.parameters.timesteps is not None:
-            self.scheduler.set_timesteps(
-                timesteps=list(self.parameters.timesteps), device=self.device, mu=self._shift()
-            )
+            chosen: dict[str, object] = {"timesteps": list(self.parameters.timesteps)}
         else:
-            steps = self.parameters.num_inference_steps
-            sigmas = np.linspace(1.0, 1 / steps, steps)
-            self.scheduler.set_timesteps(sigmas=sigmas, device=self.device, mu=self._shift())
+            chosen = {"sigmas": noise_levels(self.parameters.schedule, self.parameters.num_inference_steps)}
+        self.scheduler.set_timesteps(**chosen, device=self.device, mu=self._shift())
         timesteps: Tensor = self.scheduler.timesteps
         return timesteps
 

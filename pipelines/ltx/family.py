@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines import weights
 from pipelines.ltx.card import LTXCard, LTXFields, LTXParameters
 from pipelines.protocols import Family, Stages
+from pipelines.weights.revision import revision_of
 
 if TYPE_CHECKING:
     from pipelines.ltx.outputs import DenoiseState, FinalLatents, ImageConditioning, TextConditioning
@@ -25,5 +25,5 @@ FAMILY = Family(
     fields=LTXFields,
     check=LTXCard.check,
     stages=_stages,
-    revision=lambda card: weights.revision(card, "transformer"),
+    revision=lambda card: revision_of(card, "transformer"),
 )

@@ -10,7 +10,7 @@ from pipelines.devices import place
 from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.outputs import ImageConditioning
 from pipelines.protocols import Resources
-from pipelines.weights import load_component
+from pipelines.weights.load import load_network
 
 
 class ImageEncoder:
@@ -18,10 +18,9 @@ class ImageEncoder:
 
     def __init__(self, card: LTXCard, resources: Resources) -> None:
         placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
-        from diffusers.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTXVideo
         from diffusers.video_processor import VideoProcessor
 
-        self.vae = load_component(AutoencoderKLLTXVideo, card, "vae", dtype=placement.dtype, device=placement.device)
+        self.vae = load_network(card, "vae", dtype=placement.dtype, device=placement.device)
         del self.vae.decoder
         self.processor = VideoProcessor(vae_scale_factor=self.vae.spatial_compression_ratio)
         self.card = card

@@ -5,6 +5,7 @@ Source: diffusers `LTXPipeline._pack_latents` and `_unpack_latents` with patch s
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from pipelines.card import Compression, Parameters
@@ -27,3 +28,17 @@ def pack(latents: Tensor) -> Tensor:
 def unpack(latents: Tensor, num_frames: int, height: int, width: int) -> Tensor:
     """Unpack latents: [B, f*h*w, C] to [B, C, f, h, w]."""
     return latents.reshape(latents.shape[0], num_frames, height, width, -1).permute(0, 4, 1, 2, 3)
+
+
+def causal_positions(grid: tuple[int, int, int], compression: Compression, fps: int) -> Tensor:
+    """The position of each token, [1, 3, S]: seconds, and pixels down and across.
+
+    The first latent frame stands for one frame, and each later one for `compression.temporal`
+    (LTX-Video, `latent_to_pixel_coords` with `causal_fix`).
+    """
+    frames, rows, columns = (torch.arange(length) for length in grid)
+    seconds = (frames * compression.temporal + 1 - compression.temporal).clamp(min=0).float() * (1.0 / fps)
+    axes = torch.meshgrid(
+        seconds, (rows * compression.spatial).float(), (columns * compression.spatial).float(), indexing="ij"
+    )
+    return torch.stack(axes).flatten(1).unsqueeze(0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
@@ -10,6 +11,9 @@ from pipelines.card import CheckpointCard, Component, Defaults, Parameters
 from pipelines.errors import InvalidRequest
 from pipelines.stages import Stage
 from pipelines.strict import Finite
+
+if TYPE_CHECKING:
+    from pipelines.weights.network import Network
 
 
 class SVDFields(BaseModel):
@@ -60,11 +64,21 @@ class SVDCard(CheckpointCard):
         Stage.DENOISE: ("unet", "scheduler"),
         Stage.DECODE: ("vae",),
     }
+    FILES: ClassVar[Mapping[Component, tuple[str, ...]]] = dict.fromkeys(
+        ("unet", "vae", "image_encoder"), (".safetensors",)
+    )
+    ONE_FILE: ClassVar[frozenset[Component]] = frozenset(FILES)
     TAKES_PROMPT: ClassVar[bool] = False
     NEEDS_IMAGE: ClassVar[bool] = True
 
     family: Literal["svd"]
     defaults: SVDDefaults
+
+    @staticmethod
+    def networks() -> Mapping[Component, Network]:
+        from pipelines.svd.networks import NETWORKS
+
+        return NETWORKS
 
     def default_parameters(self) -> SVDParameters:
         """The parameters of an empty request; the stages warm up with them."""

@@ -11,7 +11,7 @@ from pipelines.devices import place
 from pipelines.protocols import Resources
 from pipelines.svd.card import SVDCard, SVDParameters
 from pipelines.svd.outputs import FinalLatents
-from pipelines.svd.single_file import load_svd_component
+from pipelines.weights.load import load_network
 
 
 class VideoDecoder:
@@ -23,11 +23,7 @@ class VideoDecoder:
 
     def __init__(self, card: SVDCard, resources: Resources) -> None:
         placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
-        from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
-
-        self.vae = load_svd_component(
-            AutoencoderKLTemporalDecoder, card, "vae", dtype=placement.dtype, device=placement.device
-        )
+        self.vae = load_network(card, "vae", dtype=placement.dtype, device=placement.device)
         del self.vae.encoder
         self.card = card
         self.placement = placement

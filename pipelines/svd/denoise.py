@@ -13,8 +13,8 @@ from pipelines.devices import place
 from pipelines.protocols import DenoiseInputs, Resources
 from pipelines.svd.card import SVDCard, SVDParameters
 from pipelines.svd.outputs import DenoiseState, FinalLatents, ImageConditioning
-from pipelines.svd.single_file import load_svd_component
-from pipelines.weights import locate
+from pipelines.weights.load import load_network
+from pipelines.weights.located import located
 
 
 class Denoiser:
@@ -22,15 +22,12 @@ class Denoiser:
 
     def __init__(self, card: SVDCard, resources: Resources) -> None:
         placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
-        from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
         from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 
-        self.unet = load_svd_component(
-            UNetSpatioTemporalConditionModel, card, "unet", dtype=placement.dtype, device=placement.device
-        )
+        self.unet = load_network(card, "unet", dtype=placement.dtype, device=placement.device)
         if placement.attention != "native":
             self.unet.set_attention_backend(placement.attention)
-        folder = locate(card, "scheduler")
+        folder = located(card, "scheduler").folder
         self.scheduler = EulerDiscreteScheduler.from_pretrained(str(folder), subfolder="scheduler")
         self.card = card
         self.placement = placement

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines import weights
 from pipelines.protocols import Family, Stages
 from pipelines.svd.card import SVDCard, SVDFields, SVDParameters
+from pipelines.weights.revision import revision_of
 
 if TYPE_CHECKING:
     from pipelines.svd.outputs import DenoiseState, FinalLatents, ImageConditioning
@@ -25,5 +25,5 @@ FAMILY = Family(
     fields=SVDFields,
     check=SVDCard.check,
     stages=_stages,
-    revision=lambda card: weights.revision(card, "unet"),
+    revision=lambda card: revision_of(card, "unet"),
 )

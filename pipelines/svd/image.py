@@ -16,8 +16,8 @@ from pipelines.devices import place
 from pipelines.protocols import Resources
 from pipelines.svd.card import SVDCard, SVDParameters
 from pipelines.svd.outputs import ImageConditioning
-from pipelines.svd.single_file import load_svd_component
-from pipelines.weights import locate
+from pipelines.weights.load import load_network
+from pipelines.weights.located import located
 
 CLIP_SIZE = (224, 224)  # fixed in diffusers' pipeline, whatever the checkpoint says
 
@@ -27,15 +27,14 @@ class ImageEncoder:
 
     def __init__(self, card: SVDCard, resources: Resources) -> None:
         placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
-        from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
         from diffusers.video_processor import VideoProcessor
-        from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+        from transformers import CLIPImageProcessor
 
         device, dtype = placement.device, placement.dtype
-        self.clip = load_svd_component(CLIPVisionModelWithProjection, card, "image_encoder", dtype=dtype, device=device)
-        folder = locate(card, "feature_extractor")
+        self.clip = load_network(card, "image_encoder", dtype=dtype, device=device)
+        folder = located(card, "feature_extractor").folder
         self.normalizer = CLIPImageProcessor.from_pretrained(str(folder), subfolder="feature_extractor")
-        self.vae = load_svd_component(AutoencoderKLTemporalDecoder, card, "vae", dtype=dtype, device=device)
+        self.vae = load_network(card, "vae", dtype=dtype, device=device)
         del self.vae.decoder
         if dtype == torch.float16 and self.vae.config.force_upcast:
             self.vae.to(torch.float32)

@@ -1,24 +1,20 @@
 """Read Stable Video Diffusion as released: one file such as `svd_xt.safetensors`, with Stability AI's tensor names.
 
-diffusers cannot read such a file for this family. This module builds each network from its diffusers configuration and
-looks up each of its tensors in the file, under its name in Stability AI's generative-models (`VideoUNet`,
-`VideoDecoder`, open_clip's vision tower). The encoder half of the autoencoder is the one that conditions on the image.
+diffusers cannot read such a file for this family. This module finds each tensor of a diffusers network in the file,
+under its name in Stability AI's generative-models (`VideoUNet`, `VideoDecoder`, open_clip's vision tower).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from pipelines.weights.recipe import Part, Recipe
 
-from pipelines.card import Component
-from pipelines.errors import WeightsUnavailable
-from pipelines.svd.card import SVDCard
-from pipelines.weights import load_component
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNET = "model.diffusion_model."
 CLIP = "conditioner.embedders.0.open_clip.model.visual."
@@ -59,62 +55,58 @@ _CLIP_OUTER = {
 }
 
 
-def load_svd_component(
-    kind: Any, card: SVDCard, component: Component, *, dtype: torch.dtype, device: torch.device
-) -> Any:
-    """`load_component` that reads a single file in the released format."""
-    return load_component(
-        kind, card, component, dtype=dtype, device=device, from_single_file=partial(read_released, kind)
-    )
+def find_unet(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Recipe:
+    """The UNet's parts of a released file."""
+    resnets = {name.split(".")[3] for name in wanted if name.startswith("down_blocks.0.resnets.")}
+    return _found({name: UNET + unet_name(name, len(resnets)) for name in wanted}, held, wanted)
 
 
-def read_released(kind: Any, file: str, *, config: str, subfolder: str, dtype: torch.dtype) -> Any:
-    """Build a network from its diffusers configuration and fill it from a released file.
+def find_vae(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Recipe:
+    """The autoencoder's parts of a released file: the encoder is the one that conditions on the image."""
+    levels = {name.split(".")[2] for name in wanted if name.startswith("decoder.up_blocks.")}
+    return _found({name: vae_name(name, len(levels)) for name in wanted}, held, wanted)
 
-    Raises:
-        WeightsUnavailable: the file lacks a tensor, because it holds another model or another half of this one.
-    """
-    from accelerate import init_empty_weights
-    from safetensors import safe_open
 
-    with init_empty_weights(include_buffers=False):
-        if subfolder == "image_encoder":
-            network = kind(kind.config_class.from_pretrained(config, subfolder=subfolder))
+def find_clip(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Recipe:
+    """The parts of CLIP's vision tower: open_clip keeps the three projections of attention in one tensor."""
+    parts: dict[str, Part] = {}
+    for name in wanted:
+        if name == "visual_projection.weight":
+            released, take = f"{CLIP}proj", _transposed
+        elif match := re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(\w+)", name):
+            layer, part, what = match.groups()
+            released = f"{CLIP}transformer.resblocks.{layer}.attn.in_proj_{what}"
+            take = partial(_third, "qkv".index(part))
         else:
-            network = kind.from_config(kind.load_config(config, subfolder=subfolder))
-    expected = network.state_dict()
-    with safe_open(file, framework="pt") as tensors:
-        held = set(tensors.keys())
-
-        def fetch(name: str) -> Tensor:
-            if name not in held:
-                raise WeightsUnavailable(f"{Path(file).name} has no {name}: it is not a whole Stable Video Diffusion")
-            tensor: Tensor = tensors.get_tensor(name)
-            return tensor
-
-        # Some of diffusers' linear layers are convolutions of size one in the original, with the same numbers.
-        state = {
-            name: _released(subfolder, name, network.config, fetch).reshape(like.shape).to(dtype).contiguous()
-            for name, like in expected.items()
-        }
-    network.load_state_dict(state, assign=True)
-    return network
+            released, take = CLIP + clip_name(name), _as_it_is
+        if released in held:
+            parts[name] = Part(released, take)
+    return parts
 
 
-def _released(component: str, name: str, config: Any, fetch: Any) -> Tensor:
-    """The released tensor for a diffusers name."""
-    if component == "unet":
-        found: Tensor = fetch(UNET + unet_name(name, config.layers_per_block))
-    elif component == "vae":
-        found = fetch(vae_name(name, len(config.block_out_channels)))
-    elif name == "visual_projection.weight":
-        found = fetch(CLIP + "proj").T
-    elif match := re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(\w+)", name):
-        layer, part, what = match.groups()
-        found = fetch(f"{CLIP}transformer.resblocks.{layer}.attn.in_proj_{what}").chunk(3)["qkv".index(part)]
-    else:
-        found = fetch(CLIP + clip_name(name))
-    return found
+def _found(names: Mapping[str, str], held: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Recipe:
+    # Some of diffusers' linear layers are convolutions of size one in the original, with the same numbers.
+    return {
+        name: Part(released, partial(_reshaped, tuple(wanted[name].shape)))
+        for name, released in names.items()
+        if released in held
+    }
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _transposed(tensor: Tensor) -> Tensor:
+    return tensor.T
+
+
+def _third(which: int, tensor: Tensor) -> Tensor:
+    return tensor.chunk(3)[which]
+
+
+def _reshaped(shape: tuple[int, ...], tensor: Tensor) -> Tensor:
+    return tensor.reshape(shape)
 
 
 def unet_name(name: str, layers_per_block: int) -> str:

@@ -1,0 +1,61 @@
+"""What an LTX-Video file says about its own release, held against the card. No torch.
+
+From 0.9.0 on the makers' single files carry a JSON in their metadata: how positions in time are counted, the schedule,
+and for distilled models the noise levels they were trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pipelines.ltx.card import LTXDefaults, Schedule
+from pipelines.ltx.schedule import noise_levels
+
+SAMPLERS: Mapping[str, Schedule] = {"Uniform": "uniform", "LinearQuadratic": "linear-quadratic"}
+NEAR = 2e-3
+"""How far a noise level of a card may be from a trained one: the files round theirs."""
+
+
+def contradiction(defaults: LTXDefaults, metadata: Mapping[str, str]) -> str | None:
+    """The first point in which a file's metadata and a card differ, with both values; None if they agree.
+
+    Args:
+        metadata: of a safetensors file. What it does not say cannot contradict.
+    """
+    return next(_contradictions(defaults, _config(metadata)), None)
+
+
+def _contradictions(defaults: LTXDefaults, config: Mapping[str, Any]) -> Iterator[str]:
+    transformer, scheduler = _part(config, "transformer"), _part(config, "scheduler")
+    causal = transformer.get("causal_temporal_positioning")
+    if isinstance(causal, bool) and causal != defaults.causal_positions:
+        yield f"causal_temporal_positioning is {causal} in the file, causal_positions is {defaults.causal_positions}"
+    sampler = scheduler.get("sampler")
+    if sampler is not None and SAMPLERS.get(sampler) != defaults.schedule and not defaults.timesteps:
+        yield f"sampler is {sampler} in the file, schedule is {defaults.schedule}"
+    allowed = config.get("allowed_inference_steps")
+    if isinstance(allowed, list) and allowed:
+        for level in _levels(defaults):
+            if min(abs(level - each) for each in allowed) > NEAR:
+                yield f"the file is distilled for the noise levels {allowed}, the card begins a step at {level:g}"
+
+
+def _levels(defaults: LTXDefaults) -> list[float]:
+    if defaults.timesteps is None:
+        return noise_levels(defaults.schedule, defaults.num_inference_steps)
+    return [timestep / 1000 for timestep in defaults.timesteps]
+
+
+def _config(metadata: Mapping[str, str]) -> Mapping[str, Any]:
+    try:
+        config = json.loads(metadata.get("config", "{}"))
+    except ValueError:
+        return {}  # not the makers' own
+    return config if isinstance(config, dict) else {}
+
+
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = config.get(name)
+    return part if isinstance(part, dict) else {}

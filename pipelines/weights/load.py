@@ -1,0 +1,105 @@
+"""Load a network's weights: whole, each tensor straight into its dtype and device, or not at all.
+
+The libraries' own loaders fill a missing tensor with random numbers and leave what is left over, with a warning. This
+one reads by the recipe that `prefetch` has checked, and holds one tensor of the file beside the network.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipelines.card import CheckpointCard, Component
+from pipelines.errors import WeightsUnavailable
+from pipelines.weights.gguf_file import read_gguf_header
+from pipelines.weights.gguf_network import GGUFLayout, load_gguf, make_gguf_recipe
+from pipelines.weights.header import Header, read_header
+from pipelines.weights.located import located
+from pipelines.weights.network import Empty, build_empty, dtype_of
+from pipelines.weights.recipe import Part, Recipe, Subject, make_recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+GGUF = ".gguf"
+
+
+def load_network(card: CheckpointCard, component: Component, *, dtype: torch.dtype, device: torch.device) -> Any:
+    """Load one network of a model, ready for inference.
+
+    Raises:
+        WeightsUnavailable: its files are not here and cannot be fetched, or are not exactly this network.
+    """
+    return prepare(card, component).fill(dtype, device)
+
+
+def check_network(card: CheckpointCard, component: Component) -> None:
+    """Check that a network's files, once fetched, would load; this reads only their headers.
+
+    Raises:
+        WeightsUnavailable: as `load_network` would.
+    """
+    prepare(card, component)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A network on the meta device, and how each of its tensors is made of its files."""
+
+    empty: Empty
+    header: Header
+    recipe: Recipe
+    gguf: GGUFLayout | None = None
+
+    def fill(self, dtype: torch.dtype, device: torch.device) -> Any:
+        """Read the weights; returns the network."""
+        from safetensors import safe_open
+
+        if self.gguf is not None:
+            return load_gguf(self.gguf, self.header, self.empty, self.recipe, dtype=dtype, device=device)
+        module: Any = self.empty.network
+        with ExitStack() as stack:
+            files = {path: stack.enter_context(safe_open(path, framework="pt")) for path in self.header.files}
+
+            def read(name: str) -> Tensor:
+                tensor: Tensor = files[self.header.entries[name].file].get_tensor(name)
+                return tensor
+
+            state = {
+                # A copy even where nothing changes: a file may be replaced while the network is in use.
+                name: _made(part, read).to(device, dtype_of(module, name, dtype), copy=True).contiguous()
+                for name, part in self.recipe.items()
+            }
+        state |= {name: state[first] for name, first in self.empty.tied.items()}
+        module.load_state_dict(state, strict=True, assign=True)
+        if self.empty.tied:
+            module.tie_weights()
+        # Parameters keep requiring gradients, as in a diffusers pipeline: torch.matmul folds a batch depending on that
+        # flag, even where nothing is recorded, and the other kernel gives different bits.
+        return module.to(device).eval()
+
+
+def prepare(card: CheckpointCard, component: Component) -> Prepared:
+    """Find out how a network is made of its files. Raises WeightsUnavailable if it cannot be."""
+    network, found = card.networks()[component], located(card, component)
+    empty = build_empty(network, found.folder, component)
+    subject = Subject(component, str(found.folder), network.left_aside)
+    if network.gguf is not None and found.weights[0].suffix.lower() == GGUF:
+        header = read_gguf_header(found.weights[0])
+        return Prepared(empty, header, make_gguf_recipe(network.gguf, header, empty, subject), network.gguf)
+    header = read_header(found.weights)
+    recipe = make_recipe(header, empty.wanted, network.file if found.single else network.folder, subject)
+    if (contradiction := network.contradiction(card, header.metadata)) is not None:
+        raise WeightsUnavailable(f"{card.id} does not fit {header.title}: {contradiction}")
+    return Prepared(empty, header, recipe)
+
+
+def _made(part: Part, read: Any) -> Tensor:
+    import torch
+
+    tensor: Tensor = read(part.name)
+    if part.scale is not None:
+        tensor = tensor.to(torch.float32) * read(part.scale).to(torch.float32)
+    return part.take(tensor)

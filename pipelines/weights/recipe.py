@@ -1,0 +1,174 @@
+"""How each tensor of a network is made of the tensors in its files, or in one sentence why it cannot be.
+
+The recipe is made from headers alone, so `prefetch` refuses exactly what a replica would refuse.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from pipelines.errors import WeightsUnavailable
+from pipelines.weights.header import Header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LORA = re.compile(r"lora_(A|B|up|down)\b|\.lora\.|^lora_|\.hada_w|\.lokr_|\.diff_b?$")
+SCALES = (".scale_weight", ".weight_scale")
+SCALED_BESIDES = re.compile(r"(^|\.)(scaled_fp8|scale_input|input_scale|comfy_quant)$")
+"""What a scaled fp8 file has for multiplications in fp8, which are not done here."""
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """How one tensor of a network is made of one in the files."""
+
+    name: str
+    take: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    """Applied to the tensor of that name: a transposition, a third of it, another shape."""
+    scale: str | None = None
+    """The name of the number by which the tensor is multiplied, for an fp8 tensor that was scaled."""
+
+
+Recipe = Mapping[str, Part]
+"""The part of each of a network's tensors, by the network's own names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Under which names, and in which shapes, files hold a network."""
+
+    find: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Recipe]
+    """Given the file's tensors and the network's, both on the meta device: the parts of those that are there."""
+    own: Callable[[Collection[str]], Collection[str]] = lambda names: names
+    """Of the names in a file, those that belong to this network; others may belong to its neighbours in the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is being filled, in words."""
+
+    component: str
+    config: str
+    """Where its configuration is."""
+    left_aside: Collection[str] = ()
+    """Patterns of names in the files that are not needed."""
+
+
+AS_NAMED = Layout(lambda held, wanted: {name: Part(name) for name in wanted if name in held})
+"""The layout of a diffusers folder: the file's names are the network's."""
+
+
+def make_recipe(header: Header, wanted: Mapping[str, Tensor], layout: Layout, subject: Subject) -> Recipe:
+    """Find every tensor that a network wants, and a use for every tensor that the files hold.
+
+    Args:
+        wanted: the network's tensors, on the meta device.
+
+    Raises:
+        WeightsUnavailable: one is missing, left over or of another shape; the sentence says what the file is.
+    """
+    scales = _scales(header)
+    held = _without_contents(header, besides={*scales.values(), *filter(SCALED_BESIDES.search, header.entries)})
+    held = {name: held[name] for name in layout.own(held)}
+    found = layout.find(held, wanted)
+    recipe = {name: Part(part.name, part.take, scales.get(part.name)) for name, part in found.items()}
+    missing = [name for name in wanted if name not in recipe]
+    used = {part.name for part in recipe.values()}
+    left_over = [
+        name for name in held if name not in used and not any(re.search(each, name) for each in subject.left_aside)
+    ]
+    if missing or left_over:
+        raise WeightsUnavailable(f"{header.title} {_difference(header, wanted, missing, left_over, subject)}")
+    for name, part in recipe.items():
+        if header.entries[part.name].dtype not in FLOATS:
+            dtype = header.entries[part.name].dtype
+            raise WeightsUnavailable(
+                f"{header.title}: {part.name} is {dtype}, a quantisation that cannot be read here; take the release's "
+                f"own file, its fp8 file, or a GGUF"
+            )
+        shape, expected = _shape(part, held), tuple(wanted[name].shape)
+        if shape != expected:
+            raise WeightsUnavailable(
+                f"{header.title} is of another version than {subject.config}: {part.name} has the shape "
+                f"{list(header.entries[part.name].shape)}, {subject.component}/config.json makes {name} "
+                f"{list(expected)}; take file and config of one release"
+            )
+    return recipe
+
+
+def _scales(header: Header) -> dict[str, str]:
+    """The scale of each scaled weight. Raises WeightsUnavailable for a scale that is not one number."""
+    scales = {}
+    for scale in header.entries:
+        stem = next((scale.removesuffix(end) for end in SCALES if scale.endswith(end)), None)
+        if stem is None or (weight := f"{stem}.weight") not in header.entries:
+            continue
+        if header.entries[scale].shape not in ((), (1,)):
+            raise WeightsUnavailable(
+                f"{header.title}: {weight} is scaled by blocks, which cannot be read here; take the release's own file"
+            )
+        scales[weight] = scale
+    return scales
+
+
+def _without_contents(header: Header, besides: Collection[str]) -> dict[str, Tensor]:
+    import torch
+
+    names = [name for name in header.entries if name not in besides]
+    return {name: torch.empty(header.entries[name].shape, device="meta") for name in names}
+
+
+def _shape(part: Part, held: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+    try:
+        return tuple(part.take(held[part.name]).shape)
+    except (RuntimeError, ValueError):  # it cannot be taken of this shape
+        return None
+
+
+def _difference(
+    header: Header, wanted: Mapping[str, Tensor], missing: list[str], left_over: list[str], subject: Subject
+) -> str:
+    """The rest of a sentence that begins with the file: how it differs, and what to do."""
+    names, component = header.entries, subject.component
+    if sum(bool(LORA.search(name)) for name in names) > len(names) / 2:
+        return f"is a LoRA, which changes a model and is none: name the model's own file for {component}"
+    prefix = _common_prefix(names)
+    if prefix and any(name.removeprefix(prefix) in wanted for name in names):
+        return f"has the {component} under names that begin with {prefix!r}: save its tensors without that prefix"
+    if len(missing) == len(wanted):
+        kind = _kind(names)
+        return f"holds no {component}{f'; it is {kind}' if kind else ''}: name the file or folder that does"
+    lack = f"lacks {len(missing)} of the {component}'s {len(wanted)} tensors, such as {missing[0]}" if missing else ""
+    extra = f"has {len(left_over)} that {subject.config} does not describe, such as {left_over[0]}" if left_over else ""
+    if missing and left_over:
+        return f"{lack}, and {extra}: file and config are of different versions; take both of one release"
+    if missing:
+        return f"{lack}: it is not whole, or of another version than {subject.config}; fetch it again"
+    return f"{extra}: file and config are of different versions; take both of one release"
+
+
+def _common_prefix(names: Collection[str]) -> str:
+    """What all names begin with, up to a point; empty if there is nothing."""
+    first, last = min(names).split("."), max(names).split(".")
+    shared = takewhile(lambda pair: pair[0] == pair[1], zip(first[:-1], last[:-1], strict=False))
+    return "".join(f"{part}." for part, _ in shared)
+
+
+KINDS = {
+    r"adaln_single|transformer_blocks\.\d+\.attn1": "an LTX-Video transformer",
+    r"per_channel_statistics|last_time_embedder|latents_mean": "an LTX-Video autoencoder",
+    r"SelfAttention|^enc\.blk": "a T5 text encoder",
+    r"conditioner\.embedders|input_blocks\.|temporal_transformer_blocks": "a Stable Video Diffusion model",
+    r"vision_model\.": "a CLIP image encoder",
+    r"first_stage_model|encoder\.mid_block|decoder\.mid_block": "an autoencoder",
+}
+
+
+def _kind(names: Collection[str]) -> str | None:
+    return next((kind for pattern, kind in KINDS.items() if any(re.search(pattern, name) for name in names)), None)
