@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import inspect, select
 
 from jobs.database import Database, insert_if_absent, insert_into
 from jobs.schema import pins
@@ -32,6 +32,11 @@ class Pins:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def has_table(self) -> bool:
+        """Whether the table is there: a replica may start before a SQLite store has its tables."""
+        with self._database.read() as connection:
+            return inspect(connection).has_table(pins.name)
 
     def pinned(self, repo: str, revision: str | None, resolve: Callable[[], str]) -> str:
         """The commit of a repository's branch or tag; the first to ask calls `resolve`, and its answer is recorded.
