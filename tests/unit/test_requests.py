@@ -20,8 +20,10 @@ def request(**fields: object) -> RequestFields:
 
 def test_every_shipped_card_accepts_its_own_defaults() -> None:
     cards = load_catalogue()
-    tiny, ltx = {"ltx-tiny", "svd-tiny"}, {"ltx-video-0.9.5", "ltx-video-0.9.8-2b-distilled"}
-    assert set(cards) == tiny | ltx | {"svd", "svd-xt", "svd-xt-1.1", "simulated"}
+    releases = ("0.9.0", "0.9.1", "0.9.5", "0.9.6-dev", "0.9.6-distilled", "0.9.7-13b-dev", "0.9.7-13b-distilled")
+    releases += ("0.9.8-13b-dev", "0.9.8-13b-distilled", "0.9.8-2b-distilled")
+    ltx = {f"ltx-video-{release}" for release in releases}
+    assert set(cards) == ltx | {"svd", "svd-xt", "svd-xt-1.1", "ltx-tiny", "svd-tiny", "simulated"}
     for card in cards.values():
         said = request(width=card.defaults.width, height=card.defaults.height)
         parameters = resolve(said, card, has_image=card.NEEDS_IMAGE)
@@ -48,9 +50,12 @@ def test_real_ltx_models_take_8k_plus_1_frames() -> None:
         resolve(request(num_frames=100), get_card("ltx-video-0.9.5"))
 
 
+LEVELS = (1000, 993.75, 987.5, 981.25, 975, 909.375, 725, 421.875)
+
+
 def test_a_distilled_model_has_its_own_schedule() -> None:
     card = get_card("ltx-video-0.9.8-2b-distilled")
-    assert resolve(request(), card).model_dump()["timesteps"] == (1000, 993, 987, 981, 975, 909, 725, 0.03)
+    assert resolve(request(), card).model_dump()["timesteps"] == LEVELS
     with pytest.raises(InvalidRequest, match="must be 8"):
         resolve(request(num_inference_steps=20), card)
 
