@@ -202,8 +202,8 @@ class CheckpointCard(ModelCard):
         if component not in self.components and component not in self.ONE_FILE:
             raise ValueError(f"{component} is not in {file}; give its source as components.{component}")
         if suffix not in self.FILES.get(component, ()):
-            kinds = " or ".join(self.FILES.get(component, ())) or "no"
-            raise ValueError(f"{component} can be read from {kinds} file, not from {file}; name a diffusers folder")
+            kinds = "".join(f"a {kind} file or " for kind in self.FILES.get(component, ()))
+            raise ValueError(f"{component} can be read from {kinds}a diffusers folder, not from {file}")
 
     @staticmethod
     def networks() -> Mapping[Component, Network]:

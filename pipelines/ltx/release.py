@@ -19,7 +19,7 @@ NEAR = 2e-3
 
 
 def contradiction(defaults: LTXDefaults, metadata: Mapping[str, str]) -> str | None:
-    """The first point in which a file's metadata and a card differ, with both values; None if they agree.
+    """The first point in which a file's metadata and a card differ, the file's value first; None if they agree.
 
     Args:
         metadata: of a safetensors file. What it does not say cannot contradict.
@@ -31,15 +31,15 @@ def _contradictions(defaults: LTXDefaults, config: Mapping[str, Any]) -> Iterato
     transformer, scheduler = _part(config, "transformer"), _part(config, "scheduler")
     causal = transformer.get("causal_temporal_positioning")
     if isinstance(causal, bool) and causal != defaults.causal_positions:
-        yield f"causal_temporal_positioning is {causal} in the file, causal_positions is {defaults.causal_positions}"
+        yield f"causal_temporal_positioning is {causal}, causal_positions is {defaults.causal_positions}"
     sampler = scheduler.get("sampler")
     if sampler is not None and SAMPLERS.get(sampler) != defaults.schedule and not defaults.timesteps:
-        yield f"sampler is {sampler} in the file, schedule is {defaults.schedule}"
+        yield f"sampler is {sampler}, schedule is {defaults.schedule}"
     allowed = config.get("allowed_inference_steps")
     if isinstance(allowed, list) and allowed:
         for level in _levels(defaults):
             if min(abs(level - each) for each in allowed) > NEAR:
-                yield f"the file is distilled for the noise levels {allowed}, the card begins a step at {level:g}"
+                yield f"allowed_inference_steps are {allowed}, a step begins at {level:g}"
 
 
 def _levels(defaults: LTXDefaults) -> list[float]:

@@ -92,7 +92,7 @@ def prepare(card: CheckpointCard, component: Component) -> Prepared:
     header = read_header(found.weights)
     recipe = make_recipe(header, empty.wanted, network.file if found.single else network.folder, subject)
     if (contradiction := network.contradiction(card, header.metadata)) is not None:
-        raise WeightsUnavailable(f"{card.id} does not fit {header.title}: {contradiction}")
+        raise WeightsUnavailable(f"{header.title} contradicts the card of {card.id}: {contradiction}; correct the card")
     return Prepared(empty, header, recipe)
 
 

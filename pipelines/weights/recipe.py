@@ -95,9 +95,8 @@ def make_recipe(header: Header, wanted: Mapping[str, Tensor], layout: Layout, su
         shape, expected = _shape(part, held), tuple(wanted[name].shape)
         if shape != expected:
             raise WeightsUnavailable(
-                f"{header.title} is of another version than {subject.config}: {part.name} has the shape "
-                f"{list(header.entries[part.name].shape)}, {subject.component}/config.json makes {name} "
-                f"{list(expected)}; take file and config of one release"
+                f"{header.title} is of another version than the configuration in {subject.config}: {part.name} has the "
+                f"shape {list(header.entries[part.name].shape)}, not {list(expected)}; take both of one release"
             )
     return recipe
 
@@ -145,12 +144,11 @@ def _difference(
         kind = _kind(names)
         return f"holds no {component}{f'; it is {kind}' if kind else ''}: name the file or folder that does"
     lack = f"lacks {len(missing)} of the {component}'s {len(wanted)} tensors, such as {missing[0]}" if missing else ""
-    extra = f"has {len(left_over)} that {subject.config} does not describe, such as {left_over[0]}" if left_over else ""
+    extra = f"has {len(left_over)} tensors too many, such as {left_over[0]}" if left_over else ""
+    versions = f"of another version than the configuration in {subject.config}; take both of one release"
     if missing and left_over:
-        return f"{lack}, and {extra}: file and config are of different versions; take both of one release"
-    if missing:
-        return f"{lack}: it is not whole, or of another version than {subject.config}; fetch it again"
-    return f"{extra}: file and config are of different versions; take both of one release"
+        return f"{lack}, and {extra}: it is {versions}"
+    return f"{lack}: it is not whole, or {versions}" if missing else f"{extra}: it is {versions}"
 
 
 def _common_prefix(names: Collection[str]) -> str:
@@ -161,13 +159,14 @@ def _common_prefix(names: Collection[str]) -> str:
 
 
 KINDS = {
-    r"adaln_single|transformer_blocks\.\d+\.attn1": "an LTX-Video transformer",
-    r"per_channel_statistics|last_time_embedder|latents_mean": "an LTX-Video autoencoder",
-    r"SelfAttention|^enc\.blk": "a T5 text encoder",
     r"conditioner\.embedders|input_blocks\.|temporal_transformer_blocks": "a Stable Video Diffusion model",
+    r"adaln_single|scale_shift_table|transformer_blocks\.\d+\.attn1": "an LTX-Video transformer",
+    r"per_channel_statistics|last_time_embedder|latents_mean": "an LTX-Video autoencoder",
+    r"SelfAttention": "a T5 text encoder",
     r"vision_model\.": "a CLIP image encoder",
-    r"first_stage_model|encoder\.mid_block|decoder\.mid_block": "an autoencoder",
+    r"encoder\.mid_block|decoder\.mid_block": "an autoencoder",
 }
+"""What a file is by names in it, the more telling ones first."""
 
 
 def _kind(names: Collection[str]) -> str | None:
