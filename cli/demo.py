@@ -18,7 +18,7 @@ from pipelines.card import ModelCard
 from pipelines.catalogue import get_card
 from pipelines.errors import ConfigError, KinorayError
 from pipelines.paths import ROOT
-from pipelines.weights import prefetch
+from pipelines.weights.prefetch import prefetch
 
 PROMPT = "a red circle moves left on a black background"
 
@@ -39,7 +39,12 @@ def run_demo(
         def on_waiting(stages: list[str]) -> None:
             status.update(f"Loading {', '.join(stages)}")
 
-        with run_service(config, data=Path(data), private=True, graceful=False, on_waiting=on_waiting) as url:
+        def on_failed(sentence: str) -> None:
+            console.print(f"[red]cannot start:[/] {escape(sentence)}", emoji=False, soft_wrap=True)
+
+        with run_service(
+            config, data=Path(data), private=True, graceful=False, on_waiting=on_waiting, on_failed=on_failed
+        ) as url:
             status.stop()
             ready = time.monotonic()
             wish = escape(" from ".join(filter(None, [fields.get("prompt"), str(image) if image else None])))

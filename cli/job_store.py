@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from deployments.configuration.settings import database_url
 from jobs.costs import mean_seconds
 from jobs.database import UNREACHABLE, Database, DatabaseUnusable, open_database
+from jobs.pins import Pins
 from jobs.record import Job
 from jobs.store import JobStore
 from pipelines.errors import ConfigError
@@ -49,6 +50,13 @@ def measured_seconds(model: str) -> dict[Stage, float]:
         lines = JobStore(database).lines(model)
     means = mean_seconds(lines)
     return {stage: means[stage] for stage in lines}
+
+
+@contextmanager
+def pins() -> Iterator[Pins]:
+    """The commits to which weights are pinned. Raises ConfigError."""
+    with _one_sentence(), open_database(database_url()) as database:
+        yield Pins(database)
 
 
 @contextmanager

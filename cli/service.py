@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -105,8 +106,9 @@ def run_service(
     dashboard: bool = False,
     show_logs: bool = False,
     on_waiting: Callable[[list[str]], None] = lambda _: None,
+    on_failed: Callable[[str], None] = lambda _: None,
 ) -> Iterator[str]:
-    """Start Ray and the application, and yield its base URL once every stage is ready.
+    """Start Ray and the application, and yield its base URL once a model can be served and nothing loads any more.
 
     Args:
         config: a Serve config, as `load_config` returns it; its `http_options` say where it listens.
@@ -116,9 +118,10 @@ def run_service(
             environment says, so that services can run side by side.
         graceful: let Serve drain at the end, so that running jobs are given back; otherwise everything is just stopped.
         on_waiting: called with the stages that are still loading.
+        on_failed: called once with each sentence that says why a stage could not start.
 
     Raises:
-        StartFailed: the port is taken, Serve reports a failed deployment, or it takes longer than five minutes.
+        StartFailed: the port is taken, no model can be served, or it takes longer than five minutes.
     """
     # Set before Ray starts, because all of Ray's processes inherit them.
     if private:
@@ -155,7 +158,7 @@ def run_service(
             cleanup.callback(signals.ignore)
         _deploy(schema)
         url = f"http://{host}:{port}"
-        _wait_until_ready(url, on_waiting)
+        _wait_until_ready(url, on_waiting, on_failed)
         yield url
 
 
@@ -223,33 +226,54 @@ def _deploy(schema: Any) -> None:
     client.deploy_apps(schema)
 
 
-def _wait_until_ready(url: str, on_waiting: Callable[[list[str]], None]) -> None:
+def _wait_until_ready(url: str, on_waiting: Callable[[list[str]], None], on_failed: Callable[[str], None]) -> None:
     from ray import serve
     from ray.serve.schema import ApplicationStatus
 
     deadline = time.monotonic() + START_TIMEOUT_S
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach our loopback
+    told: set[str] = set()
     while True:
         waiting = ["Ray Serve"]
-        try:
-            with direct.open(f"{url}/readyz", timeout=10):
+        now = _readiness(url)
+        if now is not None:
+            waiting = now.waiting_for
+            for sentence in (each for each in now.sentences if each not in told):
+                told.add(sentence)
+                on_failed(sentence)
+            if now.status == "ready":
                 return
-        except urllib.error.HTTPError as error:
-            waiting = _waiting_for(error)
-        except OSError:
-            pass  # Serve's proxy does not listen yet
-        on_waiting(waiting)
+            if now.status == "unavailable":
+                raise StartFailed(f"no model can be served: {'; '.join(now.sentences)}")
+        # While the API answers, it knows better: what Serve has given up may be one model's stage.
         application = serve.status().applications.get(APPLICATION)
-        if application is not None and application.status is ApplicationStatus.DEPLOY_FAILED:
+        if now is None and application is not None and application.status is ApplicationStatus.DEPLOY_FAILED:
             raise StartFailed(f"the application could not be deployed: {application.message}")
+        on_waiting(waiting)
         if time.monotonic() > deadline:
             raise StartFailed(f"not ready within {START_TIMEOUT_S} s; still waiting for {', '.join(waiting)}")
         time.sleep(0.5)  # each poll costs the controller some work while the stages load
 
 
-def _waiting_for(error: urllib.error.HTTPError) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What GET /readyz says."""
+
+    status: str
+    waiting_for: list[str]
+    sentences: list[str]
+    """Why stages cannot start, each once."""
+
+
+def _readiness(url: str) -> Answer | None:
+    """Ask a service whether it is ready; None while it does not answer."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach our loopback
     try:
-        stages: list[str] = json.loads(error.read())["waiting_for"]
-    except (ValueError, KeyError, TypeError):
-        return ["Ray Serve"]
-    return stages
+        try:
+            with direct.open(f"{url}/readyz", timeout=10) as response:
+                body = response.read()
+        except urllib.error.HTTPError as error:
+            body = error.read()
+        said = json.loads(body)
+        return Answer(said["status"], said["waiting_for"], list(dict.fromkeys(said["cannot_start"].values())))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # Serve's proxy does not listen yet, or the API is not behind it yet

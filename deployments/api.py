@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments import metrics
 from deployments.configuration.api_keys import Scope, anonymous_allowed
+from deployments.configuration.names import deployment_names
 from deployments.configuration.settings import Settings, data_dir, database_url
 from deployments.events import emit
 from deployments.http.auth import Authenticator, Caller, bearer, caller_of
@@ -25,7 +26,7 @@ from deployments.http.error_handler import install
 from deployments.http.errors import NotFound, NotImplementedHere, NotReady
 from deployments.http.openapi import answers, binary, create_body, describe, file_body, json_body
 from deployments.http.queue_view import QueueView
-from deployments.http.readiness import missing_stages
+from deployments.http.readiness import Readiness, readiness
 from deployments.http.schemas import DeletedVideo, Model, ModelList, Video, VideoList
 from deployments.http.sse import EventStream, last_seen
 from deployments.http.store_metrics import exposition
@@ -33,13 +34,16 @@ from deployments.http.submission import CreateRequest, Submission
 from deployments.http.uploads import BeginUpload, Upload, Uploads, parse_upload
 from deployments.http.waiting import Waiting, parse_prefer
 from deployments.http.watcher import Watcher
-from jobs.database import open_database
+from jobs.database import UNREACHABLE, open_database
 from jobs.ids import is_job_id
 from jobs.lifecycle import CANCELED, Status
+from jobs.pins import Pins
 from jobs.record import Job
+from jobs.stage_failures import StageFailures
 from jobs.store import JobStore
 from pipelines.errors import InvalidRequest, KinorayError
 from pipelines.version import VERSION
+from pipelines.weights.origin import Commits
 from storage.errors import StorageUnavailable
 from storage.keys import download_name, spritesheet_key, thumbnail_key, video_key
 from storage.store import delete_job, open_store
@@ -73,7 +77,9 @@ LATER: dict[int | str, dict[str, Any]] = {202: {"model": Video, "description": "
 SYNC = {**CREATES, **answers(500), **binary("video/mp4"), **ELSEWHERE, **LATER}
 CONTENT = {**READS, **ELSEWHERE, **binary(*(kind for _, kind in VARIANTS.values()))}
 EVENTS = {**READS, **binary("text/event-stream"), 204: {"description": "It has ended, and you have seen all of it"}}
-LOADING: dict[int | str, dict[str, Any]] = {503: {"description": "Some stages are still loading"}}
+LOADING: dict[int | str, dict[str, Any]] = {
+    503: {"description": "Some stages are still loading, or no model can be served"}
+}
 
 
 def _unknown() -> NotFound:
@@ -100,6 +106,8 @@ class Api:
         self.store = open_store(settings.bucket, data_dir(), fail_fast=True)
         database = open_database(database_url())
         self.jobs = JobStore(database)
+        self.deployments = deployment_names(self.cards)
+        self.stage_failures, self.pins = StageFailures(database), Pins(database)
         self.files = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="files")
         self.uploads = Uploads(settings, database, self.store)
         self.submission = Submission(settings, database, self.store, self.uploads, self.files)
@@ -256,9 +264,10 @@ class Api:
 
     @app.get("/v1/models", dependencies=BEARER, responses=answers(401, 403))
     async def models(self, request: Request) -> ModelList:
-        """The models this service runs, with their limits and defaults."""
+        """The models this service runs, with their limits and defaults, and where their weights are from."""
         caller_of(request, self.authenticator, "read")
-        return ModelList(data=[Model.of(card) for card in self.cards.values()])
+        now, commits = await asyncio.to_thread(lambda: (self._readiness(), self._commits()))
+        return ModelList(data=[Model.of(card, commits, now.unavailable.get(card.id)) for card in self.cards.values()])
 
     @app.get("/healthz")
     async def healthz(self) -> dict[str, str]:
@@ -267,10 +276,13 @@ class Api:
 
     @app.get("/readyz", responses=LOADING)
     async def readyz(self, response: Response) -> dict[str, Any]:
-        """200 once every model could run at once; a stage that load scaled to zero counts as ready."""
-        waiting = await asyncio.to_thread(missing_stages)
-        response.status_code = 503 if waiting else 200
-        return {"status": "loading" if waiting else "ready", "waiting_for": waiting}
+        """200 once every stage could run at once, but for those that cannot start if they leave a model that can run.
+
+        A stage that load scaled to zero counts as ready.
+        """
+        now = await asyncio.to_thread(self._readiness)
+        response.status_code = 200 if now.status == "ready" else 503
+        return {"status": now.status, "waiting_for": now.loading, "cannot_start": now.cannot_start}
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=answers(503))
     async def metrics(self) -> Response:
@@ -301,6 +313,16 @@ class Api:
         if job is None or not caller.sees(job.api_key):
             raise _unknown()
         return job
+
+    def _readiness(self) -> Readiness:
+        return readiness(self.deployments, self.stage_failures)
+
+    def _commits(self) -> Commits:
+        """The commits that are recorded; none while the job store cannot be reached, as it is not needed otherwise."""
+        try:
+            return {key: pin.commit for key, pin in self.pins.all().items()}
+        except UNREACHABLE:
+            return {}
 
     def _shown(self, job: Job) -> Video:
         return Video.of(job, self.queue.place(job), self._urls(job))

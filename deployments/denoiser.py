@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
 from ray.serve.config import RequestRouterConfig
@@ -14,8 +16,10 @@ from ray.serve.config import RequestRouterConfig
 from deployments import metrics
 from deployments.background import ended
 from deployments.configuration.settings import Settings, data_dir, database_url
+from deployments.stages.loading import LoadedWeights, load
 from deployments.stages.messages import CheckpointRef, DenoiseRequest, Event, Stopped
-from deployments.stages.worker import Control, Worker, load
+from deployments.stages.starting import Starting, here
+from deployments.stages.worker import Control, Worker
 from jobs.database import Database
 from jobs.leases import Leases
 from jobs.stored import Fingerprint, ResultMetadata
@@ -42,6 +46,21 @@ The next job can be sent then, which takes a few hundredths of a second or, on a
 longer. The rest is at most the last step or fifth of the steps, because the client sees no steps from then on."""
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedDenoiser:
+    """A denoiser, and what its checkpoints are made from beside their input."""
+
+    weights: LoadedWeights[DenoiseStage[Parameters, Conditioning, Conditioning, StageOutput, StageOutput]]
+    revision: str
+    state_format: str
+
+    def result_metadata(self, request: DenoiseRequest) -> dict[str, Any]:
+        """The weights that led to the finished latents: an attempt that takes them over runs no earlier stage again."""
+        if not self.weights.revisions:
+            return {"model_revision": self.revision}
+        return {"revisions": {**request.revisions, **self.weights.revisions}}
+
+
 # The job store assigns it one job, and the next when that one is ending; an earlier job's stream may still be open.
 @serve.deployment(
     name="Denoiser", max_ongoing_requests=4, graceful_shutdown_timeout_s=600, request_router_config=ROUTER
@@ -51,7 +70,6 @@ class Denoiser:
 
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         from deployments.stages.checkpoints import Commits, Writer, read_committed
-        from pipelines.serialization import format_of
 
         self.writer = Writer()
         self.commits, self.read_committed = Commits, read_committed
@@ -61,10 +79,7 @@ class Denoiser:
         self.leases = Leases(Database(database_url()))
         self.artifacts = open_checkpoints(settings.bucket, data_dir())
         self.worker = Worker(settings.step_timeout_s)
-        self.revision = family_of(card).revision(card)
-        self.denoiser = self.worker.run(self._load, card, settings)
-        self.stages = stages_of(card)
-        self.state_format = format_of(self.stages.state)
+        self.denoiser = Starting(self.worker, partial(self._load, card, settings), here())
 
     async def run(
         self,
@@ -77,7 +92,8 @@ class Denoiser:
         """Run one denoise; `latents` are the result of the pass before, where there is one."""
 
         def work(control: Control) -> StageOutput:
-            return self._denoise(control, request, DenoiseInputs(text, image, self._latents(latents)))
+            loaded = self.denoiser.stage()
+            return self._denoise(control, loaded, request, DenoiseInputs(text, image, self._latents(latents)))
 
         try:
             async with aclosing(self.worker.stream(work)) as items:
@@ -90,30 +106,38 @@ class Denoiser:
 
     def check_health(self) -> None:
         self.worker.check()
+        self.denoiser.check()
 
     def __del__(self) -> None:
         """Wait for the last checkpoint; Serve lets a replica do so before it ends the process."""
         self.writer.close()
 
     @staticmethod
-    def _load(
-        card: ModelCard, settings: Settings
-    ) -> DenoiseStage[Parameters, Conditioning, Conditioning, StageOutput, StageOutput]:
-        return load(Stage.DENOISE, lambda: stages_of(card).denoise, card, settings)
+    def _load(card: ModelCard, settings: Settings) -> LoadedDenoiser:
+        from pipelines.serialization import format_of
+
+        weights = load(Stage.DENOISE, lambda stages: stages.denoise, card, settings)
+        revision = family_of(card).revision(weights.card)
+        return LoadedDenoiser(weights, revision, format_of(stages_of(card).state))
 
     def _latents(self, latents: StageOutput | CheckpointRef | None) -> StageOutput | None:
         if isinstance(latents, CheckpointRef):
-            return self.read_committed(self.artifacts, latents, self.stages.latents)
+            return self.read_committed(self.artifacts, latents, stages_of(self.card).latents)
         return latents
 
     def _denoise(
-        self, control: Control, request: DenoiseRequest, inputs: DenoiseInputs[Conditioning, Conditioning, StageOutput]
+        self,
+        control: Control,
+        loaded: LoadedDenoiser,
+        request: DenoiseRequest,
+        inputs: DenoiseInputs[Conditioning, Conditioning, StageOutput],
     ) -> StageOutput:
-        fingerprint = Fingerprint(input=request.input, revision=self.revision, state=self.state_format)
+        denoiser = loaded.weights.stage
+        fingerprint = Fingerprint(input=request.input, revision=loaded.revision, state=loaded.state_format)
         commits = self.commits(
             self.leases, self.artifacts, request, fingerprint, self.settings.checkpoint_every_s, self.writer
         )
-        run = self.denoiser.begin(request.parameters, inputs, commits.resume(self.stages.state))
+        run = denoiser.begin(request.parameters, inputs, commits.resume(stages_of(self.card).state))
         begun_at = run.step_index
         ending = False
         try:
@@ -125,7 +149,7 @@ class Denoiser:
                 commits.require_lease()
                 started = time.perf_counter()
                 run.step()
-                self.denoiser.placement.synchronize()
+                denoiser.placement.synchronize()
                 step_s = time.perf_counter() - started
                 metrics.step_seconds().observe(step_s, {"model": self.card.id})
                 left = run.num_steps - run.step_index
@@ -141,9 +165,9 @@ class Denoiser:
                 commits.save(run.state, run.step_index)
             raise
         control.result_metadata = ResultMetadata(
-            **self.denoiser.placement.result_metadata(),
+            **denoiser.placement.result_metadata(),
+            **loaded.result_metadata(request),
             resumed_at_step=begun_at or None,
-            model_revision=self.revision,
             kinoray_version=VERSION,
         )
         final = run.result()

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ray import serve
 
 from deployments import metrics
 from deployments.configuration.settings import Settings, data_dir
+from deployments.stages.loading import LoadedWeights, load
 from deployments.stages.messages import CheckpointRef, DecodeRequest, Event
-from deployments.stages.worker import Control, Worker, load
+from deployments.stages.starting import Starting, here
+from deployments.stages.worker import Control, Worker
 from jobs.stored import ResultMetadata
 from pipelines.card import ModelCard
 from pipelines.families import family_of, stages_of
@@ -45,8 +48,7 @@ class VideoDecoder:
         self.encoder_threads = settings.threads.video_encode
         self.artifacts = open_checkpoints(settings.bucket, data_dir())
         self.worker = Worker(settings.step_timeout_s)
-        self.decoder = self.worker.run(self._load, card, settings)
-        self.latents = stages_of(card).latents
+        self.decoder = Starting(self.worker, partial(self._load, card, settings), here())
 
     async def run(
         self, request: DecodeRequest, *latents: StageOutput | CheckpointRef
@@ -62,21 +64,25 @@ class VideoDecoder:
 
     def check_health(self) -> None:
         self.worker.check()
+        self.decoder.check()
 
     @staticmethod
-    def _load(card: ModelCard, settings: Settings) -> DecodeStage[Parameters, StageOutput]:
-        return load(Stage.DECODE, lambda: stages_of(card).decode, card, settings)
+    def _load(card: ModelCard, settings: Settings) -> LoadedWeights[DecodeStage[Parameters, StageOutput]]:
+        return load(Stage.DECODE, lambda stages: stages.decode, card, settings)
 
     def _decode(
         self, control: Control, request: DecodeRequest, latents: Sequence[StageOutput | CheckpointRef]
     ) -> RenderedVideo | Picture:
+        loaded = self.decoder.stage()
+        kind = stages_of(loaded.card).latents
         there = [
-            self.read_committed(self.artifacts, each, self.latents) if isinstance(each, CheckpointRef) else each
+            self.read_committed(self.artifacts, each, kind) if isinstance(each, CheckpointRef) else each
             for each in latents
         ]
+        control.result_metadata = ResultMetadata(**loaded.result_metadata())
 
         def chunks() -> Iterator[Pixels | Audio]:
-            for chunk in self.decoder.chunks(there, request.parameters):
+            for chunk in loaded.stage.chunks(there, request.parameters):
                 control.begin()  # raises when the call was cancelled
                 yield chunk
 
@@ -103,5 +109,7 @@ class VideoDecoder:
 
         rendered = self.frames.consume_meanwhile(self.frames.to_frames(chunks), render)
         metrics.frames_total().inc(num_frames, {"model": request.model})
-        control.result_metadata = ResultMetadata(frames=num_frames, bytes=len(rendered.mp4))
+        control.result_metadata = control.result_metadata.updated(
+            ResultMetadata(frames=num_frames, bytes=len(rendered.mp4))
+        )
         return rendered

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Row, case, delete, select, update
+from sqlalchemy import Row, case, delete, inspect, select, update
 
 from jobs.database import Database, insert_into
 from jobs.schema import stage_failures
 
+GIVEN_UP_AT = 3
+"""The failure in a row at which a deployment's replicas stop restarting, and refuse their calls instead."""
 REMEMBERED = 100
 """How many refusing replicas a row names. A deployment has far fewer at once."""
 
@@ -32,6 +34,11 @@ class StageFailures:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def has_table(self) -> bool:
+        """Whether the table is there: a replica may start before a SQLite store has its tables."""
+        with self._database.read() as connection:
+            return inspect(connection).has_table(stage_failures.name)
 
     def failed(self, deployment: str, message: str, at: float, *, deployed_at: float) -> int:
         """Record that a replica could not load its stage; returns how many have failed in a row, this one included."""

@@ -67,6 +67,9 @@ class ResultMetadata(StoredValue):
     dtype: str | None = None
     attention: str | None = None
     model_revision: str | None = None
+    """Which weights made the video: one commit or digest, or that of each component where they differ."""
+    revisions: dict[str, str] | None = None
+    """The commit or digest of each component of the checkpoint that a stage has used."""
     kinoray_version: str | None = None
     frames: int | None = None
     bytes: int | None = None
@@ -75,8 +78,18 @@ class ResultMetadata(StoredValue):
     """What was done worse than asked, such as smaller tiles after the memory ran out."""
 
     def updated(self, newer: ResultMetadata) -> ResultMetadata:
-        """These values, replaced by those that `newer` sets."""
-        return ResultMetadata(**{**self.model_dump(), **newer.model_dump(exclude_none=True)})
+        """These values, replaced by those that `newer` sets; each stage adds the revisions of its own components."""
+        values = {**self.model_dump(), **newer.model_dump(exclude_none=True)}
+        if revisions := {**(self.revisions or {}), **(newer.revisions or {})}:
+            values.update(revisions=revisions, model_revision=composed(revisions))
+        return ResultMetadata(**values)
+
+
+def composed(revisions: Mapping[str, str]) -> str:
+    """One revision for those of all components: theirs if they agree, else each beside its component's name."""
+    if len(set(revisions.values())) == 1:
+        return next(iter(revisions.values()))
+    return ",".join(f"{component}={revision}" for component, revision in sorted(revisions.items()))
 
 
 class Checkpoint(StoredValue):

@@ -1,19 +1,106 @@
-"""Checks whether every stage has a warm replica, from Serve's own status."""
+"""Which stages can take a call, which still load, and which cannot start: from Serve's own status and the job store.
+
+A model can be served when none of its stages still loads or cannot start. The service is ready when nothing loads and
+at least one model can be served: a broken checkpoint takes down its own models only.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from ray import serve
 from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview, ReplicaState
 
-from deployments.configuration.names import APPLICATION
+from deployments.application import look
+from deployments.configuration.names import ALWAYS, APPLICATION
+from jobs.database import UNREACHABLE
+from jobs.stage_failures import GIVEN_UP_AT, StageFailure, StageFailures
+from pipelines.stages import Stage
 
 
-def missing_stages() -> list[str]:
-    """Names of the deployments that cannot take a call now. Blocks for a call to the controller."""
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What GET /readyz says."""
+
+    loading: tuple[str, ...]
+    """The deployments that cannot take a call yet."""
+    cannot_start: Mapping[str, str]
+    """Why: of the deployments that refuse their calls, and of those that still load but have failed already."""
+    unavailable: Mapping[str, str]
+    """The models that cannot be served as it is, with the reason."""
+    models: int
+    """How many models the service has."""
+
+    @property
+    def status(self) -> Literal["ready", "loading", "unavailable"]:
+        if self.loading:
+            return "loading"
+        return "ready" if len(self.unavailable) < self.models else "unavailable"
+
+
+def readiness(names: Mapping[str, Mapping[Stage, str]], failures: StageFailures) -> Readiness:
+    """Ask Serve and the job store. Blocks.
+
+    Args:
+        names: the deployment of each stage of each model.
+    """
     application = serve.status().applications.get(APPLICATION)
     if application is None:
-        return ["application"]
-    return sorted(name for name, deployment in application.deployments.items() if not is_ready(deployment))
+        return Readiness(("application",), {}, {}, len(names))
+    try:
+        failed = failures.all(deployed_at=application.last_deployed_time_s)
+    except UNREACHABLE:
+        failed = {}  # then Serve's own status is all that is known
+    # Only here is it of interest which replicas run: the controller answers this less quickly.
+    running = look().running if any(each.refusing for each in failed.values()) else {}
+    return judge(application.deployments, failed, running, names)
+
+
+def judge(
+    deployments: Mapping[str, DeploymentStatusOverview],
+    failed: Mapping[str, StageFailure],
+    running: Mapping[str, frozenset[str]],
+    names: Mapping[str, Mapping[Stage, str]],
+) -> Readiness:
+    """The readiness of a service.
+
+    Args:
+        deployments: Serve's status of each.
+        failed: those whose last start failed.
+        running: the replicas of each that run, at least of those that have some that refuse.
+        names: the deployment of each stage of each model.
+    """
+    loading: list[str] = []
+    cannot_start: dict[str, str] = {}
+    unavailable: dict[str, str] = {}
+    for name, deployment in sorted(deployments.items()):
+        failure = failed.get(name)
+        if refuses(deployment, failure, running.get(name, frozenset())):
+            cannot_start[name] = _reason(name, deployment, failure)
+        elif not is_ready(deployment):
+            loading.append(name)
+            if failure is not None:
+                cannot_start[name] = failure.message
+    for model, stages in names.items():
+        needed = (*stages.values(), *ALWAYS)
+        if (reason := next((cannot_start[name] for name in needed if name in cannot_start), None)) is not None:
+            unavailable[model] = reason
+    return Readiness(tuple(loading), cannot_start, unavailable, len(names))
+
+
+def refuses(deployment: DeploymentStatusOverview, failure: StageFailure | None, running: frozenset[str]) -> bool:
+    """Whether a deployment's every call would be refused, or Serve has given up starting it."""
+    has_running = bool(deployment.replica_states.get(ReplicaState.RUNNING))
+    if deployment.status is DeploymentStatus.DEPLOY_FAILED and not has_running:
+        return True
+    if failure is None:
+        return False
+    if has_running:
+        return bool(running) and running <= failure.refusing
+    at_zero = not any(deployment.replica_states.values())
+    return at_zero and failure.failures >= GIVEN_UP_AT
 
 
 def is_ready(deployment: DeploymentStatusOverview) -> bool:
@@ -26,3 +113,10 @@ def is_ready(deployment: DeploymentStatusOverview) -> bool:
         return True
     at_zero = deployment.status is DeploymentStatus.HEALTHY and not any(deployment.replica_states.values())
     return at_zero or deployment.status in (DeploymentStatus.UPSCALING, DeploymentStatus.DOWNSCALING)
+
+
+def _reason(name: str, deployment: DeploymentStatusOverview, failure: StageFailure | None) -> str:
+    if failure is not None:
+        return failure.message
+    said = [line.strip() for line in deployment.message.splitlines() if line.strip()] or ["it could not be started"]
+    return f"{name} was given up: {said[0]}" + (f" {said[-1]}" if len(said) > 1 else "")

@@ -16,6 +16,7 @@ from pipelines.card import ModelCard, RequestFields
 from pipelines.errors import InvalidRequest
 from pipelines.output import OutputFields
 from pipelines.requests import GenerationRequest, with_family_fields
+from pipelines.weights.origin import Commits, gigabytes, origins
 
 
 class CreateFields(OutputFields, RequestFields):
@@ -178,15 +179,23 @@ class Model(BaseModel):
     name: str
     family: str
     license: str
+    source: dict[str, dict[str, str]]
+    """Where each component's weights are from: a folder, a file, or a repository of the hub with its commit."""
+    gigabytes: float | None
+    """What the weights take, where that is known."""
+    available: bool
+    """False when a stage of it cannot start, so that its jobs fail."""
+    unavailable_reason: str | None
     limits: dict[str, Any]
     defaults: dict[str, Any]
 
     @classmethod
-    def of(cls, card: ModelCard) -> Model:
+    def of(cls, card: ModelCard, commits: Commits, unavailable_reason: str | None) -> Model:
         limits = {**card.limits.model_dump(), "frames_multiple": card.compression.temporal}
         return cls(
-            id=card.id, name=card.name, family=card.family, license=card.license, limits=limits,
-            defaults=card.defaults.model_dump(exclude_none=True),
+            id=card.id, name=card.name, family=card.family, license=card.license, source=origins(card, commits),
+            gigabytes=gigabytes(card), available=unavailable_reason is None, unavailable_reason=unavailable_reason,
+            limits=limits, defaults=card.defaults.model_dump(exclude_none=True),
         )  # fmt: skip
 
 

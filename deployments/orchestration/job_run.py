@@ -173,6 +173,7 @@ class JobRun:
             request = denoise_request(
                 self.job, self._graph, node, self._committed,
                 token=self._lease.token, denoiser=replica, checkpoint=checkpoint,
+                revisions=self.result_metadata.revisions or {},
             )  # fmt: skip
             try:
                 result = await self._call(node, following, request, replica=replica, **outputs)

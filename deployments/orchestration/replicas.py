@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray.serve.context import _get_global_client
 from ray.serve.schema import ReplicaState
 
-from deployments.configuration.names import APPLICATION
+from deployments.application import details
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +23,7 @@ class Replicas:
 
 def look() -> Replicas:
     """Ask the controller. Blocks for some milliseconds."""
-    details: dict[str, Any] = _get_global_client().get_serve_details()
-    deployments = details["applications"].get(APPLICATION, {}).get("deployments", {})
+    deployments = details().get("deployments", {})
     stopping = {
         each["replica_id"]
         for deployment in deployments.values()

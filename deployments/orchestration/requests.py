@@ -48,6 +48,7 @@ def denoise_request(
     token: str,
     denoiser: str,
     checkpoint: Checkpoint | None,
+    revisions: Mapping[str, str],
 ) -> DenoiseRequest:
     """The request for a denoise at the denoiser that the pool has assigned."""
     return DenoiseRequest(
@@ -60,6 +61,7 @@ def denoise_request(
         token=token,
         denoiser=denoiser,
         checkpoint=checkpoint,
+        revisions=revisions,
     )
 
 

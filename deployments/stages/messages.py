@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jobs.record import Job
@@ -75,6 +76,7 @@ class DenoiseRequest:
     token: str  # of the lease
     denoiser: str  # the replica that is to run it
     checkpoint: Checkpoint | None  # of an earlier replica or attempt
+    revisions: Mapping[str, str]  # of the components that the stages before it have used
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,27 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import gc
 import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import ray
 from ray import serve
 
-from deployments import metrics
 from deployments.background import ended
-from deployments.configuration.settings import Settings
-from deployments.events import emit
 from deployments.stages.event_queue import EventQueue
 from deployments.stages.messages import Ending, Event, Finished, Progress, Started, Stopped
 from jobs.stored import ResultMetadata
-from pipelines.card import ModelCard
-from pipelines.protocols import Loaded, Loader, Resources
-from pipelines.stages import Stage
 
 T = TypeVar("T")
 
@@ -100,7 +92,11 @@ class Worker:
         Weights must be loaded and warmed up in that thread too: OpenMP keeps a team of threads for each thread that
         uses it, and a second team would compete with the first for the same cores.
         """
-        return self._pool.submit(work, *args).result()
+        return self.submit(work, *args).result()
+
+    def submit(self, work: Callable[..., T], *args: Any) -> Future[T]:
+        """Have something run in the worker's thread, after the calls that wait there."""
+        return self._pool.submit(work, *args)
 
     def check(self) -> None:
         """Raise when the current call has made no progress for too long, or the GPU's context is lost."""
@@ -135,27 +131,3 @@ def payload_bytes(value: Any) -> int:
         return 0
     parts = (getattr(value, field.name) for field in dataclasses.fields(value))
     return sum(part.nbytes if hasattr(part, "nbytes") else payload_bytes(part) for part in parts)
-
-
-def load(
-    stage: Stage, loader: Callable[[], Loader[ModelCard, Loaded] | None], card: ModelCard, settings: Settings
-) -> Loaded:
-    """Load and warm up one stage of a model in this replica, with the GPU that Ray gave it, if any.
-
-    `loader` imports the family's stages and returns the one that loads this stage.
-    """
-    started = time.perf_counter()
-    # Importing torch and diffusers creates millions of objects that live as long as the process: garbage collection
-    # over them costs a tenth of the start-up time, and again at every full collection later.
-    gc.disable()
-    load_stage = loader()
-    assert load_stage is not None, f"{card.family} has no stage {stage}, but a deployment of it"
-    loaded = load_stage(card, Resources(bool(ray.get_gpu_ids()), getattr(settings.threads, stage)))
-    loaded.warm_up()
-    gc.freeze()
-    gc.enable()
-    seconds = time.perf_counter() - started
-    metrics.model_load_seconds().observe(seconds, {"model": card.id, "stage": stage})
-    where: dict[str, Any] = loaded.placement.result_metadata()
-    emit("stage.loaded", stage=stage, model=card.id, seconds=round(seconds, 3), **where)
-    return loaded

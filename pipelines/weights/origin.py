@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from pipelines.card import WEIGHTLESS, CheckpointCard, Component, ModelCard
-from pipelines.weights.pin import is_commit
+from pipelines.card import WEIGHTLESS, CheckpointCard, Component, ModelCard, Source
+from pipelines.weights.pin import hub_config, is_commit
 
 Commits = Mapping[tuple[str, str], str]
 """The commits to which repositories and their revisions are pinned."""
@@ -27,8 +28,10 @@ def gigabytes(card: ModelCard) -> float | None:
 
 def _origin(card: CheckpointCard, component: Component, commits: Commits) -> dict[str, str]:
     source = card.component_source(component)
-    if source.file is not None and component in WEIGHTLESS:
-        return {"config": source.config or ""}  # no single file has a tokenizer or a scheduler
+    if source.file is not None and component in WEIGHTLESS:  # no single file has a tokenizer or a scheduler
+        config = source.config or ""
+        named = hub_config(config)
+        source = Source(folder=Path(config)) if named is None else Source(repo=named[0], revision=named[1])
     said = {name: str(value) for name in SHOWN if (value := getattr(source, name)) is not None}
     if source.repo is not None:
         pinned = source.revision if is_commit(source.revision) else commits.get((source.repo, source.revision or MAIN))

@@ -52,6 +52,7 @@ def request(job: Job, token: str, checkpoint: Checkpoint | None = None) -> Denoi
     return DenoiseRequest(
         job_id=job.id, model=job.model, node="denoise", parameters=get_card("ltx-tiny").default_parameters(),
         needed=frozenset({"denoise"}), input="x", token=token, denoiser="d1", checkpoint=checkpoint,
+        revisions={},
     )  # fmt: skip
 
 

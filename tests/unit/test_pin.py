@@ -111,11 +111,13 @@ def test_where_each_component_is_from() -> None:
     assert origins(one, {("maker/t5", "main"): "c" * 40, ("maker/model", "main"): "d" * 40}) == {
         "transformer": {**FILE, "revision": COMMIT, "commit": COMMIT},
         "vae": {**FILE, "revision": COMMIT, "commit": COMMIT},
-        "scheduler": {"config": "maker/model"},
+        "scheduler": {"repo": "maker/model", "commit": "d" * 40},
         "text_encoder": {"repo": "maker/t5", "variant": "fp16", "commit": "c" * 40},
         "tokenizer": {"folder": "somewhere"},
     }
     assert "commit" not in origins(one, {("maker/t5", "other"): "c" * 40})["text_encoder"]
+    local = card({**FILE, "config": "models/ltx-tiny"}, text_encoder={"folder": "t5"}, tokenizer={"folder": "t5"})
+    assert origins(local, {})["scheduler"] == {"folder": "models/ltx-tiny"}
     assert origins(get_card("simulated"), {}) == {}
 
 

@@ -1,0 +1,99 @@
+"""`kinoray models`: the catalogue, as far as it is on this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cli.job_store import pins
+from cli.pins import move_pins
+from pipelines.card import CheckpointCard, Component, ModelCard
+from pipelines.catalogue import get_card, load_catalogue
+from pipelines.errors import ConfigError
+from pipelines.weights.located import missing
+from pipelines.weights.origin import Commits, gigabytes, origins
+from pipelines.weights.pin import unpinned
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model of the catalogue."""
+
+    id: str
+    name: str
+    family: str
+    license: str
+    gigabytes: float | None
+    """What is fetched for it, in 10^9 bytes, where the card says so."""
+    source: dict[Component, dict[str, str]]
+    """Where each component is from."""
+    missing: dict[Component, str]
+    """What of each component is not on this machine."""
+
+
+def run_models(console: Console, out: Console, *, as_json: bool, update: str | None) -> None:
+    """Print the catalogue, or move a model's pins first.
+
+    Args:
+        console: for what is said beside the table.
+
+    Raises:
+        ConfigError: the job store cannot be reached, and a pin is to be moved.
+    """
+    if update is not None:
+        for sentence in move_pins(get_card(update)):
+            console.print(sentence, markup=False, soft_wrap=True)
+        return
+    cards = load_catalogue().values()
+    commits = _commits(console) if any(unpinned(card) for card in cards) else {}
+    entries = [entry(card, commits) for card in cards]
+    if as_json:
+        out.print_json(json.dumps([asdict(each) for each in entries]))
+    else:
+        out.print(_table(entries))
+
+
+def entry(card: ModelCard, commits: Commits) -> Entry:
+    """A model, as far as it is on this machine. Does not use the network."""
+    lacks = {}
+    if isinstance(card, CheckpointCard):
+        for component in card.all_components():
+            if (lack := missing(card, component)) is not None:
+                lacks[component] = f"{lack.place}: {lack.what}"
+    return Entry(card.id, card.name, card.family, card.license, gigabytes(card), origins(card, commits), lacks)
+
+
+def _commits(console: Console) -> Commits:
+    try:
+        with pins() as record:
+            return {key: pin.commit for key, pin in record.all().items()}
+    except ConfigError as error:
+        console.print(f"which commits are pinned is not known: {error.message}", markup=False, soft_wrap=True)
+        return {}
+
+
+def _table(entries: list[Entry]) -> Table:
+    table = Table("model", "GB", "missing here", "from, and under which licence", box=box.SIMPLE_HEAD)
+    table.columns[0].no_wrap = True
+    table.columns[3].overflow = "fold"  # a path or a commit that is cut short is of no use
+    for each in entries:
+        size = "" if each.gigabytes is None else f"{each.gigabytes:g}"
+        whole = "nothing" if each.source else ""
+        lacks = "everything" if each.missing.keys() == each.source.keys() != set() else ", ".join(each.missing)
+        places = dict.fromkeys(_place(source) for source in each.source.values())
+        row = (f"{each.id}\n  {each.family}", size, lacks or whole, "\n".join([*places, each.license, ""]))
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _place(source: dict[str, str]) -> str:
+    """A folder, a file or a repository, with its commit or branch."""
+    where = "/".join(source[part] for part in ("folder", "repo", "file") if part in source)
+    if "commit" in source:
+        return f"{where} at {source['commit']}"
+    return f"{where}, not pinned" if "repo" in source else where

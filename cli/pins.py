@@ -1,0 +1,62 @@
+"""The commits to which weights are pinned: recorded when they are first fetched, moved when an operator says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from cli.job_store import pins
+from pipelines.card import ModelCard
+from pipelines.errors import ConfigError
+from pipelines.weights.hub import commit_of
+from pipelines.weights.pin import pin, unpinned
+
+
+def pinned_card(card: ModelCard, say: Callable[[str], None]) -> ModelCard:
+    """The card as this service's replicas load it, with a commit for each branch of the hub that it names.
+
+    A pin that the job store has is used; a new one is recorded there. `kinoray prefetch` and `kinoray serve` fetch what
+    this returns. If the job store cannot be reached, this says so and returns the card as it is.
+
+    Args:
+        say: told why nothing was recorded.
+
+    Raises:
+        WeightsUnavailable: a repository has no such branch, or neither the hub nor its cache knows the commit.
+    """
+    if not unpinned(card):
+        return card  # and the job store is not needed
+    try:
+        with pins() as record:
+
+            def commit(repo: str, revision: str | None) -> str:
+                return record.pinned(repo, revision, lambda: commit_of(repo, revision, model=card.id))
+
+            return pin(card, commit)
+    except ConfigError as error:
+        say(f"{card.id}: its commit is not recorded, so a replica may load a later one: {error.message}")
+        return card
+
+
+def move_pins(card: ModelCard) -> Iterator[str]:
+    """Pin a card's branches to the commits that they are at now; yields a sentence for each.
+
+    Raises:
+        WeightsUnavailable: a repository has no such branch, or neither the hub nor its cache knows the commit.
+        ConfigError: the job store cannot be reached.
+    """
+    named = unpinned(card)
+    if not named:
+        yield f"{card.id}: nothing to update, since its card names no branch or tag of the hub"
+        return
+    commits = {each: commit_of(*each, model=card.id) for each in named}  # all of them, before any pin moves
+    with pins() as record:
+        for (repo, revision), commit in commits.items():
+            before = record.move(repo, revision, commit)
+            where = f"{card.id}: {repo} {revision or 'main'}"
+            if before == commit:
+                yield f"{where} is still at {commit}"
+            else:
+                yield (
+                    f"{where} was {f'at {before}' if before else 'not pinned'} and is at {commit}; replicas that "
+                    "start from now on load it"
+                )
