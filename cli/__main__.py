@@ -68,13 +68,18 @@ def serve(
 
 
 @app.command()
-def prefetch(model: Annotated[str, typer.Argument(help="A model of the catalogue.")]) -> None:
-    """Fetch a model's weights onto this machine, with a progress bar."""
-    from pipelines.catalogue import get_card
-    from pipelines.weights import prefetch as fetch
+def prefetch(
+    model: Annotated[str | None, typer.Argument(help="A model of the catalogue.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--all", metavar="CONFIG", help="Every model that a Serve config file serves.")
+    ] = None,
+) -> None:
+    """Fetch a model's weights onto this machine, with progress bars; an interrupted fetch goes on where it stopped."""
+    from cli.prefetch import run_prefetch
 
-    for place in fetch(get_card(model)):
-        console.print(f"{model}: {place}")
+    if (model is None) == (config is None):
+        raise typer.BadParameter("name a model, or a config file with --all CONFIG")
+    run_prefetch(console, model, config)
 
 
 @app.command()

@@ -6,9 +6,8 @@ and complete is used without the network.
 
 from __future__ import annotations
 
-import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from pipelines.errors import WeightsUnavailable
 from pipelines.weights.download import RemoteFile, cache_folder, download, partial_size
 from pipelines.weights.files import WEIGHTLESS, description_files, weight_files
 from pipelines.weights.hub_errors import offline, sentences
+from pipelines.weights.pin import is_commit
 
-COMMIT = re.compile("[0-9a-f]{40}")
 TIMEOUT_S = 30
 KEPT_FREE = 2**28
 """Bytes that fetching leaves free on the disk."""
@@ -89,10 +88,10 @@ class Lack:
     reason: str
     """What is missing, for a sentence."""
 
-    @property
-    def size(self) -> int:
-        """The bytes that are to come; what an interrupted attempt brought does not come again."""
-        return sum(max(file.size - partial_size(file), 0) for file in set(self.files))
+
+def bytes_to_come(files: Iterable[RemoteFile]) -> int:
+    """The bytes that fetching files takes on the disk; what an interrupted attempt brought lies there already."""
+    return sum(max(file.size - partial_size(file), 0) for file in set(files))
 
 
 def commit_of(repo: str, revision: str | None, *, model: str | None = None) -> str:
@@ -103,22 +102,23 @@ def commit_of(repo: str, revision: str | None, *, model: str | None = None) -> s
     Raises:
         WeightsUnavailable: there is no such repository or revision, or neither hub nor cache know it.
     """
-    from huggingface_hub import resolve_revision
+    from huggingface_hub import HfApi
 
-    if revision is not None and COMMIT.fullmatch(revision):
+    if revision is not None and is_commit(revision):
         return revision
     with sentences(model or repo, repo, revision):
-        commit: str = resolve_revision(repo, revision=revision).resolved
+        commit: str = HfApi().resolve_revision(repo, revision=revision).resolved
     return commit
 
 
 def cached_commit(need: Need) -> str | None:
     """The commit that the cache knows for a need's revision, without the network."""
     revision = need.revision or "main"
-    if COMMIT.fullmatch(revision):
+    if is_commit(revision):
         return revision
-    ref = cache_folder(need.repo) / "refs" / revision
-    return ref.read_text().strip() if ref.is_file() else None
+    with sentences(need.model, need.repo, need.revision):
+        ref = cache_folder(need.repo) / "refs" / revision
+        return ref.read_text().strip() if ref.is_file() else None
 
 
 def in_cache(need: Need) -> Snapshot | Lack:
@@ -147,38 +147,46 @@ def fetch(need: Need) -> Snapshot:
     Raises:
         WeightsUnavailable: they cannot be fetched, the repository does not have them, or the disk is too small.
     """
-    found = _first_look(need)
-    if isinstance(found, Snapshot):
-        return found
-    lack = online(need, found)
-    if isinstance(lack, Snapshot):
-        return lack
-    check_space(need.model, lack.size)
-    for file in lack.files:
-        _fetch_file(file, need)
-    found = in_cache(need.at(lack.files[0].commit))
+    found = first_look(need)
+    if isinstance(found, Lack):
+        need = pinned(need, found)
+        found = in_cache(need)
+    if isinstance(found, Lack):
+        check_space(need.model, bytes_to_come(found.files))
+        for file in found.files:
+            _fetch_file(file, need)
+        found = in_cache(need)
     assert isinstance(found, Snapshot)  # every file was just seen there, in its size
     return found
 
 
-def _first_look(need: Need) -> Snapshot | Lack:
+def first_look(need: Need) -> Snapshot | Lack:
+    """What the cache holds of a need that may be fetched; a branch may have by now what it lacked.
+
+    Raises:
+        WeightsUnavailable: the commit that is named does not have what is needed.
+    """
     try:
         return in_cache(need)
     except WeightsUnavailable:
-        if COMMIT.fullmatch(need.revision or ""):
+        if is_commit(need.revision):
             raise  # a commit never changes
-        return Lack((), need.component)  # the branch may have what is needed by now
+        return Lack((), need.component)
 
 
-def online(need: Need, lack: Lack) -> Snapshot | Lack:
-    """What is missing by the hub's own listing, of the commit that the revision is now."""
+def pinned(need: Need, lack: Lack) -> Need:
+    """The need at the commit that the hub says its revision is now, whose listing is then in the cache.
+
+    Raises:
+        WeightsUnavailable: the hub cannot be reached or has no such repository; `lack` says what it was asked for.
+    """
     from huggingface_hub import constants
 
     if constants.is_offline_mode():
         raise offline(need.model, need.repo, lack.reason)
     need = need.at(commit_of(need.repo, need.revision, model=need.model))
     _list(need)
-    return in_cache(need)
+    return need
 
 
 def check_space(model: str, size: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +10,7 @@ from pipelines.errors import WeightsUnavailable
 from pipelines.paths import ROOT
 from pipelines.weights.files import WEIGHTLESS, description_files, weight_files
 from pipelines.weights.hub import Lack, Need, Snapshot, fetch, in_cache
-
-REPOSITORY = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+from pipelines.weights.pin import hub_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +153,11 @@ def _single_file(card: CheckpointCard, source: Source, component: Component) -> 
 def _config(card: CheckpointCard, source: Source, component: Component) -> Path | Need:
     """The folder with a single file's configuration: local, or on the hub (`owner/name` or with `@commit`)."""
     config = source.config or ""
-    folder = ROOT / os.path.expanduser(config)
+    folder = ROOT / config
     if folder.is_dir():
         return folder
-    name = REPOSITORY.fullmatch(config)
-    if name is None or config.startswith((".", "/", "~")):
+    if (named := hub_config(config)) is None:
         raise WeightsUnavailable(
             f"{card.id}: there is no folder {folder}; set `config` in configs/models/{card.id}.yaml"
         )
-    return Need(card.id, name["repo"], name["revision"], component, weights=False)
+    return Need(card.id, *named, component, weights=False)

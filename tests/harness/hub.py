@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 MEMBER, STRANGER = "hf_member", "hf_stranger"
 """Tokens: of an account that accepted every licence, and of one that accepted none."""
 LARGE = (".safetensors", ".gguf", ".model", ".bin")
@@ -63,6 +65,8 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     breaks: dict[str, list[int]] = field(default_factory=dict)
     """By path: after how many bytes each of the next downloads breaks off."""
+    holds: dict[str, int] = field(default_factory=dict)
+    """By path: after how many bytes a download waits until `open` is set."""
     reset: bool = False
     """Whether a connection that breaks is reset, not closed."""
     listed: dict[str, int] = field(default_factory=dict)
@@ -119,6 +123,19 @@ def run_hub() -> Iterator[Hub]:
         raise hub.faults[0]
 
 
+def use_hub(hub: Hub, home: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let this process use a hub and a cache in `home`, without a token."""
+    from huggingface_hub import constants
+
+    patch.setattr(constants, "ENDPOINT", hub.url)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        patch.delenv(name, raising=False)
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
@@ -140,21 +157,23 @@ def _handler(hub: Hub, store: bool) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             self.path = unquote(urlsplit(self.path).path)
             token = (self.headers["authorization"] or "").removeprefix("Bearer ") or None
+            if self.path.startswith("/api/") and not self.path.startswith("/api/models/"):
+                return self._fail(404)  # what the client asks for itself, of no matter to a download
             hub.requests.append(Request(self.command, self.path, self.headers["range"], token, store))
             if store:
-                self._store(token)
-            elif token not in (None, MEMBER, STRANGER):
-                self._fail(401, message="Invalid credentials in Authorization header")
-            elif self.path.startswith("/api/models/"):
-                self._api(self.path.removeprefix("/api/models/").split("/"), token)
-            else:
-                self._resolve(self.path.removeprefix("/").split("/"), token)
+                return self._store(token)
+            if token not in (None, MEMBER, STRANGER):
+                return self._fail(401, message="Invalid credentials in Authorization header")
+            if self.path.startswith("/api/"):
+                return self._api(self.path.removeprefix("/api/models/").split("/"), token)
+            return self._resolve(self.path.removeprefix("/").split("/"), token)
 
         do_HEAD = do_GET
 
         def _store(self, token: str | None) -> None:
             assert token is None, "a token was sent to the store"
-            hub.open.wait()
+            if not hub.holds:
+                hub.open.wait()
             if hub.failing:
                 return self._fail(hub.failing.pop(0))
             _, _, owner, name, commit, path = self.path.split("/", 5)
@@ -223,14 +242,18 @@ def _handler(hub: Hub, store: bool) -> type[BaseHTTPRequestHandler]:
             self._headers({**headers, "Accept-Ranges": "bytes", "Content-Length": str(len(content) - start)})
             if self.command == "HEAD":
                 return
+            rest = content[start:]
             breaks = hub.breaks.get(path)
-            part = content[start:][: breaks.pop(0)] if breaks else content[start:]
+            part = rest[: breaks.pop(0)] if breaks else rest
             hub.sent.append(Sent(path, start, len(part)))
-            self.wfile.write(part)
-            if len(part) < len(content) - start:
+            held = hub.holds.get(path)
+            if held is not None:
+                self.wfile.write(part[:held])
+                hub.open.wait()
+            self.wfile.write(part[held or 0 :])
+            if len(part) < len(rest):
                 if hub.reset:
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.wfile.flush()
                 self.close_connection = True
 
         def _json(self, data: object) -> None:

@@ -1,0 +1,38 @@
+"""`kinoray prefetch`: models' weights onto this machine, before anything needs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from pipelines.card import ModelCard
+from pipelines.weights.prefetch import prefetch_all
+
+
+def run_prefetch(console: Console, model: str | None, config: Path | None) -> None:
+    """Fetch a model, or every model that a Serve config file serves, and print the places of their components."""
+    for each in prefetch_all(_cards(model, config)):
+        commit = f", commit {each.located.commit}" if each.located.commit else ""
+        text = f"{each.model}: {each.component}: {each.place} ({_size(each.size)}{commit})"
+        console.print(text, markup=False, soft_wrap=True)
+
+
+def _cards(model: str | None, config: Path | None) -> list[ModelCard]:
+    if config is None:
+        from pipelines.catalogue import get_card
+
+        assert model is not None
+        return [get_card(model)]
+    from deployments.configuration.serve_config import load_config
+    from deployments.configuration.settings import load_settings
+
+    cards: dict[str, ModelCard] = {}
+    for application in load_config(config)["applications"]:
+        cards |= load_settings(application.get("args") or {}).cards()
+    return list(cards.values())
+
+
+def _size(count: int) -> str:
+    """Bytes for people: gigabytes, of small files megabytes."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

@@ -1,0 +1,285 @@
+"""Where a component's files are, whatever its source; and bringing whole models onto a machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import termios
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import close_session, constants
+
+from pipelines.card import CheckpointCard
+from pipelines.catalogue import get_card, read_card
+from pipelines.errors import WeightsUnavailable
+from pipelines.paths import ROOT
+from pipelines.weights import hub
+from pipelines.weights.located import located, missing
+from pipelines.weights.prefetch import prefetch, prefetch_all
+from tests.harness.hub import Hub, run_hub, use_hub
+
+TINY = ROOT / "models" / "ltx-tiny"
+REPO, SINGLE = "maker/tiny", "maker/single"
+COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
+VAE = "vae/diffusion_pytorch_model.safetensors"
+ONE = "ltxv.safetensors"
+
+
+def card(source: dict[str, Any], components: dict[str, dict[str, Any]] | None = None) -> CheckpointCard:
+    """ltx-tiny with its files elsewhere."""
+    values = get_card("ltx-tiny").model_dump(mode="json")
+    found = read_card({**values, "id": "m", "source": source, "components": components or {}})
+    assert isinstance(found, CheckpointCard)
+    return found
+
+
+@pytest.fixture
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with the demo model in one repository and a single file in another; an empty cache."""
+    with run_hub() as running:
+        running.push_folder(REPO, TINY)
+        running.push(SINGLE, {ONE: b"all in one"})
+        use_hub(running, tmp_path / "home", monkeypatch)
+        yield running
+        close_session()
+
+
+# Local sources
+
+
+def test_a_local_folder() -> None:
+    here = card({"folder": str(TINY)})
+    found = {component: located(here, component) for component in COMPONENTS}
+    assert found["vae"].weights == (TINY / VAE,)
+    assert found["scheduler"].weights == ()
+    assert {each.folder for each in found.values()} == {TINY}
+    assert not any(each.single or each.commit for each in found.values())
+    assert [missing(here, component) for component in COMPONENTS] == [None] * 5
+
+
+def test_what_a_local_folder_lacks_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    here = card({"folder": str(folder)})
+    sentence = f"m: {folder} has no folder vae; it must be a diffusers checkpoint"
+    with pytest.raises(WeightsUnavailable, match=f"^{sentence}$"):
+        located(here, "vae")
+    found = missing(here, "vae")
+    assert found is not None
+    assert (found.place, found.what) == (str(folder), sentence)
+    shutil.copytree(TINY, folder)
+    assert missing(here, "vae") is None
+    (folder / VAE).rename(folder / "vae" / "diffusion_pytorch_model.fp16.safetensors")
+    with pytest.raises(WeightsUnavailable, match=f"^m: {folder}/vae has only the variant fp16"):
+        located(here, "vae")
+    assert located(card({"folder": str(folder), "variant": "fp16"}), "vae").weights[0].name.endswith("fp16.safetensors")
+    (folder / "vae" / "config.json").unlink()
+    with pytest.raises(WeightsUnavailable, match=f"^m: {folder}/vae has no config.json"):
+        located(here, "vae")
+
+
+def test_a_local_single_file(tmp_path: Path) -> None:
+    file = tmp_path / ONE
+    here = card({"file": str(file), "config": str(TINY)}, {"text_encoder": {"folder": str(TINY)}})
+    with pytest.raises(
+        WeightsUnavailable, match=f"^m: there is no file {file}; set source.file in configs/models/m.yaml"
+    ):
+        located(here, "vae")
+    assert missing(here, "vae") is not None
+    assert located(here, "scheduler").weights == ()  # its files are those of `config`
+    file.touch()
+    found = located(here, "vae")
+    assert (found.folder, found.weights, found.single, found.commit) == (TINY, (file,), True, None)
+    assert located(here, "scheduler").folder == TINY
+    assert missing(here, "vae") is None
+
+
+def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / ONE).touch()
+    without = card(
+        {"file": str(tmp_path / ONE), "config": str(tmp_path / "tiny")}, {"text_encoder": {"folder": str(TINY)}}
+    )
+    with pytest.raises(WeightsUnavailable, match=f"^m: there is no folder {tmp_path}/tiny; set `config`"):
+        located(without, "vae")
+
+
+# The hub
+
+
+def test_a_repository_on_the_hub(running: Hub) -> None:
+    there = card({"repo": REPO})
+    commit = running.repositories[REPO].refs["main"]
+    lack = missing(there, "vae")
+    assert lack is not None
+    assert (lack.place, lack.what) == (REPO, "vae")
+    assert running.requests == []
+    found = located(there, "vae")
+    assert found.weights == (found.folder / VAE,)
+    assert (found.weights[0].read_bytes(), found.single, found.commit) == ((TINY / VAE).read_bytes(), False, commit)
+    assert missing(there, "vae") is None
+    assert located(there, "scheduler").commit == commit
+    found.weights[0].unlink()
+    lack = missing(there, "vae")
+    assert lack is not None
+    assert lack.what == VAE
+
+
+def test_a_single_file_on_the_hub_with_its_configuration_from_another_commit(running: Hub) -> None:
+    old = running.repositories[REPO].refs["main"]
+    new = running.push(REPO, {"vae/config.json": b"{}"})
+    for config, commit in ((f"{REPO}@{old}", old), (REPO, new)):
+        there = card({"repo": SINGLE, "file": ONE, "config": config}, {"text_encoder": {"folder": str(TINY)}})
+        found = located(there, "vae")
+        assert found.weights[0].read_bytes() == b"all in one"
+        assert (found.single, found.commit) == (True, running.repositories[SINGLE].refs["main"])
+        assert found.folder.name == commit
+        assert not (found.folder / VAE).exists()
+        assert missing(there, "vae") is None
+    with pytest.raises(WeightsUnavailable, match=f"^m: {REPO} has no folder scheduler"):
+        located(there, "scheduler")
+    assert (
+        located(
+            card({"repo": SINGLE, "file": ONE, "config": f"{REPO}@{old}"}, {"text_encoder": {"folder": str(TINY)}}),
+            "scheduler",
+        ).commit
+        == old
+    )
+
+
+# Whole models
+
+
+def test_every_component_is_brought_from_one_commit(running: Hub) -> None:
+    there = card({"repo": REPO})
+    located(there, "vae")
+    before = running.repositories[REPO].refs["main"]
+    files = dict(running.repositories[REPO].commits[before])
+    after = running.push(REPO, {**files, "scheduler/scheduler_config.json": b'{"newer": 1}'})
+    running.sent.clear()
+    found = prefetch_all([there])
+    assert [each.component for each in found] == list(COMPONENTS)
+    assert {each.located.commit for each in found} == {after}
+    assert running.downloads(VAE) == []  # the same contents as before
+    running.requests.clear()
+    assert prefetch_all([there]) == found
+    assert prefetch(there) == sorted(each.place for each in found)
+    assert running.requests == []
+    vae = next(each for each in found if each.component == "vae")
+    assert (vae.size, vae.place) == ((TINY / VAE).stat().st_size, vae.located.folder / "vae")
+
+
+def test_what_models_share_comes_once_and_the_disk_must_hold_all(running: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = card({"repo": REPO}), card({"repo": REPO}).model_copy(update={"id": "other"})
+    size = sum(
+        path.stat().st_size for component in COMPONENTS for path in (TINY / component).iterdir() if path.is_file()
+    )
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=size + hub.KEPT_FREE - 1))
+    with pytest.raises(WeightsUnavailable, match=rf"^m, other: {size / 1e9:.1f} GB are to be fetched"):
+        prefetch_all([one, other])
+    assert running.downloads(VAE) == []
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=size + hub.KEPT_FREE))
+    assert {each.model for each in prefetch_all([one, other])} == {"m", "other"}
+    assert len(running.downloads(VAE)) == 1
+
+
+def test_what_is_wrong_here_is_said_before_anything_is_fetched(running: Hub, tmp_path: Path) -> None:
+    broken = card({"repo": REPO}, {"text_encoder": {"folder": str(tmp_path)}})
+    with pytest.raises(WeightsUnavailable, match=f"^m: {tmp_path} has no folder text_encoder"):
+        prefetch(broken)
+    with pytest.raises(WeightsUnavailable, match=r"^m: the hub .* shows no repository nobody/nothing"):
+        prefetch(card({"repo": REPO}, {"vae": {"repo": "nobody/nothing"}}))
+    assert running.downloads(VAE) == []
+    assert prefetch(get_card("simulated")) == []
+
+
+# The command
+
+
+def kinoray(*words: str, running: Hub, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        **running.environment(folder / "home"),
+        "KINORAY_MODELS": str(folder / "cards"),
+        **more,
+    }
+    return subprocess.run(
+        [str(ROOT / "kinoray"), *words], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def environment_of(running: Hub, folder: Path) -> dict[str, str]:
+    return {**os.environ, **running.environment(folder / "home"), "KINORAY_MODELS": str(folder / "cards")}
+
+
+@pytest.fixture
+def cards(tmp_path: Path) -> Path:
+    """A folder with the operator's card of the repository on the hub."""
+    folder = tmp_path / "cards"
+    folder.mkdir()
+    values = card({"repo": REPO}).model_dump(mode="json")
+    (folder / "m.yaml").write_text(yaml.safe_dump(values))
+    return folder
+
+
+@pytest.mark.usefixtures("cards")
+def test_the_command_prints_the_places_and_works_offline_afterwards(running: Hub, tmp_path: Path) -> None:
+    done = kinoray("prefetch", "m", running=running, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    commit = running.repositories[REPO].refs["main"]
+    place = Path(constants.HF_HUB_CACHE) / "models--maker--tiny" / "snapshots" / commit / "vae"
+    megabytes = (TINY / VAE).stat().st_size / 1e6
+    assert f"m: vae: {place} ({megabytes:.2f} MB, commit {commit})" in done.stderr.splitlines()
+    running.requests.clear()
+    assert kinoray("prefetch", "m", running=running, folder=tmp_path, HF_HUB_OFFLINE="1").returncode == 0
+    (place / "config.json").unlink()
+    offline = kinoray("prefetch", "m", running=running, folder=tmp_path, HF_HUB_OFFLINE="1")
+    assert offline.returncode == 1
+    said = " ".join(offline.stderr.split())
+    assert f"error: m: vae/config.json of {REPO} is not in the cache and HF_HUB_OFFLINE is set; run `./kinoray" in said
+    assert running.requests == []
+
+
+@pytest.mark.usefixtures("cards")
+def test_a_terminal_shows_progress(running: Hub, tmp_path: Path) -> None:
+    terminal, end = os.openpty()
+    termios.tcsetwinsize(end, (40, 200))
+    command = [str(ROOT / "kinoray"), "prefetch", "m"]
+    process = subprocess.Popen(command, env=environment_of(running, tmp_path), stderr=end)
+    os.close(end)
+    shown = ""
+    with os.fdopen(terminal, "rb", buffering=0) as screen:
+        try:
+            while text := screen.read(4096):
+                shown += text.decode(errors="replace")
+        except OSError:
+            pass  # how a terminal says that nobody writes to it any more
+    assert process.wait() == 0
+    assert f"{VAE}: 100%" in shown
+
+
+@pytest.mark.usefixtures("cards")
+def test_the_command_fetches_all_that_a_config_file_serves(running: Hub, tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text())
+    config["applications"][0]["args"]["models"] = ["m", "svd-tiny"]
+    del config["applications"][0]["deployments"]
+    path = tmp_path / "serve.yaml"
+    path.write_text(yaml.safe_dump(config))
+    done = kinoray("prefetch", "--all", str(path), running=running, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("m: ", "svd-tiny: "))]
+    assert [line.split(": ")[0] for line in lines] == ["m"] * 5 + ["svd-tiny"] * 5
+    assert len(running.downloads(VAE)) == 1
+
+
+@pytest.mark.usefixtures("cards")
+def test_the_command_takes_a_model_or_a_config_file(running: Hub, tmp_path: Path) -> None:
+    for words in ((), ("m", "--all", "configs/local.yaml")):
+        done = kinoray("prefetch", *words, running=running, folder=tmp_path)
+        assert done.returncode == 2
+        assert "name a model, or a config file with --all CONFIG" in done.stderr
+    assert running.requests == []
