@@ -24,6 +24,7 @@ from benchmarks.releases.t5 import NAMES, t5_tensors, write_t5, write_t5_files
 from benchmarks.releases.tokenizer import sentencepiece_model, write_tokenizer
 from pipelines.card import CheckpointCard
 from pipelines.catalogue import load_catalogue
+from pipelines.ltx.card import LTXCard
 
 RELEASED = [id for id, card in load_catalogue().items() if isinstance(card, CheckpointCard) and card.source.repo]
 
@@ -126,6 +127,23 @@ def test_a_card_says_how_much_is_fetched_for_it(model: str) -> None:
     card = load_catalogue()[model]
     assert isinstance(card, CheckpointCard)
     assert card.download_gb == round(download_gb(card), 2)
+
+
+@pytest.mark.parametrize("model", [each for each in RELEASED if each.startswith("ltx-")])
+def test_a_card_has_its_releases_schedule(model: str) -> None:
+    card = load_catalogue()[model]
+    assert isinstance(card, LTXCard)
+    file, repository = card.source.file, card.source.repo
+    release = ltx.SINGLE_FILES[file] if file else ltx.REPOSITORIES[repository or ""]
+    assert card.defaults.causal_positions == release.causal
+    assert card.defaults.schedule == ("linear-quadratic" if release.causal else "uniform")
+    assert card.defaults.max_sequence_length == (256 if release.causal else 128)
+    assert card.defaults.guidance_scale == (1 if "distilled" in release.name else 3 if release.size == "2B" else 5)
+    levels = [timestep / 1000 for timestep in card.defaults.timesteps or ()]
+    assert levels == pytest.approx(release.levels or [], abs=1e-4)
+    if file:
+        config = ltx.REPOSITORIES[card.source.config or ""]
+        assert (config.size, config.vae) == (release.size, release.vae)
 
 
 @pytest.mark.parametrize("model", RELEASED)
