@@ -83,6 +83,22 @@ def prefetch(
 
 
 @app.command()
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with everything that is known.")] = False,
+    update: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Pin a model's weights to the newest commit of their branch.")
+    ] = None,
+) -> None:
+    """List the catalogue: where each model's weights are from, how large they are, and what is missing here."""
+    from cli.models import run_models
+
+    out = Console(highlight=False)
+    if not out.is_terminal:
+        out.width = 200  # for a pipe, which has no width of its own
+    run_models(console, out, as_json=as_json, update=update)
+
+
+@app.command()
 def migrate() -> None:
     """Bring the job store's tables to this version. A SQLite store does so by itself."""
     from cli.job_store import migrate_job_store
