@@ -6,16 +6,23 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cli.pins import pinned_card
 from pipelines.card import ModelCard
 from pipelines.weights.prefetch import prefetch_all
 
 
 def run_prefetch(console: Console, model: str | None, config: Path | None) -> None:
-    """Fetch a model, or every model that a Serve config file serves, and print the places of their components."""
-    for each in prefetch_all(_cards(model, config)):
+    """Fetch a model, or every model that a Serve config file serves, and print the places of their components.
+
+    They come from the commits that the job store has pinned; what is fetched first is pinned here.
+    """
+
+    def say(sentence: str) -> None:
+        console.print(sentence, markup=False, soft_wrap=True)
+
+    for each in prefetch_all([pinned_card(card, say) for card in _cards(model, config)]):
         commit = f", commit {each.located.commit}" if each.located.commit else ""
-        text = f"{each.model}: {each.component}: {each.place} ({_size(each.size)}{commit})"
-        console.print(text, markup=False, soft_wrap=True)
+        say(f"{each.model}: {each.component}: {each.place} ({_size(each.size)}{commit})")
 
 
 def _cards(model: str | None, config: Path | None) -> list[ModelCard]:

@@ -36,6 +36,7 @@ def offline(model: str, repo: str, what: str) -> WeightsUnavailable:
 def sentences(model: str, repo: str, revision: str | None) -> Iterator[None]:
     """Turn what the hub's client raises into WeightsUnavailable, for the model with this id."""
     import httpx2
+    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RevisionResolutionError
 
     try:
@@ -46,9 +47,11 @@ def sentences(model: str, repo: str, revision: str | None) -> Iterator[None]:
         raise WeightsUnavailable(
             f"{model}: {repo!r} is no name of a repository on the hub, OWNER/NAME: {error}"
         ) from error
-    except OfflineModeIsEnabled as error:
-        raise offline(model, repo, revision or "main") from error
-    except (httpx2.TransportError, RevisionResolutionError) as error:
+    except (OfflineModeIsEnabled, RevisionResolutionError) as error:
+        if not constants.is_offline_mode():
+            raise WeightsUnavailable(f"{model}: {_unreachable(error, model, repo)}") from error
+        raise offline(model, repo, f"the commit of {revision or 'main'}") from error
+    except httpx2.TransportError as error:
         raise WeightsUnavailable(f"{model}: {_unreachable(error, model, repo)}") from error
     except OSError as error:
         raise WeightsUnavailable(f"{model}: {_not_written(error, model, repo)}") from error

@@ -438,4 +438,6 @@ def test_offline_the_cache_is_all_there_is(running: Hub, monkeypatch: pytest.Mon
         fetch(need("text_encoder"))
     with pytest.raises(WeightsUnavailable, match=rf"^m: tokenizer of a/b is not in the cache {way}"):
         fetch(need("tokenizer", repo="a/b"))
+    with pytest.raises(WeightsUnavailable, match=r"^a/b: the commit of v1 of a/b is not in the cache and HF_HUB_OFFL"):
+        commit_of("a/b", "v1")
     assert running.requests == []

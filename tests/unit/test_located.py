@@ -213,7 +213,8 @@ def kinoray(*words: str, running: Hub, folder: Path, **more: str) -> subprocess.
 
 
 def environment_of(running: Hub, folder: Path) -> dict[str, str]:
-    return {**os.environ, **running.environment(folder / "home"), "KINORAY_MODELS": str(folder / "cards")}
+    own = {"KINORAY_MODELS": str(folder / "cards"), "KINORAY_DATA": str(folder / "data"), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **running.environment(folder / "home"), **own}
 
 
 @pytest.fixture
@@ -227,16 +228,15 @@ def cards(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("cards")
-def test_the_command_prints_the_places_and_works_offline_afterwards(running: Hub, tmp_path: Path) -> None:
-    done = kinoray("prefetch", "m", running=running, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_the_command_shows_progress_and_places_and_then_works_offline(running: Hub, tmp_path: Path) -> None:
+    shown = on_a_terminal(["prefetch", "m"], environment_of(running, tmp_path))
+    assert f"{VAE}: 100%" in shown
     commit = running.repositories[REPO].refs["main"]
     place = Path(constants.HF_HUB_CACHE) / "models--maker--tiny" / "snapshots" / commit / "vae"
     megabytes = (TINY / VAE).stat().st_size / 1e6
-    assert f"m: vae: {place} ({megabytes:.2f} MB, commit {commit})" in done.stderr.splitlines()
-    running.requests.clear()
-    assert kinoray("prefetch", "m", running=running, folder=tmp_path, HF_HUB_OFFLINE="1").returncode == 0
+    assert f"m: vae: {place} ({megabytes:.2f} MB, commit {commit})" in shown.splitlines()
     (place / "config.json").unlink()
+    running.requests.clear()
     offline = kinoray("prefetch", "m", running=running, folder=tmp_path, HF_HUB_OFFLINE="1")
     assert offline.returncode == 1
     said = " ".join(offline.stderr.split())
@@ -244,22 +244,21 @@ def test_the_command_prints_the_places_and_works_offline_afterwards(running: Hub
     assert running.requests == []
 
 
-@pytest.mark.usefixtures("cards")
-def test_a_terminal_shows_progress(running: Hub, tmp_path: Path) -> None:
+def on_a_terminal(words: list[str], environment: dict[str, str]) -> str:
+    """What a command that ends well writes to a terminal."""
     terminal, end = os.openpty()
     termios.tcsetwinsize(end, (40, 200))
-    command = [str(ROOT / "kinoray"), "prefetch", "m"]
-    process = subprocess.Popen(command, env=environment_of(running, tmp_path), stderr=end)
+    process = subprocess.Popen([str(ROOT / "kinoray"), *words], env=environment, stderr=end)
     os.close(end)
-    shown = ""
+    shown = b""
     with os.fdopen(terminal, "rb", buffering=0) as screen:
         try:
             while text := screen.read(4096):
-                shown += text.decode(errors="replace")
+                shown += text
         except OSError:
             pass  # how a terminal says that nobody writes to it any more
-    assert process.wait() == 0
-    assert f"{VAE}: 100%" in shown
+    assert process.wait() == 0, shown
+    return shown.decode()
 
 
 @pytest.mark.usefixtures("cards")
