@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from benchmarks.releases import ltx, svd, svd_networks
@@ -24,8 +26,13 @@ def download_gb(card: CheckpointCard) -> float:
         source = card.component_source(component)
         place = (source.repo, source.file or component)
         if place not in fetched:
-            fetched[place] = gigabytes(_published(source, component))
+            fetched[place] = _published_gb(source, component)
     return sum(fetched.values())
+
+
+@cache
+def _published_gb(source: Source, component: Component) -> float:
+    return gigabytes(_published(source, component))
 
 
 def _published(source: Source, component: Component) -> Tensors:
