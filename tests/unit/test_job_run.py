@@ -15,6 +15,7 @@ from deployments.orchestration.lease import LeaseLost
 from deployments.orchestration.stage_call import StageCall
 from deployments.stages.messages import (
     CheckpointRef,
+    DenoiseRequest,
     Ending,
     Finished,
     ImageRequest,
@@ -63,6 +64,18 @@ def test_a_job_runs_its_stages_in_order_and_leaves_its_denoiser() -> None:
     assert request.input == world.plan.digest(world.plan.nodes[1], CARD.id, world.job.prompt)
     assert world.run.call is None
     assert set(world.run.stage_seconds) == {"text_encode", "denoise", "decode", "publish"}
+
+
+def test_a_job_says_which_weights_each_of_its_stages_had() -> None:
+    world = World()
+    for stage, component in ((Stage.TEXT_ENCODE, "text_encoder"), (Stage.DENOISE, "transformer")):
+        metadata = ResultMetadata(revisions={component: f"of {component}"})
+        world.scripts[stage] = [[Started("r"), Finished(1.0, 10, metadata)]]
+    world.finish()
+    denoise = world.stages.of(Stage.DENOISE)[0].inputs[0]
+    assert isinstance(denoise, DenoiseRequest)
+    assert denoise.revisions == {"text_encoder": "of text_encoder"}
+    assert world.run.result_metadata.model_revision == "text_encoder=of text_encoder,transformer=of transformer"
 
 
 def test_a_job_that_this_version_cannot_read_fails_alone() -> None:

@@ -141,3 +141,27 @@ def test_a_job_of_a_family_that_is_not_there_is_still_shown() -> None:
     parameters = {"family": "gone", "width": 64, "height": 32, "num_frames": 12, "fps": 8, "seed": 5}
     shown = Video.of(new_job(parameters=parameters), Place(), {})
     assert (shown.size, shown.seconds, shown.seed, shown.parameters) == ("64x32", "1.5", 5, parameters)
+
+
+ONE, TWO = "1" * 40, "2" * 40
+
+
+def test_a_result_names_one_revision_where_all_components_agree() -> None:
+    first = ResultMetadata(prompt_truncated=True).updated(ResultMetadata(revisions={"text_encoder": ONE}))
+    assert (first.model_revision, first.prompt_truncated) == (ONE, True)
+    both = first.updated(ResultMetadata(revisions={"transformer": ONE, "scheduler": ONE}))
+    assert both.model_revision == ONE
+    assert both.revisions == {"text_encoder": ONE, "transformer": ONE, "scheduler": ONE}
+    assert both.updated(ResultMetadata(frames=9)).model_revision == ONE
+
+
+def test_a_result_names_each_component_where_they_differ() -> None:
+    made = ResultMetadata(revisions={"vae": TWO}).updated(ResultMetadata(revisions={"transformer": ONE}))
+    assert made.model_revision == f"transformer={ONE},vae={TWO}"
+    later = made.updated(ResultMetadata(revisions={"vae": ONE}))
+    assert later.model_revision == ONE, "the last that was used"
+
+
+def test_a_family_without_checkpoints_keeps_the_revision_that_it_says() -> None:
+    said = ResultMetadata().updated(ResultMetadata(model_revision="toy-1")).updated(ResultMetadata(frames=9))
+    assert (said.model_revision, said.revisions) == ("toy-1", None)

@@ -1,0 +1,193 @@
+"""How a replica loads its stage: the pinned weights, and what it says of them. Without Ray."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from deployments import metrics
+from deployments.configuration.settings import Settings
+from deployments.denoiser import LoadedDenoiser
+from deployments.stages import loading
+from deployments.stages.loading import LoadedWeights, load, pinned, revisions_of
+from deployments.stages.messages import DenoiseRequest
+from jobs.database import Database, sqlite_url
+from jobs.pins import Pins
+from jobs.stored import ResultMetadata
+from pipelines.card import CheckpointCard, ModelCard, Source
+from pipelines.catalogue import get_card
+from pipelines.errors import WeightsUnavailable
+from pipelines.protocols import Resources
+from pipelines.simulated.placement import Nowhere
+from pipelines.stages import Stage
+from tests.unit.conftest import Quiet
+
+ONE, TWO = "1" * 40, "2" * 40
+
+
+class Hub:
+    """A repository whose main branch moves."""
+
+    def __init__(self) -> None:
+        self.commit = ONE
+        self.asked: list[tuple[str, str | None]] = []
+
+    def commit_of(self, repo: str, revision: str | None, *, model: str | None = None) -> str:
+        assert model == "ltx-tiny", "an error's sentence begins with the card"
+        self.asked.append((repo, revision))
+        return self.commit
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    hub = Hub()
+    monkeypatch.setattr("pipelines.weights.hub.commit_of", hub.commit_of)
+    return hub
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A SQLite store that nobody has opened yet."""
+    url = sqlite_url(tmp_path / "new" / "jobs.sqlite3")
+    monkeypatch.setattr(loading, "database_url", lambda: url)
+    return url
+
+
+def on_the_hub() -> CheckpointCard:
+    card = get_card("ltx-tiny")
+    assert isinstance(card, CheckpointCard)
+    text = Source(repo="maker/t5")
+    return card.model_copy(
+        update={"source": Source(repo="maker/model"), "components": {"text_encoder": text, "tokenizer": text}}
+    )
+
+
+def revision(card: ModelCard) -> str | None:
+    assert isinstance(card, CheckpointCard)
+    return card.source.revision
+
+
+def test_every_replica_loads_the_commit_that_the_first_one_found(hub: Hub, store: str) -> None:
+    assert revision(pinned(on_the_hub(), Stage.DENOISE)) == ONE
+    hub.commit = TWO
+    assert revision(pinned(on_the_hub(), Stage.DECODE)) == ONE
+    assert hub.asked == [("maker/model", None)], "and not for the text encoder, which neither of them loads"
+    with Database(store) as database:
+        assert Pins(database).move("maker/model", "main", TWO) == ONE
+    assert revision(pinned(on_the_hub(), Stage.DENOISE)) == TWO
+
+
+def test_what_is_not_on_the_hub_needs_no_job_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never() -> str:
+        raise AssertionError("no job store is needed")
+
+    monkeypatch.setattr(loading, "database_url", never)
+    for model in ("ltx-tiny", "svd-tiny", "simulated"):
+        assert pinned(get_card(model), Stage.DENOISE) == get_card(model)
+
+
+@pytest.mark.usefixtures("hub", "store")
+def test_a_job_store_that_is_away_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [OperationalError("", None, OSError("away")), OperationalError("", None, OSError("away"))]
+
+    def open_or_fail(url: str) -> Database:
+        if left:
+            raise left.pop()
+        return Database(url)
+
+    monkeypatch.setattr(loading, "Database", open_or_fail)
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+    assert revision(pinned(on_the_hub(), Stage.DENOISE)) == ONE
+    assert left == []
+
+
+@pytest.mark.usefixtures("store")
+def test_a_job_store_that_stays_away_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(url: str) -> Database:
+        raise OperationalError(url, None, OSError("away"))
+
+    monkeypatch.setattr(loading, "Database", fail)
+    monkeypatch.setattr(loading, "PATIENCE_S", 0.0)
+    with pytest.raises(OperationalError):
+        pinned(on_the_hub(), Stage.DENOISE)
+
+
+@dataclass
+class Stub:
+    """A stage that is loaded from nothing."""
+
+    card: ModelCard
+    resources: Resources
+    placement: Nowhere = field(default_factory=Nowhere)
+    warm: bool = False
+
+    def warm_up(self) -> None:
+        self.warm = True
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading.ray, "get_gpu_ids", lambda: [0])
+    monkeypatch.setattr(metrics, "model_load_seconds", Quiet)
+
+
+@pytest.mark.usefixtures("no_ray", "store")
+def test_a_stage_is_loaded_from_the_pinned_card_and_warm(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.weights.revision.revision_of", lambda card, part: f"{part} {card.source.revision}")
+    settings = Settings.model_validate({"threads": {"decode": 3}})
+    loaded: LoadedWeights[Any] = load(Stage.DECODE, lambda _: Stub, on_the_hub(), settings)
+    assert loaded.stage.warm
+    assert loaded.stage.resources == Resources(gpu=True, threads=3)
+    assert loaded.stage.card == loaded.card
+    assert (revision(loaded.card), hub.asked) == (ONE, [("maker/model", None)])
+    assert loaded.revisions == {"vae": f"vae {ONE}"}
+    assert loaded.result_metadata() == {"revisions": loaded.revisions}
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_family_without_checkpoints_has_no_revisions() -> None:
+    loaded: LoadedWeights[Any] = load(Stage.DENOISE, lambda _: Stub, get_card("simulated"), Settings())
+    assert (loaded.revisions, loaded.result_metadata()) == ({}, {})
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_garbage_is_collected_again_after_a_failure() -> None:
+    """A replica that refuses goes on in this process."""
+
+    def broken(card: ModelCard, resources: Resources) -> Stub:  # noqa: ARG001
+        assert not gc.isenabled(), "collecting costs a tenth of the start-up time"
+        raise WeightsUnavailable("m: broken")
+
+    with pytest.raises(WeightsUnavailable):
+        load(Stage.DENOISE, lambda _: broken, get_card("simulated"), Settings())
+    assert gc.isenabled()
+
+
+def test_each_component_of_a_stage_has_its_revision() -> None:
+    card = get_card("ltx-tiny")
+    denoise, text = revisions_of(card, Stage.DENOISE), revisions_of(card, Stage.TEXT_ENCODE)
+    assert denoise.keys() == {"transformer", "scheduler"}
+    assert text.keys() == {"text_encoder", "tokenizer"}
+    every = [*denoise.values(), *text.values()]
+    assert all(each.startswith("sha256:") for each in every)
+    assert len(set(every)) == 4
+
+
+def request(**revisions: str) -> DenoiseRequest:
+    parameters = get_card("ltx-tiny").default_parameters()
+    return DenoiseRequest("j", "m", "denoise", parameters, frozenset(), "x", "t", "d1", None, revisions)
+
+
+def test_finished_latents_keep_what_all_stages_before_them_were_loaded_from() -> None:
+    stub: Any = Stub(get_card("ltx-tiny"), Resources(gpu=False))
+    with_weights = LoadedDenoiser(LoadedWeights(stub, stub.card, {"transformer": TWO}), "r", "s")
+    made = ResultMetadata(**with_weights.result_metadata(request(text_encoder=ONE)))
+    assert made.revisions == {"text_encoder": ONE, "transformer": TWO}
+    assert ResultMetadata().updated(made).model_revision == f"text_encoder={ONE},transformer={TWO}"
+    without = LoadedDenoiser(LoadedWeights(stub, stub.card, {}), "toy-1", "s")
+    assert without.result_metadata(request()) == {"model_revision": "toy-1"}
