@@ -174,11 +174,10 @@ def config_files() -> None:
 
 @config_app.command()
 def check(config: Annotated[Path, typer.Argument(help="A Serve config file.")]) -> None:
-    """Read a config file strictly and say what is wrong with it."""
-    from deployments.configuration.serve_config import load_config
+    """Read a config file strictly, and its models' weights that are here, and say what is wrong with them."""
+    from cli.checking import check_config_file
 
-    load_config(config)
-    console.print(f"{config} is sound")
+    check_config_file(console, config)
 
 
 def main() -> None:

@@ -54,6 +54,12 @@ def _hide_xformers() -> None:
     diffusers.utils.import_utils._xformers_available = False
 
 
+def hide_useless_xformers() -> None:
+    """Keep diffusers from importing xformers on a machine without a GPU, for whoever imports it without a placement."""
+    if not torch.cuda.is_available():
+        _hide_xformers()
+
+
 def attention_backend(device: torch.device, dtype: torch.dtype) -> str:
     """Choose xformers if attention over one token runs with it on the device, else PyTorch's own kernels.
 

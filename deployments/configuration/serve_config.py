@@ -20,6 +20,7 @@ from deployments.autoscaling import DENOISER, Backlog, Balance
 from deployments.configuration.api_keys import refuse_open_door
 from deployments.configuration.names import ALWAYS, deployment_names
 from deployments.configuration.settings import load_settings
+from pipelines.card import ModelCard
 from pipelines.errors import ConfigError
 
 LOCAL = "configs/local.yaml"
@@ -44,6 +45,14 @@ def load_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: " + "; ".join(problems))
     refuse_open_door(config)
     return config
+
+
+def served_cards(config: dict[str, Any]) -> list[ModelCard]:
+    """The cards of the models that a config file serves, each once."""
+    cards: dict[str, ModelCard] = {}
+    for application in config["applications"]:
+        cards |= load_settings(application.get("args") or {}).cards()
+    return list(cards.values())
 
 
 def check_config(config: dict[str, Any]) -> list[str]:

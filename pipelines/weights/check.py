@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from pipelines.card import CheckpointCard, Component, ModelCard
 from pipelines.errors import WeightsUnavailable
+from pipelines.paths import ROOT
 from pipelines.weights.load import check_network
 from pipelines.weights.located import located, missing
 
@@ -27,10 +29,19 @@ def problems(card: ModelCard) -> Iterator[str]:
         return
     for component in card.all_components():
         try:
-            if missing(card, component) is None:
+            if is_here(card, component):
                 check_component(card, component)
         except WeightsUnavailable as error:
             yield error.message
+
+
+def is_here(card: CheckpointCard, component: Component) -> bool:
+    """Whether there is something to check: a local path that exists, or all of the files in the hub's cache."""
+    source = card.component_source(component)
+    if source.repo is None:
+        place = source.folder if source.file is None else Path(source.file)
+        return place is not None and (ROOT / place).exists()
+    return missing(card, component) is None
 
 
 def check_component(card: CheckpointCard, component: Component) -> None:

@@ -55,6 +55,9 @@ def build_empty(network: Network, folder: Path, component: str) -> Empty:
     """
     from accelerate import init_empty_weights
 
+    from pipelines.devices import hide_useless_xformers
+
+    hide_useless_xformers()
     kind = network.kind()
     config = _config(folder / component / "config.json")
     try:

@@ -1,0 +1,39 @@
+"""`kinoray config check`: a config file, and the checkpoints of the models that it serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from deployments.configuration.serve_config import load_config, served_cards
+from pipelines.card import CheckpointCard, ModelCard
+from pipelines.errors import ConfigError
+from pipelines.weights.check import is_here, problems
+
+
+def check_config_file(console: Console, path: Path) -> None:
+    """Say that a config file is sound, and which weights could not be checked since they are not on this machine.
+
+    Raises:
+        ConfigError: what is wrong with the file, or with checkpoints that are here.
+    """
+    cards = served_cards(load_config(path))
+    wrong = list(dict.fromkeys(problem for card in cards for problem in problems(card)))
+    if wrong:
+        raise ConfigError(f"{path}: {'; '.join(wrong)}")
+    console.print(f"{path} is sound", soft_wrap=True)
+    for card in cards:
+        if absent := _absent(card):
+            console.print(
+                f"{card.id}: {', '.join(absent)} not on this machine and not checked; `./kinoray prefetch {card.id}` "
+                "fetches and checks",
+                markup=False,
+                soft_wrap=True,
+            )
+
+
+def _absent(card: ModelCard) -> list[str]:
+    if not isinstance(card, CheckpointCard):
+        return []
+    return [component for component in card.all_components() if not is_here(card, component)]
