@@ -32,7 +32,10 @@ def check(card: ModelCard, folder: Path) -> subprocess.CompletedProcess[str]:
         "name": "kinoray", "route_prefix": "/", "import_path": "serve_app:build_app", "args": {"models": [card.id]},
         "deployments": [{"name": name, "num_replicas": 1} for name in names],
     }  # fmt: skip
-    config.write_text(yaml.safe_dump({"proxy_location": "HeadOnly", "applications": [application]}))
+    http = {"host": "127.0.0.1", "port": 8000}
+    config.write_text(
+        yaml.safe_dump({"proxy_location": "HeadOnly", "http_options": http, "applications": [application]})
+    )
     return subprocess.run(
         [sys.executable, "-m", "cli", "config", "check", str(config)], cwd=ROOT, text=True, capture_output=True,
         check=False, env={**os.environ, "KINORAY_MODELS": str(models), "COLUMNS": "1000"},
