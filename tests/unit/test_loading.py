@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from sqlalchemy.exc import OperationalError
 
 from deployments import metrics
@@ -132,7 +133,7 @@ class Stub:
 
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading.ray, "get_gpu_ids", lambda: [0])
+    monkeypatch.setattr(ray, "get_gpu_ids", lambda: [0])
     monkeypatch.setattr(metrics, "model_load_seconds", Quiet)
 
 

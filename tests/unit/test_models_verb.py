@@ -135,7 +135,7 @@ def shown(*cards: ModelCard, as_json: bool = False, update: str | None = None, w
         catalogue.setattr(models, "load_catalogue", lambda: by_id)
         catalogue.setattr(models, "get_card", by_id.__getitem__)
         run_models(beside, out, as_json=as_json, update=update)
-    return tuple(each.file.getvalue() for each in (beside, out))  # type: ignore[attr-defined, return-value]
+    return tuple(each.file.getvalue() for each in (beside, out))  # type: ignore[attr-defined]
 
 
 @pytest.fixture

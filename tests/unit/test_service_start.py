@@ -58,7 +58,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Api]]:
         return running[-1]
 
     monkeypatch.setattr(ray_serve, "status", lambda: SimpleNamespace(applications={}))
-    monkeypatch.setattr(service.time, "sleep", lambda _: None)
+    monkeypatch.setattr("cli.service.time.sleep", lambda _: None)
     yield run
     for each in running:
         each.server.shutdown()

@@ -113,7 +113,7 @@ def test_the_third_failure_in_a_row_ends_the_restarting_and_each_call_has_the_se
     assert service.loads == 3, "it does not try again at each call"
     found = service.failures.of(IT, deployed_at=service.deployed_at)
     assert found is not None
-    assert (found.failures, found.message, found.refusing) == (3, BROKEN.message, {"r3"})
+    assert (found.failures, found.message, found.refusing) == (3, BROKEN.message, frozenset({"r3"}))
 
 
 def test_each_failure_is_an_error_in_the_log(service: Service, caplog: pytest.LogCaptureFixture) -> None:
@@ -208,7 +208,7 @@ def test_one_that_fails_again_after_a_deployment_refuses_with_the_new_sentence(s
     assert service.loads == 4
     found = service.failures.of(IT, deployed_at=service.deployed_at)
     assert found is not None
-    assert (found.failures, found.refusing) == (1, {"r3"}), "and it is known to refuse"
+    assert (found.failures, found.refusing) == (1, frozenset({"r3"})), "and it is known to refuse"
 
 
 def test_a_health_check_does_not_pile_up_looks() -> None:
