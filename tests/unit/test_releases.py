@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, T5EncoderModel
 
 from benchmarks.releases import build_release, ltx, ltx_networks, svd, svd_networks
-from benchmarks.releases.ltx_names import VAE, Generation, vae_name
+from benchmarks.releases.ltx_names import VAE, Generation, transformer_name, vae_name
 from benchmarks.releases.ltx_releases import RELEASES, LTXRelease
 from benchmarks.releases.networks import Width
 from benchmarks.releases.sizes import download_gb, gigabytes
@@ -40,7 +40,15 @@ PUBLISHED_GB = {
     "ltxv-13b-0.9.8-distilled.safetensors": 28.6,
     "ltxv-13b-0.9.8-distilled-fp8.safetensors": 15.7,
 }
-# Pairs read off Lightricks' own `CausalVideoAutoencoder`.
+# Pairs read off Lightricks' own `Transformer3DModel` and `CausalVideoAutoencoder`.
+TRANSFORMER_NAMES = {
+    "proj_in.weight": "patchify_proj.weight",
+    "time_embed.emb.timestep_embedder.linear_1.bias": "adaln_single.emb.timestep_embedder.linear_1.bias",
+    "transformer_blocks.27.attn1.norm_q.weight": "transformer_blocks.27.attn1.q_norm.weight",
+    "transformer_blocks.0.attn2.norm_k.weight": "transformer_blocks.0.attn2.k_norm.weight",
+    "transformer_blocks.0.ff.net.0.proj.weight": "transformer_blocks.0.ff.net.0.proj.weight",
+    "scale_shift_table": "scale_shift_table",
+}
 AUTOENCODER_NAMES = {
     ("0.9.0", "encoder.down_blocks.1.conv_out.conv_shortcut.conv.weight"): "encoder.down_blocks.5.conv_shortcut.weight",
     ("0.9.0", "encoder.down_blocks.0.conv_out.norm3.bias"): "encoder.down_blocks.2.norm3.norm.bias",
@@ -82,6 +90,11 @@ def files(folder: Path) -> set[str]:
 )
 def test_names_of_the_autoencoder(generation: Generation, name: str, released: str) -> None:
     assert vae_name(name, generation) == released
+
+
+@pytest.mark.parametrize(("name", "released"), TRANSFORMER_NAMES.items())
+def test_names_of_the_transformer(name: str, released: str) -> None:
+    assert transformer_name(name) == released
 
 
 @pytest.mark.parametrize("width", Width)
@@ -213,8 +226,9 @@ def test_stable_video_diffusions_repository_has_a_variant(tmp_path: Path) -> Non
     decoders = []
     for name in ("svd_xt.safetensors", "svd_xt_image_decoder.safetensors"):
         with safe_open(tmp_path / name, framework="pt") as tensors:
-            decoders.append("first_stage_model.decoder.conv_out.time_mix_conv.weight" in list(tensors.keys()))
-    assert decoders == [True, False]
+            names = [each for each in tensors.keys() if each.startswith("first_stage_model.decoder.conv_out.")]  # noqa: SIM118
+            decoders.append(sorted(each.removeprefix("first_stage_model.decoder.conv_out.") for each in names))
+    assert decoders == [["bias", "time_mix_conv.bias", "time_mix_conv.weight", "weight"], ["bias", "weight"]]
 
 
 @pytest.mark.parametrize(
@@ -243,6 +257,8 @@ def test_a_single_file_says_what_it_is(
 def test_the_tokenizers_ids_are_sentencepieces_own(tmp_path: Path) -> None:
     write_tokenizer(tmp_path, 128)
     assert not (tmp_path / "tokenizer.json").exists()
+    added = json.loads((tmp_path / "added_tokens.json").read_text())
+    assert (added["<extra_id_0>"], added["<extra_id_99>"]) == (299, 200)
     tokenizer = AutoTokenizer.from_pretrained(str(tmp_path))
     reference = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
     for prompt in ("a red circle moves left", "Worst quality,  blurry … né", "", "A camera pans; it's 4K!"):
