@@ -229,6 +229,15 @@ def test_the_header_says_what_is_in_the_file(tmp_path: Path) -> None:
     assert header.entries["enc.output_norm.weight"].shape == (256,)
 
 
+def test_a_file_is_never_written_to(tmp_path: Path) -> None:
+    path = t5_file(tmp_path, Kind.Q4_K)
+    before = path.read_bytes()
+    reader = open_gguf(path)
+    reader.tensors[0].data[:] = 0
+    reader.data.flush()
+    assert path.read_bytes() == before
+
+
 def test_a_text_encoder_of_the_real_size_is_judged_without_reading_it(tmp_path: Path) -> None:
     """The file is a header and five gigabytes of nothing, which take no room on the disk."""
     t5 = Checkpoint(tmp_path, "text_encoder", T5EncoderModel, T5_XXL, T5_GGUF)
@@ -312,13 +321,20 @@ def test_t5_takes_no_more_memory_than_its_file(t5: Checkpoint, tmp_path: Path, k
     assert embeddings[0] is embeddings[1]
 
 
+@pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.BF16], ids=lambda kind: kind.name)
+def test_numbers_of_torch_are_not_made_anew_for_each_call(t5: Checkpoint, tmp_path: Path, kind: Kind) -> None:
+    network = t5.load(t5_file(tmp_path, kind), torch.bfloat16)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
+    assert not any(isinstance(each, GGUFLinear | PackedEmbedding) for each in network.modules())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.F16], ids=lambda kind: kind.name)
 def test_t5_computes_in_the_placements_dtype(t5: Checkpoint, tmp_path: Path, kind: Kind, dtype: torch.dtype) -> None:
     path = t5_file(tmp_path, kind)
     network = t5.load(path, dtype)
     embeds = embed(network)
-    assert embeds.dtype == network.dtype == dtype
+    assert embeds.dtype == network.dtype == network.shared(IDS).dtype == dtype
     assert cosine(embeds, embed(dequantised_t5(path))) > 0.999
 
 
@@ -357,7 +373,7 @@ def test_the_activation_is_the_configurations(t5: Checkpoint, tmp_path: Path) ->
     other = random_t5(feed_forward_proj="gated-relu")
     assert cosine(embed(t5.load(path)), embed(random_t5())) > 0.999
     assert cosine(embed(t5.load(path)), embed(other)) < 0.99
-    for activation in ("gated-relu", "gated-silu"):
+    for activation in ("gated-relu", "gated-silu", "gelu_new", "relu"):
         wrong = Checkpoint(tmp_path / activation, "text_encoder", T5EncoderModel,
                            {**T5, "feed_forward_proj": activation}, T5_GGUF)  # fmt: skip
         with pytest.raises(WeightsUnavailable) as caught:
@@ -529,9 +545,7 @@ def test_another_architecture(t5: Checkpoint, ltx: Checkpoint, tmp_path: Path) -
     )
     assert t5.refusal(unknown).startswith("holds a model of the architecture 'gpt2', not a T5 encoder")
     disguised = write_gguf(tmp_path / "disguised.gguf", "pig", t5_tensors(random_t5(), Kind.Q8_0))
-    assert ltx.refusal(disguised) == (
-        "holds no transformer; it is a T5 text encoder: name the file or folder that does"
-    )
+    assert ltx.refusal(disguised).startswith("holds no transformer")
 
 
 @pytest.mark.parametrize(
@@ -546,20 +560,18 @@ def test_a_tensor_is_missing(t5: Checkpoint, tmp_path: Path, name: str, network_
     tensors = t5_tensors(random_t5(), Kind.Q8_0)
     del tensors[name]
     refusal = t5.refusal(write_gguf(tmp_path / "t5.gguf", "t5encoder", tensors))
-    assert refusal.startswith(f"lacks 1 of the text_encoder's 30 tensors, such as {network_name}:")
+    assert f"such as {network_name}:" in refusal
 
 
 def test_a_tensor_is_left_over(t5: Checkpoint, ltx: Checkpoint, tmp_path: Path) -> None:
     tensors = t5_tensors(random_t5(), Kind.Q8_0)
     tensors["enc.blk.3.attn_q.weight"] = tensors["enc.blk.2.attn_q.weight"]
     refusal = t5.refusal(write_gguf(tmp_path / "t5.gguf", "t5encoder", tensors))
-    assert refusal.startswith(f"has 1 that {t5.folder} does not describe, such as enc.blk.3.attn_q.weight:")
+    assert "such as enc.blk.3.attn_q.weight:" in refusal
     tensors = ltx_tensors(Kind.Q8_0)
     tensors["transformer_blocks.2.attn1.to_q.bias"] = tensors["transformer_blocks.1.attn1.to_q.bias"]
     refusal = ltx.refusal(write_gguf(tmp_path / "ltx.gguf", "ltxv", tensors))
-    assert refusal.startswith(
-        f"has 1 that {ltx.folder} does not describe, such as transformer_blocks.2.attn1.to_q.bias"
-    )
+    assert "such as transformer_blocks.2.attn1.to_q.bias:" in refusal
 
 
 def test_a_tensor_of_another_shape(t5: Checkpoint, tmp_path: Path) -> None:
@@ -567,8 +579,7 @@ def test_a_tensor_of_another_shape(t5: Checkpoint, tmp_path: Path) -> None:
     wide = random_t5(d_ff=768)
     path = write_gguf(tmp_path / "t5.gguf", "t5encoder", t5_tensors(wide, Kind.Q4_K))
     refusal = t5.refusal(path)
-    assert "enc.blk.0.ffn_gate.weight has the shape [768, 256]" in refusal
-    assert "makes encoder.block.0.layer.1.DenseReluDense.wi_0.weight [512, 256]" in refusal
+    assert "enc.blk.0.ffn_gate.weight has the shape [768, 256], not [512, 256]" in refusal
 
 
 def test_an_autoencoder_in_the_same_file(ltx: Checkpoint, tmp_path: Path) -> None:
