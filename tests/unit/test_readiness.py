@@ -107,7 +107,7 @@ def test_a_stage_whose_replicas_are_not_known_is_taken_to_work() -> None:
 def test_a_stage_at_zero_that_had_been_given_up_cannot_start() -> None:
     at_zero = overview(HEALTHY, {})
     assert judged({"Denoiser-a": failure(GIVEN_UP_AT, "r1")}, Denoiser_a=at_zero).unavailable.keys() == {"a"}
-    assert judged({"Denoiser-a": failure(GIVEN_UP_AT - 1)}, Denoiser_a=at_zero).status == "ready"
+    assert judged({"Denoiser-a": failure(GIVEN_UP_AT - 1)}, Denoiser_a=at_zero) == Readiness((), {}, {}, 2)
 
 
 def test_what_serve_has_given_up_does_not_load_any_more() -> None:

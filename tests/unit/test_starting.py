@@ -211,6 +211,19 @@ def test_one_that_fails_again_after_a_deployment_refuses_with_the_new_sentence(s
     assert (found.failures, found.refusing) == (1, frozenset({"r3"})), "and it is known to refuse"
 
 
+def test_one_that_cannot_follow_another_one_is_known_to_refuse(service: Service) -> None:
+    """Else it would count as a replica that works."""
+    replica = service.start_until_it_runs()
+    service.broken = None
+    service.start()
+    service.running.discard("r4")
+    service.broken = BROKEN
+    assert refused(replica) == BROKEN.message
+    found = service.failures.of(IT, deployed_at=service.deployed_at)
+    assert found is not None
+    assert (found.failures, found.refusing) == (1, frozenset({"r3"}))
+
+
 def test_a_health_check_does_not_pile_up_looks() -> None:
     class Busy:
         submitted = 0
