@@ -87,6 +87,10 @@ bench-overhead: setup ## the service against diffusers in one process
 bench-gpu: setup ## every stage at its real size on this machine's GPU, against diffusers; OUT=configs/gpus/NAME.yaml keeps it
 	$(BIN)/python -m benchmarks.gpu $(OUT)
 
+.PHONY: bench-weights
+bench-weights: setup ## load and run a text encoder of the real size on this CPU, in bfloat16 and from GGUF (20 minutes, 20 GB of disk)
+	@$(BIN)/python -m benchmarks.weights
+
 .PHONY: bench-jobs
 bench-jobs: setup ## what a long history costs the job store, on SQLite and PostgreSQL
 	@$(BIN)/python -m benchmarks.jobs
