@@ -22,7 +22,7 @@ class TextEncoder:
 
     Prompts are padded to the model's `max_sequence_length`. In diffusers (`LTXPipeline._get_t5_prompt_embeds`) T5
     attends to the padding too, so that the result depends on that length; the makers' own code (LTX-Video,
-    `encode_prompt`) strips the prompt and masks the padding. The card says which. Each forward pass embeds one prompt,
+    `encode_prompt`) masks it. The card says which. Each forward pass embeds one prompt,
     because batching changes bits.
     """
 
@@ -59,7 +59,7 @@ class TextEncoder:
     @torch.no_grad()
     def _embed_uncached(self, prompt: str, length: int, attends_to_padding: bool) -> tuple[Tensor, Tensor]:
         tokens = self.tokenizer(
-            [prompt if attends_to_padding else prompt.strip()],
+            [prompt],
             padding="max_length",
             max_length=length,
             truncation=True,

@@ -20,6 +20,7 @@ from pipelines.ltx.release import contradiction
 from pipelines.weights.header import read_header
 from pipelines.weights.load import load_network
 from pipelines.weights.revision import ENDS_BYTES, revision_of
+from tests.harness.hub import run_hub, use_hub
 
 CPU = torch.device("cpu")
 NETWORKS = {
@@ -138,3 +139,15 @@ def test_a_revision_tells_beginnings_ends_names_and_sizes_apart(ltx_folder: Path
     seen.add(revision_of(card, "transformer"))
     assert len(seen) == 4
     assert revision_of(card, "scheduler") != revision_of(card, "tokenizer")
+
+
+def test_the_revision_of_weights_from_the_hub_is_their_commit(
+    ltx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with run_hub() as hub:
+        use_hub(hub, tmp_path, monkeypatch)
+        commit = hub.push_folder("someone/ltx", ltx_folder)
+        source = {"repo": "someone/ltx", "revision": commit}
+        card = read_card({**ltx_card(ltx_folder).model_dump(mode="json"), "source": source})
+        assert isinstance(card, CheckpointCard)
+        assert {revision_of(card, component) for component in card.all_components()} == {commit}
