@@ -50,7 +50,10 @@ def checkpoint(model: str, folder: Path, device: torch.device) -> LTXCard | SVDC
     torch.manual_seed(0)
     with _as_default(getattr(torch, card.dtype["cuda"])), device, torch.no_grad():
         networks = architecture.networks()
-    architecture.pipeline(**networks, **architecture.rest()).save_pretrained(folder, variant=card.source.variant)
+    if "text_encoder" in networks:
+        networks["text_encoder"].float()  # as it is published, in four shards
+    pipeline = architecture.pipeline(**networks, **architecture.rest())
+    pipeline.save_pretrained(folder, variant=card.source.variant, max_shard_size="5GB")
     return card.model_copy(update={"source": Source(folder=folder, variant=card.source.variant)})
 
 
