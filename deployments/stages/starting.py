@@ -149,12 +149,8 @@ class Starting(Generic[T]):
         try:
             self._stage = self._load()
         except Exception as error:  # a family's code may be somebody else's
-            emit(
-                "stage.failed",
-                level=logging.ERROR,
-                deployment=self._here.deployment,
-                sentence=sentence_of(error),
-            )
+            # Serve's logger adds the deployment and the replica.
+            emit("stage.failed", level=logging.ERROR, sentence=sentence_of(error))
             return error
         try:
             self._here.forget(self._here.deployment)

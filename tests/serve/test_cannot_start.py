@@ -157,8 +157,11 @@ def test_a_broken_checkpoint_is_a_sentence_and_the_other_model_goes_on(own: OwnS
         assert any(status == 503 and answer["cannot_start"] == body["cannot_start"] for status, answer in seen), (
             "the first failure is told while the stage is tried again"
         )
-        shown = [line for line in own.command.output.read_text().splitlines() if line.startswith("cannot start:")]
-        assert shown.count(f"cannot start: {sentence}") == 1
+        lines = own.command.output.read_text().splitlines()
+        assert lines.count(f"cannot start: {sentence}") == 1
+        logged = [line for line in lines if line.endswith(f"stage.failed sentence={sentence}")]
+        assert logged, "for whoever looks later"
+        assert all(" ERROR " in line and "kinoray_Denoiser-mine" in line for line in logged)
         assert own.failures() == GIVEN_UP_AT
         models = {each["id"]: each for each in client.http.get("/v1/models").json()["data"]}
         assert (models["mine"]["available"], models["mine"]["unavailable_reason"]) == (False, sentence)

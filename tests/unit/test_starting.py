@@ -121,7 +121,7 @@ def test_each_failure_is_an_error_in_the_log(service: Service, caplog: pytest.Lo
         service.start()
     [line] = caplog.records
     assert line.levelno == logging.ERROR
-    assert line.getMessage() == f"stage.failed deployment={IT} sentence={BROKEN.message}"
+    assert line.getMessage() == f"stage.failed sentence={BROKEN.message}"
 
 
 def test_failures_before_the_application_was_deployed_again_do_not_count(service: Service) -> None:
