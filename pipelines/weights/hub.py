@@ -166,11 +166,13 @@ def first_look(need: Need) -> Snapshot | Lack:
     Raises:
         WeightsUnavailable: the commit that is named does not have what is needed.
     """
+    from huggingface_hub import constants
+
     try:
         return in_cache(need)
     except WeightsUnavailable:
-        if is_commit(need.revision):
-            raise  # a commit never changes
+        if is_commit(need.revision) or constants.is_offline_mode():
+            raise  # a commit never changes, and a branch of the cache neither
         return Lack((), need.component)
 
 

@@ -55,7 +55,7 @@ def prefetch_all(cards: Iterable[ModelCard]) -> list[Prefetched]:
     for card, component, needs in by_part:
         if not needs:
             located(card, component)  # what is wrong with local files is said before anything is fetched
-    for need in _plan(list(dict.fromkeys(need for *_, needs in by_part for need in needs))):
+    for need in _plan([need for *_, needs in by_part for need in needs]):
         fetch(need)
     for each in cards:
         check(each)

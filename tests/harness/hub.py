@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
 import struct
 import sys
@@ -72,7 +73,7 @@ class Hub:
     listed: dict[str, int] = field(default_factory=dict)
     """By path: the size that is listed in place of the true one."""
     failing: list[int] = field(default_factory=list)
-    """The states that the next downloads of large files are answered with."""
+    """The states that the next downloads of large files are answered with; with 200 comes the file."""
     open: threading.Event = field(default_factory=threading.Event)
     """Downloads of large files wait until it is set, as it is at the start."""
     ranges: bool = True
@@ -174,8 +175,8 @@ def _handler(hub: Hub, store: bool) -> type[BaseHTTPRequestHandler]:
             assert token is None, "a token was sent to the store"
             if not hub.holds:
                 hub.open.wait()
-            if hub.failing:
-                return self._fail(hub.failing.pop(0))
+            if hub.failing and (status := hub.failing.pop(0)) != 200:
+                return self._fail(status)
             _, _, owner, name, commit, path = self.path.split("/", 5)
             return self._contents(path, hub.repositories[f"{owner}/{name}"].commits[commit][path], {})
 
@@ -254,6 +255,7 @@ def _handler(hub: Hub, store: bool) -> type[BaseHTTPRequestHandler]:
             if len(part) < len(rest):
                 if hub.reset:
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    os.close(self.connection.detach())  # at once, before the server ends the connection in order
                 self.close_connection = True
 
         def _json(self, data: object) -> None:

@@ -173,6 +173,18 @@ def test_every_component_is_brought_from_one_commit(running: Hub) -> None:
     assert (vae.size, vae.place) == ((TINY / VAE).stat().st_size, vae.located.folder / "vae")
 
 
+def test_the_plan_counts_what_a_branch_has_changed(running: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = card({"repo": REPO})
+    files = dict(running.repositories[REPO].commits[located(there, "vae").commit or ""])
+    running.push(REPO, {**files, VAE: b"other weights"})
+    running.sent.clear()
+    others = sum(len(content) for path, content in files.items() if path.split("/")[0] in COMPONENTS and path != VAE)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=others + hub.KEPT_FREE))
+    with pytest.raises(WeightsUnavailable, match=r"^m: 0\.0 GB are to be fetched"):
+        prefetch(there)
+    assert running.downloads(VAE) == []
+
+
 def test_what_models_share_comes_once_and_the_disk_must_hold_all(running: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = card({"repo": REPO}), card({"repo": REPO}).model_copy(update={"id": "other"})
     size = sum(
@@ -185,6 +197,8 @@ def test_what_models_share_comes_once_and_the_disk_must_hold_all(running: Hub, m
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=size + hub.KEPT_FREE))
     assert {each.model for each in prefetch_all([one, other])} == {"m", "other"}
     assert len(running.downloads(VAE)) == 1
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    prefetch(one)  # what is there needs no space
 
 
 def test_what_is_wrong_here_is_said_before_anything_is_fetched(running: Hub, tmp_path: Path) -> None:
