@@ -151,7 +151,7 @@ def test_canceling_a_live_job_frees_the_denoiser(service: ServiceClient, service
 def test_health_readiness_models_and_metrics(service: ServiceClient) -> None:
     assert service.http.get("/healthz").json() == {"status": "ok"}
     ready = service.http.get("/readyz")
-    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "waiting_for": []})
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "waiting_for": [], "cannot_start": {}})
     models = service.http.get("/v1/models").json()["data"]
     assert [model["id"] for model in models] == ["ltx-tiny", "svd-tiny"]
     live = service.create(num_inference_steps=100)
