@@ -16,8 +16,6 @@ from pipelines.errors import WeightsUnavailable
 
 DESCRIPTIONS = ("*.json", "*.model", "*.txt")
 """The patterns of the files without tensors: configurations, tokenizers, indices of shards."""
-WEIGHTLESS = frozenset({"tokenizer", "feature_extractor", "scheduler"})
-"""The components that have no weights."""
 
 _STEM = r"(?P<stem>model|diffusion_pytorch_model)"
 _SHARD = r"-(?P<number>\d{5})-of-(?P<count>\d{5})"

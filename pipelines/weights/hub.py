@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.card import Component
+from pipelines.card import WEIGHTLESS, Component
 from pipelines.errors import WeightsUnavailable
 from pipelines.weights.download import RemoteFile, cache_folder, download, partial_size
-from pipelines.weights.files import WEIGHTLESS, description_files, weight_files
+from pipelines.weights.files import description_files, weight_files
 from pipelines.weights.hub_errors import offline, sentences
 from pipelines.weights.pin import is_commit
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.card import CheckpointCard, Component, Source
+from pipelines.card import WEIGHTLESS, CheckpointCard, Component, Source
 from pipelines.errors import WeightsUnavailable
 from pipelines.paths import ROOT
-from pipelines.weights.files import WEIGHTLESS, description_files, weight_files
+from pipelines.weights.files import description_files, weight_files
 from pipelines.weights.hub import Lack, Need, Snapshot, fetch, in_cache
 from pipelines.weights.pin import hub_config
 
