@@ -8,11 +8,12 @@ from rich.console import Console
 
 from cli.pins import pinned_card
 from pipelines.card import ModelCard
+from pipelines.weights.check import check
 from pipelines.weights.prefetch import prefetch_all
 
 
 def run_prefetch(console: Console, model: str | None, config: Path | None) -> None:
-    """Fetch a model, or every model that a Serve config file serves, and print the places of their components.
+    """Fetch a model, or every model that a Serve config file serves, print where it is, and check it by its headers.
 
     They come from the commits that the job store has pinned; what is fetched first is pinned here.
     """
@@ -20,9 +21,12 @@ def run_prefetch(console: Console, model: str | None, config: Path | None) -> No
     def say(sentence: str) -> None:
         console.print(sentence, markup=False, soft_wrap=True)
 
-    for each in prefetch_all([pinned_card(card, say) for card in _cards(model, config)]):
+    cards = [pinned_card(card, say) for card in _cards(model, config)]
+    for each in prefetch_all(cards):
         commit = f", commit {each.located.commit}" if each.located.commit else ""
         say(f"{each.model}: {each.component}: {each.place} ({_size(each.size)}{commit})")
+    for card in cards:
+        check(card)  # a replica does so too: whoever starts one right away need not
 
 
 def _cards(model: str | None, config: Path | None) -> list[ModelCard]:
@@ -31,13 +35,9 @@ def _cards(model: str | None, config: Path | None) -> list[ModelCard]:
 
         assert model is not None
         return [get_card(model)]
-    from deployments.configuration.serve_config import load_config
-    from deployments.configuration.settings import load_settings
+    from deployments.configuration.serve_config import load_config, served_cards
 
-    cards: dict[str, ModelCard] = {}
-    for application in load_config(config)["applications"]:
-        cards |= load_settings(application.get("args") or {}).cards()
-    return list(cards.values())
+    return served_cards(load_config(config))
 
 
 def _size(count: int) -> str:

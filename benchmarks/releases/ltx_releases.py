@@ -1,4 +1,4 @@
-"""LTX-Video's releases as facts: their files, repositories, numbers of shards, dtypes, and what they say of themselves.
+"""LTX-Video's releases: their files, repositories, numbers of shards, dtypes, and what they say of themselves.
 
 Sources: Lightricks' repositories on the hub and `configs/*.yaml` in github.com/Lightricks/LTX-Video. The sizes that
 `tests/unit/test_releases.py` computes from them are those that the hub shows.

@@ -83,5 +83,5 @@ def _what_it_is(path: Path, error: Exception) -> str:
         )
     length = int.from_bytes(beginning[:8], "little")
     if len(beginning) >= 9 and beginning[8:9] == b"{" and 8 + length < 2**33:
-        return f"is cut short at {size / 1e9:.2f} GB ({error}): fetch it again"
+        return f"is cut short at {size / 1e6:.0f} MB ({error}): fetch it again"
     return f"is no safetensors file ({error}): fetch it again"

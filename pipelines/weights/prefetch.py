@@ -1,4 +1,4 @@
-"""Bring whole models onto this machine: plan, look for space, fetch, and check what has come by its headers."""
+"""Bring whole models onto this machine: plan, look for space, then fetch."""
 
 from __future__ import annotations
 
@@ -47,9 +47,6 @@ def prefetch_all(cards: Iterable[ModelCard]) -> list[Prefetched]:
     Raises:
         WeightsUnavailable: a component is not where its card says, not whole, or cannot be fetched.
     """
-    from pipelines.weights.check import check
-
-    cards = list(cards)
     parts = [(card, each) for card in cards if isinstance(card, CheckpointCard) for each in card.all_components()]
     by_part = [(card, component, places(card, component).needs) for card, component in parts]
     for card, component, needs in by_part:
@@ -57,8 +54,6 @@ def prefetch_all(cards: Iterable[ModelCard]) -> list[Prefetched]:
             located(card, component)  # what is wrong with local files is said before anything is fetched
     for need in _plan([need for *_, needs in by_part for need in needs]):
         fetch(need)
-    for each in cards:
-        check(each)
     return [Prefetched(card.id, component, located(card, component)) for card, component in parts]
 
 

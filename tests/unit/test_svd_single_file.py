@@ -105,7 +105,7 @@ def test_the_networks_are_the_same(folder: Path, released: Path) -> None:
 def test_a_file_of_something_else_says_so(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(WeightsUnavailable, match="other.safetensors holds no unet"):
+    with pytest.raises(WeightsUnavailable, match=r"other\.safetensors holds no unet"):
         LocalPipeline(single_file_card(folder, path), gpu=False).denoiser  # noqa: B018
 
 

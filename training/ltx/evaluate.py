@@ -72,7 +72,8 @@ def vae_psnr(clips: int = 100) -> float:
 
     card = get_card("ltx-tiny")
     assert isinstance(card, CheckpointCard)
-    vae = AutoencoderKLLTXVideo.from_pretrained(located(card, "vae").folder, subfolder="vae", dtype=torch.float32).eval()
+    folder = located(card, "vae").folder
+    vae = AutoencoderKLLTXVideo.from_pretrained(folder, subfolder="vae", dtype=torch.float32).eval()
     rng = random.Random("autoencoder")
     batches = [render([sample_scene(rng) for _ in range(20)], 9, 64, 64) for _ in range(clips // 20)]
     return float(torch.cat([psnr(reconstruct(vae, batch), batch) for batch in batches]).mean())
