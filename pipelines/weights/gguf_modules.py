@@ -1,4 +1,4 @@
-"""The modules of a network whose weights stay quantised, beside diffusers' GGUFLinear."""
+"""The modules of a network whose weights stay quantised."""
 
 from __future__ import annotations
 
@@ -7,6 +7,28 @@ from typing import Any
 import torch
 from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter, dequantize_gguf_tensor
 from torch import Tensor, nn
+
+NUMBERS_AT_ONCE = 2**19
+
+
+class PackedLinear(GGUFLinear):
+    """diffusers' linear layer, which makes numbers of its weight for each call.
+
+    On a CPU it does so for some rows at a time: they and what they are made of then stay in the cache, which takes half
+    the time and little memory. Each row's numbers are the same.
+    """
+
+    def forward_native(self, inputs: Tensor) -> Tensor:
+        if self.weight.device.type != "cpu":
+            on_device: Tensor = super().forward_native(inputs)
+            return on_device
+        blocks, rows = self.weight.as_tensor(), max(NUMBERS_AT_ONCE // self.in_features, 1)
+        weight = torch.empty(self.out_features, self.in_features, dtype=self.compute_dtype)
+        for start in range(0, self.out_features, rows):
+            part = GGUFParameter(blocks[start : start + rows], quant_type=self.weight.quant_type)
+            weight[start : start + rows] = dequantize_gguf_tensor(part)
+        bias = None if self.bias is None else self.bias.to(self.compute_dtype)
+        return nn.functional.linear(inputs, weight, bias)
 
 
 class PackedEmbedding(nn.Module):

@@ -1,6 +1,7 @@
 """Fill a network from a GGUF file so that its weights stay quantised in memory.
 
-A linear layer keeps its blocks as they are in the file and makes numbers of them for each call (diffusers' GGUFLinear);
+A linear layer keeps its blocks as they are in the file and makes numbers of them for each call, by
+diffusers' arithmetic;
 an embedding does so for the rows that it looks up. Everything else becomes numbers once.
 """
 
@@ -109,16 +110,16 @@ def _is_plain(tensor: ReaderTensor) -> bool:
 def _packed(module: nn.Module, tensor: ReaderTensor, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """The module that stands for a linear layer or an embedding and keeps its weight quantised."""
     import torch
-    from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
+    from diffusers.quantizers.gguf.utils import GGUFParameter
 
-    from pipelines.weights.gguf_modules import PackedEmbedding
+    from pipelines.weights.gguf_modules import PackedEmbedding, PackedLinear
 
     blocks = torch.from_numpy(tensor.data).to(device, copy=True)
     weight = GGUFParameter(blocks, quant_type=tensor.tensor_type)
     if not isinstance(module, torch.nn.Linear):
         return PackedEmbedding(weight, dtype)
     with torch.device("meta"):
-        linear = GGUFLinear(module.in_features, module.out_features, module.bias is not None, compute_dtype=dtype)
+        linear = PackedLinear(module.in_features, module.out_features, module.bias is not None, compute_dtype=dtype)
     linear.weight, linear.bias = weight, module.bias
     return linear
 

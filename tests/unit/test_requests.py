@@ -20,7 +20,8 @@ def request(**fields: object) -> RequestFields:
 
 def test_every_shipped_card_accepts_its_own_defaults() -> None:
     cards = load_catalogue()
-    releases = "0 1 5 6-dev 6-distilled 7-13b-dev 7-13b-distilled 8-13b-dev 8-13b-distilled 8-2b-distilled".split()
+    releases = ["0", "1", "5", "6-dev", "6-distilled", "7-13b-dev", "7-13b-distilled"]
+    releases += ["8-13b-dev", "8-13b-distilled", "8-2b-distilled"]
     ltx = {f"ltx-video-0.9.{release}" for release in releases}
     assert set(cards) == ltx | {"svd", "svd-xt", "svd-xt-1.1", "ltx-tiny", "svd-tiny", "simulated"}
     for card in cards.values():
