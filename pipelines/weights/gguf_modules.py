@@ -19,6 +19,7 @@ class PackedLinear(GGUFLinear):
     """
 
     def forward_native(self, inputs: Tensor) -> Tensor:
+        """[..., in_features] to [..., out_features]; diffusers calls it where its CUDA kernels are not in use."""
         if self.weight.device.type != "cpu":
             on_device: Tensor = super().forward_native(inputs)
             return on_device

@@ -1,8 +1,7 @@
 """Fill a network from a GGUF file so that its weights stay quantised in memory.
 
-A linear layer keeps its blocks as they are in the file and makes numbers of them for each call, by
-diffusers' arithmetic;
-an embedding does so for the rows that it looks up. Everything else becomes numbers once.
+A linear layer keeps its blocks as they are in the file and makes numbers of them for each call, by diffusers'
+arithmetic; an embedding does so for the rows that it looks up. Everything else becomes numbers once.
 """
 
 from __future__ import annotations

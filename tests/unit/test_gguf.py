@@ -28,7 +28,7 @@ from transformers import T5Config, T5EncoderModel
 from pipelines.errors import WeightsUnavailable
 from pipelines.weights.gguf_file import PLAIN, open_gguf, read_gguf_header
 from pipelines.weights.gguf_ltx import LTX_GGUF
-from pipelines.weights.gguf_modules import PackedEmbedding
+from pipelines.weights.gguf_modules import NUMBERS_AT_ONCE, PackedEmbedding, PackedLinear
 from pipelines.weights.gguf_network import GGUFLayout, load_gguf, make_gguf_recipe
 from pipelines.weights.gguf_t5 import T5_GGUF
 from pipelines.weights.network import Empty, Network, build_empty
@@ -211,6 +211,23 @@ def test_diffusers_makes_the_numbers_that_gguf_makes(kind: Kind) -> None:
     assert abs(made - expected).max() <= 1e-3 * abs(expected).max()
 
 
+@pytest.mark.parametrize("rows", [511, 512, 1000, 1300])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_by_rows_is_that_of_diffusers(rows: int, bias: bool) -> None:
+    """512 rows of 1024 are made at a time."""
+    assert NUMBERS_AT_ONCE == 512 * 1024
+    blocks = random_blocks(np.random.default_rng(0), (rows, 1024), Kind.Q4_K, DEVIATION)
+    layers = [kind(1024, rows, bias=bias, compute_dtype=torch.bfloat16) for kind in (GGUFLinear, PackedLinear)]
+    for layer in layers:
+        layer.weight = GGUFParameter(torch.from_numpy(blocks), quant_type=Kind.Q4_K)
+        if bias:
+            layer.bias = nn.Parameter(torch.linspace(-1, 1, rows))
+    inputs = torch.randn(2, 3, 1024).bfloat16()
+    stock, by_rows = (layer(inputs) for layer in layers)
+    assert stock.shape == (2, 3, rows)
+    assert torch.equal(stock, by_rows)
+
+
 # --- The header
 
 
@@ -315,7 +332,7 @@ def test_t5_takes_no_more_memory_than_its_file(t5: Checkpoint, tmp_path: Path, k
     stored_bytes = sum(int(tensor.n_bytes) for tensor in open_gguf(path).tensors)
     bias_bytes = 32 * 8 * 2  # the position bias is F16 there and float32 here
     assert weight_bytes(network) == stored_bytes + bias_bytes
-    assert sum(isinstance(each, GGUFLinear) for each in network.modules()) == 3 * 7
+    assert sum(isinstance(each, PackedLinear) for each in network.modules()) == 3 * 7
     embeddings = [network.shared, network.encoder.embed_tokens]
     assert all(isinstance(each, PackedEmbedding) for each in embeddings)
     assert embeddings[0] is embeddings[1]
