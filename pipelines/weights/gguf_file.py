@@ -69,12 +69,14 @@ def open_gguf(path: Path) -> GGUFReader:
         if (unknown := UNKNOWN_KIND.search(str(error))) is not None:
             problem = f"has a quantisation that is not known here ({unknown[1]}); {INSTEAD}"
         else:
-            problem = f"is cut short or damaged at {path.stat().st_size / 1e9:.2f} GB ({error}): fetch it again"
+            problem = f"is cut short at {path.stat().st_size / 1e6:.0f} MB, or damaged: fetch it again"
         raise WeightsUnavailable(f"{path} {problem}") from error
 
 
 def _foreign(path: Path) -> str | None:
     """The rest of a sentence that begins with the file, if it does not begin as a GGUF file that can be read here."""
+    from gguf.gguf_reader import READER_SUPPORTED_VERSIONS
+
     with path.open("rb") as file:
         beginning = file.read(9)
     if not beginning:
@@ -90,6 +92,8 @@ def _foreign(path: Path) -> str | None:
     version = int.from_bytes(beginning[4:8], "little")
     if version and version % 2**16 == 0:
         return "is a big-endian GGUF file: take one for ordinary machines, which are little-endian"
-    if version == 1:
-        return "is a GGUF file of version 1, from 2023: take a newer file of the same weights"
+    if version < min(READER_SUPPORTED_VERSIONS):
+        return f"is a GGUF file of version {version}, from 2023: take a newer file of the same weights"
+    if version > max(READER_SUPPORTED_VERSIONS):
+        return f"is a GGUF file of version {version}, too new for the gguf package here: `pip install --upgrade gguf`"
     return None

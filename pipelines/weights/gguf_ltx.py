@@ -34,6 +34,6 @@ LTX_GGUF = GGUFLayout(
     title="an LTX-Video transformer",
     architectures=frozenset({"ltxv", "pig"}),  # "pig" is what gguf-connector writes
     layout=Layout(_find),
-    example="ltx-video-2b-v0.9.5-Q8_0.gguf",
+    example="ltx-video-2b-v0.9-Q8_0.gguf",
     check=_check,
 )
