@@ -25,8 +25,7 @@ class VideoDecoder:
 
     def __init__(self, card: LTXCard, resources: Resources) -> None:
         placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
-        self.vae = load_network(card, "vae", dtype=placement.dtype, device=placement.device)
-        del self.vae.encoder
+        self.vae = load_network(card, "vae", dtype=placement.dtype, device=placement.device, without="encoder")
         self.card = card
         self.placement = placement
 

@@ -20,8 +20,7 @@ class ImageEncoder:
         placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
         from diffusers.video_processor import VideoProcessor
 
-        self.vae = load_network(card, "vae", dtype=placement.dtype, device=placement.device)
-        del self.vae.decoder
+        self.vae = load_network(card, "vae", dtype=placement.dtype, device=placement.device, without="decoder")
         self.processor = VideoProcessor(vae_scale_factor=self.vae.spatial_compression_ratio)
         self.card = card
         self.placement = placement

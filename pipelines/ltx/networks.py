@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VAE = "vae."
+OTHERS = ("text_encoders.", "conditioner.")
+"""Parts of all-in-one files that are loaded from places of their own."""
 ENCODER_END = "vae.encoder.conv_out.conv.weight"  # by which diffusers tells the autoencoder's generations apart
 EMBEDDING, EMBEDDING_TOO = "shared.weight", "encoder.embed_tokens.weight"
 
@@ -42,7 +44,7 @@ def _t5_class() -> Any:
 
 
 def _beside_the_vae(names: Collection[str]) -> Collection[str]:
-    return [name for name in names if not name.startswith(VAE)]
+    return [name for name in names if not name.startswith((VAE, *OTHERS))]
 
 
 def _the_vae(names: Collection[str]) -> Collection[str]:
@@ -100,6 +102,10 @@ NETWORKS: Mapping[str, Network] = {
     ),
     # A whole T5 has a decoder too.
     "text_encoder": Network(
-        _t5_class, folder=T5, file=T5, gguf=T5_GGUF, left_aside=(r"^decoder\.", r"^lm_head\.", EMBEDDING_TOO)
+        _t5_class,
+        folder=T5,
+        file=T5,
+        gguf=T5_GGUF,
+        left_aside=(r"^decoder\.", r"^lm_head\.", r"^spiece_model$", EMBEDDING_TOO),
     ),
 }

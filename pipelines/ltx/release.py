@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipelines.ltx.card import LTXDefaults, Schedule
-from pipelines.ltx.schedule import noise_levels
 
 SAMPLERS: Mapping[str, Schedule] = {"Uniform": "uniform", "LinearQuadratic": "linear-quadratic"}
 NEAR = 2e-3
@@ -33,19 +32,17 @@ def _contradictions(defaults: LTXDefaults, config: Mapping[str, Any]) -> Iterato
     if isinstance(causal, bool) and causal != defaults.causal_positions:
         yield f"causal_temporal_positioning is {causal}, causal_positions is {defaults.causal_positions}"
     sampler = scheduler.get("sampler")
-    if sampler is not None and SAMPLERS.get(sampler) != defaults.schedule and not defaults.timesteps:
+    if sampler is not None and sampler not in SAMPLERS:
+        yield f"sampler is {sampler}, schedule can only be {' or '.join(SAMPLERS.values())}"
+    elif sampler is not None and SAMPLERS[sampler] != defaults.schedule and not defaults.timesteps:
         yield f"sampler is {sampler}, schedule is {defaults.schedule}"
     allowed = config.get("allowed_inference_steps")
     if isinstance(allowed, list) and allowed:
-        for level in _levels(defaults):
-            if min(abs(level - each) for each in allowed) > NEAR:
-                yield f"allowed_inference_steps are {allowed}, a step begins at {level:g}"
-
-
-def _levels(defaults: LTXDefaults) -> list[float]:
-    if defaults.timesteps is None:
-        return noise_levels(defaults.schedule, defaults.num_inference_steps)
-    return [timestep / 1000 for timestep in defaults.timesteps]
+        if defaults.timesteps is None:
+            yield f"allowed_inference_steps are {allowed}, timesteps is not set"
+        for timestep in defaults.timesteps or ():
+            if min(abs(timestep / 1000 - level) for level in allowed) > NEAR:
+                yield f"allowed_inference_steps are {allowed}, timesteps has {timestep:g} / 1000"
 
 
 def _config(metadata: Mapping[str, str]) -> Mapping[str, Any]:

@@ -23,8 +23,7 @@ class VideoDecoder:
 
     def __init__(self, card: SVDCard, resources: Resources) -> None:
         placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
-        self.vae = load_network(card, "vae", dtype=placement.dtype, device=placement.device)
-        del self.vae.encoder
+        self.vae = load_network(card, "vae", dtype=placement.dtype, device=placement.device, without="encoder")
         self.card = card
         self.placement = placement
 
@@ -40,7 +39,7 @@ class VideoDecoder:
     def chunks(self, latents: Sequence[FinalLatents], parameters: SVDParameters) -> Iterator[Tensor]:
         """Decode latents to pixels, chunk by chunk: [n, 3, H, W] float32 in [0, 1] on the stage's device."""
         (final,) = latents
-        scaled = 1 / self.vae.config.scaling_factor * final.latents[0].to(self.placement.device)
+        scaled = 1 / self.vae.config.scaling_factor * final.latents[0].to(self.placement.device, self.placement.dtype)
         for chunk in scaled.split(parameters.decode_chunk_size):
             pixels = self.vae.decode(chunk, num_frames=len(chunk), return_dict=False)[0]  # in [-1, 1]
             yield (pixels.float() * 0.5 + 0.5).clamp(0, 1)

@@ -78,7 +78,7 @@ class DenoiseRun:
             self.latents = self._initial_latents(image)
             self.step_index = 0
         else:
-            self.latents = state.latents.to(self.device)
+            self.latents = state.latents.to(self.device, self.dtype)
             self.step_index = state.step
         self.scheduler.set_begin_index(self.step_index)
 
@@ -116,7 +116,8 @@ class DenoiseRun:
         """Prepend zeros, which stand for "no image", if guidance is on; the result is on the stage's device."""
         if self.parameters.guided:
             conditional = torch.cat([torch.zeros_like(conditional), conditional])
-        return conditional.to(self.device)
+        # An image encoder on a CPU may have computed in another dtype than the UNet here.
+        return conditional.to(self.device, self.dtype)
 
     def _time_ids(self) -> Tensor:
         """The micro-conditioning, [B, 3]. SVD was trained on fps - 1."""

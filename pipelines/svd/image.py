@@ -34,8 +34,7 @@ class ImageEncoder:
         self.clip = load_network(card, "image_encoder", dtype=dtype, device=device)
         folder = located(card, "feature_extractor").folder
         self.normalizer = CLIPImageProcessor.from_pretrained(str(folder), subfolder="feature_extractor")
-        self.vae = load_network(card, "vae", dtype=dtype, device=device)
-        del self.vae.decoder
+        self.vae = load_network(card, "vae", dtype=dtype, device=device, without="decoder")
         if dtype == torch.float16 and self.vae.config.force_upcast:
             self.vae.to(torch.float32)
         self.processor = VideoProcessor(vae_scale_factor=2 ** (len(self.vae.config.block_out_channels) - 1))

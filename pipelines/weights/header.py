@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from pipelines.errors import WeightsUnavailable
 
 BEGINNING = 512  # bytes that tell what a file is
+LONGEST_HEADER = 100_000_000  # in bytes, as safetensors has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,24 @@ def _what_it_is(path: Path, error: Exception) -> str:
             "is a pickle, which runs code when it is loaded: save its tensors with safetensors.torch.save_file and "
             "name that file"
         )
+    if (whole := _whole_size(path, beginning)) is None:
+        return f"is no safetensors file ({error}): fetch it again"
+    if size < whole:
+        return f"is cut short, at {size} of {whole} bytes: fetch it again"
+    return f"has a header that cannot be read, or is too long ({error}): fetch it again"
+
+
+def _whole_size(path: Path, beginning: bytes) -> int | None:
+    """The bytes that a safetensors file should have by its own header; None if it has none."""
     length = int.from_bytes(beginning[:8], "little")
-    if len(beginning) >= 9 and beginning[8:9] == b"{" and 8 + length < 2**33:
-        return f"is cut short at {size / 1e6:.0f} MB ({error}): fetch it again"
-    return f"is no safetensors file ({error}): fetch it again"
+    if beginning[8:9] != b"{" or length > LONGEST_HEADER:
+        return None
+    with path.open("rb") as file:
+        header = file.read(8 + length)[8:]
+    if len(header) < length:
+        return 8 + length + 1  # cut within the header: the whole file is larger than that
+    try:
+        ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, IndexError):
+        return None
+    return 8 + length + max(ends, default=0)

@@ -6,8 +6,9 @@ one reads by the recipe that `prefetch` has checked, and holds one tensor of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.card import CheckpointCard, Component
@@ -26,13 +27,20 @@ if TYPE_CHECKING:
 GGUF = ".gguf"
 
 
-def load_network(card: CheckpointCard, component: Component, *, dtype: torch.dtype, device: torch.device) -> Any:
+def load_network(
+    card: CheckpointCard, component: Component, *, dtype: torch.dtype, device: torch.device, without: str | None = None
+) -> Any:
     """Load one network of a model, ready for inference.
+
+    Args:
+        without: a part of the network that the stage does not need, such as an autoencoder's `encoder`: it is checked
+            too, but takes no memory.
 
     Raises:
         WeightsUnavailable: its files are not here and cannot be fetched, or are not exactly this network.
     """
-    return prepare(card, component).fill(dtype, device)
+    prepared = prepare(card, component)
+    return (prepared if without is None else prepared.less(without)).fill(dtype, device)
 
 
 def check_network(card: CheckpointCard, component: Component) -> None:
@@ -52,6 +60,13 @@ class Prepared:
     header: Header
     recipe: Recipe
     gguf: GGUFLayout | None = None
+
+    def less(self, part: str) -> Prepared:
+        """The same without a part of the network."""
+        delattr(self.empty.network, part)
+        return replace(
+            self, recipe={name: each for name, each in self.recipe.items() if not name.startswith(f"{part}.")}
+        )
 
     def fill(self, dtype: torch.dtype, device: torch.device) -> Any:
         """Read the weights; returns the network."""
@@ -96,10 +111,10 @@ def prepare(card: CheckpointCard, component: Component) -> Prepared:
     return Prepared(empty, header, recipe)
 
 
-def _made(part: Part, read: Any) -> Tensor:
+def _made(part: Part, read: Callable[[str], Tensor]) -> Tensor:
     import torch
 
-    tensor: Tensor = read(part.name)
+    tensor = read(part.name)
     if part.scale is not None:
         tensor = tensor.to(torch.float32) * read(part.scale).to(torch.float32)
     return part.take(tensor)

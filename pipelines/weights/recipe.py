@@ -17,7 +17,7 @@ from pipelines.weights.header import Header
 if TYPE_CHECKING:
     from torch import Tensor
 
-LORA = re.compile(r"lora_(A|B|up|down)\b|\.lora\.|^lora_|\.hada_w|\.lokr_|\.diff_b?$")
+LORA = re.compile(r"lora_(A|B|up|down)\b|\.lora\.|^lora_|\.hada_w|\.lokr_|\.diff(_b)?$")
 SCALES = (".scale_weight", ".weight_scale")
 SCALED_BESIDES = re.compile(r"(^|\.)(scaled_fp8|scale_input|input_scale|comfy_quant)$")
 """What a scaled fp8 file has for multiplications in fp8, which are not done here."""
@@ -83,6 +83,8 @@ def make_recipe(header: Header, wanted: Mapping[str, Tensor], layout: Layout, su
     left_over = [
         name for name in held if name not in used and not any(re.search(each, name) for each in subject.left_aside)
     ]
+    if not header.entries:
+        raise WeightsUnavailable(f"{header.title} has no tensors in it: fetch it again")
     if missing or left_over:
         raise WeightsUnavailable(f"{header.title} {_difference(header, wanted, missing, left_over, subject)}")
     for name, part in recipe.items():
@@ -159,8 +161,8 @@ def _common_prefix(names: Collection[str]) -> str:
 
 
 KINDS = {
-    r"conditioner\.embedders|input_blocks\.|temporal_transformer_blocks": "a Stable Video Diffusion model",
-    r"adaln_single|scale_shift_table|transformer_blocks\.\d+\.attn1": "an LTX-Video transformer",
+    r"input_blocks\.\d+\.\d+\.time_stack|temporal_transformer_blocks": "a Stable Video Diffusion model",
+    r"patchify_proj|proj_in\.weight$|caption_projection": "an LTX-Video transformer",
     r"per_channel_statistics|last_time_embedder|latents_mean": "an LTX-Video autoencoder",
     r"SelfAttention": "a T5 text encoder",
     r"vision_model\.": "a CLIP image encoder",
