@@ -16,8 +16,8 @@ from pipelines.ltx.outputs import DenoiseState, FinalLatents, ImageConditioning,
 from pipelines.ltx.packing import causal_positions, latent_grid, pack, unpack
 from pipelines.ltx.schedule import noise_levels
 from pipelines.protocols import DenoiseInputs, Resources
+from pipelines.weights.description import description_of
 from pipelines.weights.load import load_network
-from pipelines.weights.located import located
 
 
 class Denoiser:
@@ -30,7 +30,7 @@ class Denoiser:
         self.transformer = load_network(card, "transformer", dtype=placement.dtype, device=placement.device)
         if placement.attention != "native":
             self.transformer.set_attention_backend(placement.attention)
-        folder = located(card, "scheduler").folder
+        folder = description_of(card, "scheduler")
         self.scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(str(folder), subfolder="scheduler")
         self.card = card
         self.placement = placement

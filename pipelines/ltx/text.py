@@ -11,8 +11,8 @@ from pipelines.devices import place
 from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.outputs import TextConditioning
 from pipelines.protocols import Resources
+from pipelines.weights.description import description_of
 from pipelines.weights.load import load_network
-from pipelines.weights.located import located
 
 CACHED_PROMPTS = 64  # of at most a megabyte each
 
@@ -32,7 +32,7 @@ class TextEncoder:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # the progress bar would write into a replica's log
-        folder = located(card, "tokenizer").folder
+        folder = description_of(card, "tokenizer")
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder), subfolder="tokenizer")
         self.network = load_network(card, "text_encoder", dtype=placement.dtype, device=placement.device)
         self.placement = placement

@@ -13,8 +13,8 @@ from pipelines.devices import place
 from pipelines.protocols import DenoiseInputs, Resources
 from pipelines.svd.card import SVDCard, SVDParameters
 from pipelines.svd.outputs import DenoiseState, FinalLatents, ImageConditioning
+from pipelines.weights.description import description_of
 from pipelines.weights.load import load_network
-from pipelines.weights.located import located
 
 
 class Denoiser:
@@ -27,7 +27,7 @@ class Denoiser:
         self.unet = load_network(card, "unet", dtype=placement.dtype, device=placement.device)
         if placement.attention != "native":
             self.unet.set_attention_backend(placement.attention)
-        folder = located(card, "scheduler").folder
+        folder = description_of(card, "scheduler")
         self.scheduler = EulerDiscreteScheduler.from_pretrained(str(folder), subfolder="scheduler")
         self.card = card
         self.placement = placement

@@ -16,8 +16,8 @@ from pipelines.devices import place
 from pipelines.protocols import Resources
 from pipelines.svd.card import SVDCard, SVDParameters
 from pipelines.svd.outputs import ImageConditioning
+from pipelines.weights.description import description_of
 from pipelines.weights.load import load_network
-from pipelines.weights.located import located
 
 CLIP_SIZE = (224, 224)  # fixed in diffusers' pipeline, whatever the checkpoint says
 
@@ -32,7 +32,7 @@ class ImageEncoder:
 
         device, dtype = placement.device, placement.dtype
         self.clip = load_network(card, "image_encoder", dtype=dtype, device=device)
-        folder = located(card, "feature_extractor").folder
+        folder = description_of(card, "feature_extractor")
         self.normalizer = CLIPImageProcessor.from_pretrained(str(folder), subfolder="feature_extractor")
         self.vae = load_network(card, "vae", dtype=dtype, device=device, without="decoder")
         if dtype == torch.float16 and self.vae.config.force_upcast:

@@ -8,8 +8,9 @@ from pathlib import Path
 from pipelines.card import CheckpointCard, Component, ModelCard
 from pipelines.errors import WeightsUnavailable
 from pipelines.paths import ROOT
+from pipelines.weights.description import description_of
 from pipelines.weights.load import check_network
-from pipelines.weights.located import located, missing
+from pipelines.weights.located import missing
 
 
 def check(card: ModelCard) -> None:
@@ -49,4 +50,4 @@ def check_component(card: CheckpointCard, component: Component) -> None:
     if component in card.networks():
         check_network(card, component)
     else:
-        located(card, component)
+        description_of(card, component)

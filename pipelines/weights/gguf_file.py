@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import WeightsUnavailable
+from pipelines.weights.foreign import BEGINNING, stand_in
 from pipelines.weights.header import Entry, Header
 
 if TYPE_CHECKING:
@@ -78,15 +79,11 @@ def _foreign(path: Path) -> str | None:
     from gguf.gguf_reader import READER_SUPPORTED_VERSIONS
 
     with path.open("rb") as file:
-        beginning = file.read(9)
-    if not beginning:
-        return "is empty: fetch it again"
+        beginning = file.read(BEGINNING)
+    if (instead := stand_in(beginning)) is not None:
+        return instead
     if not beginning.startswith(MAGIC):
-        if beginning.startswith(b"version "):
-            return "is a Git LFS pointer, not the weights: run `git lfs pull` where it was cloned, or fetch it again"
-        if beginning.lstrip()[:1] == b"<":
-            return "is a web page, perhaps one that asks to log in: fetch the file itself, with `./kinoray prefetch`"
-        if beginning[8:] == b"{":
+        if beginning[8:9] == b"{":
             return "is a safetensors file: name it so that it ends with .safetensors"
         return "is no GGUF file: fetch it again"
     version = int.from_bytes(beginning[4:8], "little")

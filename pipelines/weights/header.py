@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import WeightsUnavailable
+from pipelines.weights.foreign import BEGINNING, stand_in
 
-BEGINNING = 512  # bytes that tell what a file is
 LONGEST_HEADER = 100_000_000  # in bytes, as safetensors has it
 
 
@@ -70,12 +70,8 @@ def _what_it_is(path: Path, error: Exception) -> str:
         size = path.stat().st_size
     except OSError as unreadable:
         return f"cannot be read: {unreadable.strerror}"
-    if not beginning:
-        return "is empty: fetch it again"
-    if beginning.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the weights: run `git lfs pull` where it was cloned, or fetch it again"
-    if beginning.lstrip()[:1] == b"<":
-        return "is a web page, perhaps one that asks to log in: fetch the file itself, with `./kinoray prefetch`"
+    if (instead := stand_in(beginning)) is not None:
+        return instead
     if beginning.startswith(b"GGUF"):
         return "is a GGUF file: name it so that it ends with .gguf, if this component can be read from one"
     if beginning.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):

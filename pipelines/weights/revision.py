@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 
 from pipelines.card import CheckpointCard, Component
+from pipelines.weights.files import DESCRIPTIONS
 from pipelines.weights.located import located
 
 ENDS_BYTES = 2**20
 
 
 def revision_of(card: CheckpointCard, component: Component) -> str:
-    """The hub's commit, or else a digest of the files' names, sizes, beginnings and ends.
+    """What changes when a component's weights or their configuration do.
 
-    A full digest would read gigabytes at every start and would tell more than is needed.
+    It is the hub's commit where all of it is from one; with `+` and a digest of the configuration for a single file on
+    the hub; else a digest of the configuration and of the files' names, sizes, beginnings and ends. A full digest would
+    read gigabytes at every start and would tell more than is needed.
     """
     found = located(card, component)
-    if found.commit is not None:
+    if found.commit is not None and not found.single:
         return found.commit
-    descriptions = found.folder / component
-    files = found.weights or tuple(sorted(path for path in descriptions.iterdir() if path.is_file()))
-    return f"sha256:{_digest(files)}"
+    folder = found.folder / component
+    described = sorted(path for path in folder.iterdir() if any(fnmatch(path.name, each) for each in DESCRIPTIONS))
+    if found.commit is not None:
+        return f"{found.commit}+{_digest(described)}"
+    return f"sha256:{_digest([*described, *found.weights])}"
 
 
-def _digest(files: tuple[Path, ...]) -> str:
+def _digest(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size

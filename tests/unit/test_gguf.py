@@ -486,7 +486,7 @@ def test_files_of_another_kind(t5: Checkpoint, tmp_path: Path) -> None:
 
     assert t5.refusal(named(b"")) == "is empty: fetch it again"
     assert t5.refusal(named(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")) == (
-        "is a Git LFS pointer, not the weights: run `git lfs pull` where it was cloned, or fetch it again"
+        "is a Git LFS pointer, not the file: run `git lfs pull` where it was cloned, or fetch it again"
     )
     assert t5.refusal(named(b"\n<!DOCTYPE html><html></html>")) == (
         "is a web page, perhaps one that asks to log in: fetch the file itself, with `./kinoray prefetch`"

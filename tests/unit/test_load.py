@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,23 @@ from diffusers import AutoencoderKLLTXVideo, AutoencoderKLTemporalDecoder, LTXVi
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionModelWithProjection, T5EncoderModel
 
+from benchmarks.fidelity import picture
 from benchmarks.random_weights import build_ltx, build_svd, ltx_card, svd_card
 from pipelines.card import CheckpointCard
 from pipelines.catalogue import read_card
 from pipelines.errors import WeightsUnavailable
+from pipelines.local import LocalPipeline
 from pipelines.ltx.card import LTXDefaults
 from pipelines.ltx.release import contradiction
+from pipelines.weights.check import check
+from pipelines.weights.description import description_of
 from pipelines.weights.header import read_header
 from pipelines.weights.load import load_network
 from pipelines.weights.revision import ENDS_BYTES, revision_of
 from tests.harness.hub import run_hub, use_hub
 
 CPU = torch.device("cpu")
+VAE = "vae/diffusion_pytorch_model.safetensors"
 NETWORKS = {
     "transformer": LTXVideoTransformer3DModel, "vae": AutoencoderKLLTXVideo, "text_encoder": T5EncoderModel,
     "svd-vae": AutoencoderKLTemporalDecoder, "image_encoder": CLIPVisionModelWithProjection,
@@ -137,7 +143,10 @@ def test_a_revision_tells_beginnings_ends_names_and_sizes_apart(ltx_folder: Path
     seen.add(revision_of(card, "transformer"))
     file.write_bytes(content + b"\0")
     seen.add(revision_of(card, "transformer"))
-    assert len(seen) == 4
+    config = tmp_path / "transformer" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    seen.add(revision_of(card, "transformer"))
+    assert len(seen) == 5
     assert revision_of(card, "scheduler") != revision_of(card, "tokenizer")
 
 
@@ -151,3 +160,45 @@ def test_the_revision_of_weights_from_the_hub_is_their_commit(
         card = read_card({**ltx_card(ltx_folder).model_dump(mode="json"), "source": source})
         assert isinstance(card, CheckpointCard)
         assert {revision_of(card, component) for component in card.all_components()} == {commit}
+        source = {"repo": "someone/ltx", "revision": commit, "file": VAE, "config": str(ltx_folder)}
+        single = read_card({**card.model_dump(mode="json"), "components": {"vae": source}})
+        assert isinstance(single, CheckpointCard)
+        assert re.fullmatch(rf"{commit}\+[0-9a-f]{{16}}", revision_of(single, "vae"))
+
+
+def test_a_stage_reads_what_describes_a_component_or_says_why_not(tmp_path: Path) -> None:
+    card = ltx_card(build_ltx(tmp_path))
+    assert description_of(card, "scheduler") == tmp_path
+    path = tmp_path / "scheduler" / "scheduler_config.json"
+    path.write_text("{")
+    with pytest.raises(WeightsUnavailable, match=r"scheduler_config.json cannot be read .*: fetch it again"):
+        check(card)
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(WeightsUnavailable, match=r"scheduler_config.json is a Git LFS pointer"):
+        LocalPipeline(card, gpu=False).denoiser  # noqa: B018
+
+
+@pytest.mark.parametrize("spoiled", [b"version https://git-lfs.github.com/spec/v1", b"no model"])
+def test_a_tokenizer_that_did_not_come_is_said_before_t5_loads(spoiled: bytes, tmp_path: Path) -> None:
+    card = ltx_card(build_ltx(tmp_path))
+    (tmp_path / "tokenizer" / "spiece.model").write_bytes(spoiled)
+    with pytest.raises(WeightsUnavailable, match=r"spiece.model (is a Git LFS pointer|cannot be read)"):
+        check(card)
+
+
+def test_the_half_that_a_stage_does_not_need_takes_no_memory(ltx_folder: Path, svd_folder: Path) -> None:
+    for card in (ltx_card(ltx_folder), svd_card(svd_folder)):
+        whole: Any = load_network(card, "vae", dtype=torch.float32, device=CPU)
+        half: Any = load_network(card, "vae", dtype=torch.float32, device=CPU, without="encoder")
+        names = {name for name in whole.state_dict() if not name.startswith("encoder.")}
+        assert half.state_dict().keys() == names
+        assert all(torch.equal(half.state_dict()[name], whole.state_dict()[name]) for name in names)
+
+
+def test_stages_of_stable_video_diffusion_may_compute_in_different_dtypes(svd_folder: Path) -> None:
+    """As on a CPU and a GPU: float32 for the image, float16 for the frames."""
+    exact, half = (LocalPipeline(svd_card(svd_folder, dtype), gpu=False) for dtype in ("float32", "float16"))
+    parameters = half.card.default_parameters().model_copy(update={"num_inference_steps": 1, "num_frames": 2})
+    inputs = exact.condition("", parameters, picture())
+    latents = half.denoise(parameters, inputs)
+    assert torch.isfinite(exact.decode([latents], parameters)).all()
