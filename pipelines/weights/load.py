@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.card import CheckpointCard, Component
@@ -99,13 +100,27 @@ class Prepared:
 def prepare(card: CheckpointCard, component: Component) -> Prepared:
     """Find out how a network is made of its files. Raises WeightsUnavailable if it cannot be."""
     network, found = card.networks()[component], located(card, component)
-    empty = build_empty(network, found.folder, component)
-    subject = Subject(component, str(found.folder), network.left_aside)
-    if network.gguf is not None and found.weights[0].suffix.lower() == GGUF:
-        header = read_gguf_header(found.weights[0])
+    is_gguf = network.gguf is not None and found.weights[0].suffix.lower() == GGUF
+    header = read_gguf_header(found.weights[0]) if is_gguf else read_header(found.weights)
+    return prepare_by(header, card, component, folder=found.folder, single=found.single)
+
+
+def prepare_by(header: Header, card: CheckpointCard, component: Component, *, folder: Path, single: bool) -> Prepared:
+    """Find out how a network is made of files with this header, wherever they are.
+
+    Args:
+        folder: the diffusers folder with the component's configuration.
+        single: whether the header is of one file in its makers' layout.
+
+    Raises:
+        WeightsUnavailable: the files are not exactly this network.
+    """
+    network = card.networks()[component]
+    empty = build_empty(network, folder, component)
+    subject = Subject(component, str(folder), network.left_aside)
+    if network.gguf is not None and header.files[0].suffix.lower() == GGUF:
         return Prepared(empty, header, make_gguf_recipe(network.gguf, header, empty, subject), network.gguf)
-    header = read_header(found.weights)
-    recipe = make_recipe(header, empty.wanted, network.file if found.single else network.folder, subject)
+    recipe = make_recipe(header, empty.wanted, network.file if single else network.folder, subject)
     if (contradiction := network.contradiction(card, header.metadata)) is not None:
         raise WeightsUnavailable(f"{header.title} contradicts the card of {card.id}: {contradiction}; correct the card")
     return Prepared(empty, header, recipe)
