@@ -57,7 +57,7 @@ class StageFailures:
             failures: int = connection.execute(upsert.returning(table.c.failures)).scalar_one()
         return failures
 
-    def refuses(self, deployment: str, replica: str) -> bool:
+    def record_refusal(self, deployment: str, replica: str) -> bool:
         """Record that a replica refuses its calls; returns False when another one has loaded the stage meanwhile."""
         its = stage_failures.c.deployment == deployment
         with self._database.write() as connection:

@@ -5,8 +5,9 @@ KinorayError
 │   ├── InvalidRequest        a field is missing, unknown, out of range or unreadable
 │   └── ...                   what only HTTP knows is in deployments/http/errors.py
 ├── JobFailed                 the job cannot succeed, however often it is tried
-│   ├── WeightsUnavailable    a checkpoint cannot be found or fetched
+│   ├── WeightsUnavailable    a checkpoint cannot be found or fetched, or is not what its model needs
 │   └── StageUnavailable      a stage of the model cannot start
+├── ReplicaUnavailable        one replica of a stage cannot work; the job goes on at another
 ├── LatentsLost               committed latents cannot be read back; they are made again
 └── ConfigError               the operator's mistake: the service does not start
 
@@ -49,7 +50,7 @@ class JobFailed(KinorayError):
 
 
 class WeightsUnavailable(JobFailed):
-    """A checkpoint is not on this machine and cannot be fetched."""
+    """A checkpoint is not on this machine and cannot be fetched, or its contents are not what its model needs."""
 
     code = "weights_unavailable"
 
@@ -58,6 +59,12 @@ class StageUnavailable(JobFailed):
     """A stage of the model cannot start on any of its replicas. The message says why the last one failed."""
 
     code = "stage_unavailable"
+
+
+class ReplicaUnavailable(KinorayError):
+    """This replica of a stage cannot work, but others can or soon will: the job goes on there and keeps its attempt."""
+
+    code = "replica_unavailable"
 
 
 class LatentsLost(KinorayError):

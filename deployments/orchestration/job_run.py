@@ -23,7 +23,7 @@ from jobs.lifecycle import AHEAD_OF_DENOISE, percent
 from jobs.record import Job
 from jobs.stored import Checkpoint
 from pipelines.card import ModelCard
-from pipelines.errors import LatentsLost
+from pipelines.errors import LatentsLost, ReplicaUnavailable
 from pipelines.families import graph_of
 from pipelines.graph import Graph, Node
 from pipelines.requests import read_parameters
@@ -281,7 +281,9 @@ class JobRun:
         return percent(self._graph.progress(node, done, await asyncio.shield(self._estimate)))
 
     def _tell_lost(self, call: StageCall, error: BaseException | None) -> None:
-        if call.stage is Stage.DENOISE and isinstance(error, ActorDiedError):
+        if error is None or call.stage is not Stage.DENOISE:
+            return
+        if isinstance(error, ActorDiedError) or isinstance(cause_of(error), ReplicaUnavailable):
             self._denoisers.lost(call.replica)
 
     def _tell_migrated(self, call: StageCall) -> None:

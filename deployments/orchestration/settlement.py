@@ -15,7 +15,7 @@ from jobs.leases import Rendered
 from jobs.lifecycle import Status
 from jobs.record import Job
 from jobs.stored import ResultMetadata
-from pipelines.errors import JobFailed, RequestError
+from pipelines.errors import JobFailed, ReplicaUnavailable, RequestError
 from storage.errors import StorageUnavailable
 
 log = logging.getLogger("ray.serve")
@@ -23,10 +23,12 @@ log = logging.getLogger("ray.serve")
 T = TypeVar("T")
 
 STORAGE_DELAY_S = 10.0
+REPLICA_DELAY_S = 5.0
+"""Serve replaces a replica whose health check fails within half a minute."""
 
 Outcome = Literal["completed", "failed", "retried", "postponed", "released"]
-"""What became of a job: `retried` has cost an attempt, `postponed` waits for the artifact store, `released` goes on
-elsewhere at once."""
+"""What became of a job: `retried` has cost an attempt, `postponed` waits for the artifact store or for a replica that
+works, `released` goes on elsewhere at once."""
 
 
 class SettlesJobs(Protocol):
@@ -91,10 +93,16 @@ class Settlement:
             return "failed" if await self._durably(self._leases.fail, token, cause.code, cause.message) else None
         if isinstance(cause, StorageUnavailable):
             log.warning("%s waits for the artifact store: %s", job.id, cause)
-            # Random, as many jobs wait for the same store.
-            delay_s = STORAGE_DELAY_S * random.uniform(0.5, 1.5)
-            return "postponed" if await self._durably(self._leases.release, token, delay_s) else None
+            return await self._postpone(token, STORAGE_DELAY_S)
+        if isinstance(cause, ReplicaUnavailable):
+            log.warning("%s goes on at another replica: %s", job.id, cause)
+            return await self._postpone(token, REPLICA_DELAY_S)
         return await self._retry(job, token, error, cause)
+
+    async def _postpone(self, token: str, mean_s: float) -> Outcome | None:
+        # Random, as many jobs wait for the same thing.
+        delay_s = mean_s * random.uniform(0.5, 1.5)
+        return "postponed" if await self._durably(self._leases.release, token, delay_s) else None
 
     async def _retry(self, job: Job, token: str, error: BaseException, cause: BaseException) -> Outcome | None:
         log.warning("attempt %d of %s failed", job.attempts, job.id, exc_info=error)

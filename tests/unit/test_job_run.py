@@ -27,7 +27,7 @@ from deployments.stages.messages import (
 )
 from jobs.record import Job
 from jobs.stored import ResultMetadata
-from pipelines.errors import LatentsLost
+from pipelines.errors import LatentsLost, ReplicaUnavailable
 from pipelines.graph import Graph
 from pipelines.stages import Stage
 from storage.keys import input_key
@@ -263,7 +263,11 @@ def test_a_lost_lease_ends_the_job_run() -> None:
     assert world.stages.log == ["text_encode"]
 
 
-@pytest.mark.parametrize("error", [died(), task_error(Stopped())], ids=["died before it began", "stopped by itself"])
+@pytest.mark.parametrize(
+    "error",
+    [died(), task_error(Stopped()), task_error(ReplicaUnavailable("no such file"))],
+    ids=["died before it began", "stopped by itself", "has no weights"],
+)
 def test_what_is_no_fault_of_the_job_is_forgiven_once(error: Exception) -> None:
     world = World({Stage.DENOISE: [[error]]})
     world.finish()
@@ -279,6 +283,13 @@ def test_each_reason_is_forgiven_for_itself() -> None:
     world.finish()
     assert [each.denoiser for each in world.stages.requests()] == ["d1", "d2", "d3"]
     assert world.pool.lost_ones == ["d1"], "and gets no job for a while"
+
+
+def test_a_denoiser_without_weights_gets_no_job_for_a_while() -> None:
+    world = World({Stage.DENOISE: [[Started("d1"), task_error(ReplicaUnavailable("no such file"))]]})
+    world.finish()
+    assert [each.denoiser for each in world.stages.requests()] == ["d1", "d2"]
+    assert world.pool.lost_ones == ["d1"]
 
 
 def test_a_denoiser_that_dies_at_work_costs_an_attempt() -> None:

@@ -11,11 +11,11 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from sqlalchemy.exc import OperationalError
 
 from deployments.orchestration.lease import LeaseLost
-from deployments.orchestration.settlement import STORAGE_DELAY_S, Settlement
+from deployments.orchestration.settlement import REPLICA_DELAY_S, STORAGE_DELAY_S, Settlement
 from jobs.leases import Rendered
 from jobs.lifecycle import Status
 from jobs.stored import ResultMetadata
-from pipelines.errors import InvalidRequest, JobFailed
+from pipelines.errors import InvalidRequest, JobFailed, ReplicaUnavailable
 from storage.errors import StorageUnavailable
 from tests.unit.conftest import new_job
 
@@ -120,6 +120,18 @@ def test_a_job_whose_files_cannot_be_read_waits_and_keeps_its_attempt() -> None:
         assert isinstance(delay, float)
         delays.add(delay)
     assert STORAGE_DELAY_S / 2 <= min(delays) < max(delays) <= STORAGE_DELAY_S * 1.5, "not all at the same time"
+
+
+def test_a_replica_without_weights_costs_no_attempt() -> None:
+    delays = set()
+    for _ in range(20):
+        leases = Leases()
+        assert settle(leases, from_a_replica(ReplicaUnavailable("no such file"))) == "postponed"
+        ((what, delay),) = leases.written
+        assert what == "release"
+        assert isinstance(delay, float)
+        delays.add(delay)
+    assert REPLICA_DELAY_S / 2 <= min(delays) < max(delays) <= REPLICA_DELAY_S * 1.5
 
 
 @pytest.mark.parametrize(("attempt", "outcome"), [(1, "retried"), (2, "retried"), (3, "failed")])

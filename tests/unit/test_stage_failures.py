@@ -31,7 +31,7 @@ def test_failures_in_a_row_are_counted_until_a_replica_starts(failures: StageFai
 def test_each_deployment_has_its_own(failures: StageFailures) -> None:
     failures.failed("TextEncoder", "text", 1.0, deployed_at=DEPLOYED)
     assert failures.failed("Denoiser-m", "denoise", 1.0, deployed_at=DEPLOYED) == 1
-    assert failures.refuses("Denoiser-m", "b")
+    assert failures.record_refusal("Denoiser-m", "b")
     failures.started("TextEncoder")
     assert failures.all(deployed_at=DEPLOYED) == {"Denoiser-m": StageFailure(1, "denoise", 1.0, frozenset("b"))}
 
@@ -39,7 +39,7 @@ def test_each_deployment_has_its_own(failures: StageFailures) -> None:
 def test_those_before_the_application_was_deployed_again_do_not_count(failures: StageFailures) -> None:
     for _ in range(3):
         failures.failed("Denoiser-m", "before", 1.0, deployed_at=DEPLOYED)
-    failures.refuses("Denoiser-m", "a")
+    failures.record_refusal("Denoiser-m", "a")
     later = DEPLOYED + 1e-6
     assert failures.all(deployed_at=later) == {}
     assert failures.of("Denoiser-m", deployed_at=later) is None
@@ -50,23 +50,23 @@ def test_those_before_the_application_was_deployed_again_do_not_count(failures: 
 
 
 def test_a_replica_refuses_only_where_no_other_has_started_meanwhile(failures: StageFailures) -> None:
-    assert not failures.refuses("Denoiser-m", "a")
+    assert not failures.record_refusal("Denoiser-m", "a")
     failures.failed("Denoiser-m", "reason", 1.0, deployed_at=DEPLOYED)
-    assert failures.refuses("Denoiser-m", "a")
-    assert failures.refuses("Denoiser-m", "b")
-    assert failures.refuses("Denoiser-m", "a")
+    assert failures.record_refusal("Denoiser-m", "a")
+    assert failures.record_refusal("Denoiser-m", "b")
+    assert failures.record_refusal("Denoiser-m", "a")
     found = failures.of("Denoiser-m", deployed_at=DEPLOYED)
     assert found is not None
     assert found.refusing == {"a", "b"}
     failures.started("Denoiser-m")
-    assert not failures.refuses("Denoiser-m", "c")
+    assert not failures.record_refusal("Denoiser-m", "c")
     assert failures.all(deployed_at=DEPLOYED) == {}
 
 
 def test_a_row_does_not_grow_with_every_replica_that_there_ever_was(failures: StageFailures) -> None:
     failures.failed("Denoiser-m", "reason", 1.0, deployed_at=DEPLOYED)
     for number in range(REMEMBERED + 5):
-        failures.refuses("Denoiser-m", str(number))
+        failures.record_refusal("Denoiser-m", str(number))
     found = failures.of("Denoiser-m", deployed_at=DEPLOYED)
     assert found is not None
     assert len(found.refusing) == REMEMBERED
@@ -79,7 +79,7 @@ def test_replicas_that_fail_at_once_are_all_counted(database: str) -> None:
     def fail(number: int) -> tuple[int, bool]:
         failures = StageFailures(opened[number])
         count = failures.failed("Denoiser-m", "reason", float(number), deployed_at=DEPLOYED)
-        return count, failures.refuses("Denoiser-m", str(number))
+        return count, failures.record_refusal("Denoiser-m", str(number))
 
     with ThreadPoolExecutor(8) as pool:
         counts, refuse = zip(*pool.map(fail, range(8)), strict=True)

@@ -14,11 +14,19 @@ import pytest
 
 from deployments.application import Application
 from deployments.stages import starting
-from deployments.stages.starting import Here, Record, Starting, forget_failures, open_record, sentence_of
+from deployments.stages.starting import (
+    AGAIN_AFTER_S,
+    Here,
+    Record,
+    Starting,
+    forget_failures,
+    open_record,
+    sentence_of,
+)
 from deployments.stages.worker import Worker
 from jobs.database import sqlite_url
 from jobs.stage_failures import StageFailures
-from pipelines.errors import StageUnavailable, WeightsUnavailable
+from pipelines.errors import JobFailed, ReplicaUnavailable, StageUnavailable, WeightsUnavailable
 from tests.unit.conftest import Jobs
 
 IT = "Denoiser-m"
@@ -35,6 +43,7 @@ class Service:
         self.broken: Exception | None = BROKEN
         self.loads = 0
         self.replicas = 0
+        self.now = 5.0  # on every replica's clock
 
     def look(self) -> Application:
         return Application(self.deployed_at, {IT: frozenset(self.running)})
@@ -55,7 +64,7 @@ class Service:
         """What Serve does for a replica. Raises what its constructor raises."""
         self.replicas += 1
         replica = f"r{self.replicas}"
-        here = Here(IT, replica, self.look, record or self.record, self.failures.started)
+        here = Here(IT, replica, self.look, record or self.record, self.failures.started, lambda: self.now)
         started = Starting(worker or Worker(60), self.load, here)
         self.running.add(replica)
         return started
@@ -71,6 +80,12 @@ class Service:
     def count(self) -> int:
         found = self.failures.of(IT, deployed_at=self.deployed_at)
         return 0 if found is None else found.failures
+
+
+def check(replica: Starting[str]) -> None:
+    """A health check of Serve, and what it has begun."""
+    replica.check()
+    replica._worker.run(lambda: None)
 
 
 @pytest.fixture
@@ -178,24 +193,23 @@ def test_one_that_was_scaled_to_zero_tries_once_when_it_is_needed_again(service:
 def test_one_that_refuses_loads_when_another_one_could(service: Service) -> None:
     replica = service.start_until_it_runs()
     service.broken = None
+    check(replica)
     assert refused(replica) == BROKEN.message, "nobody knows yet that the file is mended"
     assert service.start().stage() == "weights 4"
+    with pytest.raises(ReplicaUnavailable, match="ends in the middle"):
+        replica.stage()
+    assert service.loads == 4, "a call does not load"
+    check(replica)
     assert replica.stage() == "weights 5"
 
 
 def test_one_that_refuses_loads_at_a_health_check_after_a_deployment(service: Service) -> None:
-    worker = Worker(60)
-    for _ in range(2):
-        with pytest.raises(WeightsUnavailable):
-            service.start()
-    replica = service.start(worker=worker)
+    replica = service.start_until_it_runs()
     service.broken = None
-    replica.check()
-    worker.run(lambda: None)  # behind what the check has begun
+    check(replica)
     assert service.loads == 3
     service.deployed_at += 60
-    replica.check()
-    worker.run(lambda: None)
+    check(replica)
     assert service.loads == 4
     assert replica.stage() == "weights 4"
 
@@ -204,11 +218,103 @@ def test_one_that_fails_again_after_a_deployment_refuses_with_the_new_sentence(s
     replica = service.start_until_it_runs()
     service.deployed_at += 60
     service.broken = ValueError("no such\nconfiguration")
+    check(replica)
     assert [refused(replica), refused(replica)] == ["ValueError: no such configuration"] * 2
+    check(replica)
     assert service.loads == 4
     found = service.failures.of(IT, deployed_at=service.deployed_at)
     assert found is not None
     assert (found.failures, found.refusing) == (1, frozenset({"r3"})), "and it is known to refuse"
+
+
+def test_one_that_fails_where_another_one_works_by_now_is_replaced_and_fails_no_job(service: Service) -> None:
+    """Its node lacks the files: it gave up within seconds, before the other one had read its own."""
+    hole = service.start_until_it_runs()
+    service.broken = None
+    service.start()
+    with pytest.raises(ReplicaUnavailable) as before:
+        hole.stage()
+    assert not isinstance(before.value, JobFailed)
+    service.broken = BROKEN
+    check(hole)
+    loads = service.loads
+    for _ in range(3):
+        with pytest.raises(ReplicaUnavailable, match=f"another replica works, but not this one: {BROKEN.message}"):
+            hole.check()
+        with pytest.raises(ReplicaUnavailable, match="ends in the middle"):
+            hole.stage()
+    assert service.loads == loads
+    found = service.failures.of(IT, deployed_at=service.deployed_at)
+    assert found is not None
+    assert (found.failures, found.refusing) == (1, frozenset()), "it is told of, and does not refuse"
+    service.running.discard("r3")
+    with pytest.raises(WeightsUnavailable):
+        service.start()
+
+
+def test_the_failure_of_a_third_one_does_not_let_the_first_refuse_again(service: Service) -> None:
+    """The record has a row again, but it does not name that replica."""
+    hole = service.start_until_it_runs()
+    service.broken = None
+    service.start()
+    service.broken = BROKEN
+    with pytest.raises(WeightsUnavailable):
+        service.start()
+    with pytest.raises(ReplicaUnavailable):
+        hole.stage()
+
+
+def test_a_replica_that_refuses_tries_again_by_itself_ever_less_often(service: Service) -> None:
+    """A passing fault, such as a disk on the network, does not last until somebody deploys again."""
+    replica = service.start_until_it_runs()
+    assert AGAIN_AFTER_S == (60, 120, 300, 600)
+    for number, wait_s in enumerate((60, 120, 300, 600, 600, 600), 4):
+        service.now += wait_s - 1
+        check(replica)
+        assert service.loads == number - 1
+        service.broken = OSError(f"fault {number}")
+        service.now += 1
+        check(replica)
+        assert service.loads == number
+        assert refused(replica) == f"OSError: fault {number}"
+        assert service.count() == number
+    service.broken = None
+    service.now += 600
+    check(replica)
+    assert replica.stage() == "weights 10"
+    assert service.count() == 0
+    check(replica)
+    assert service.loads == 10
+
+
+def test_a_deployment_begins_the_waits_anew(service: Service) -> None:
+    replica = service.start_until_it_runs()
+    for _ in range(4):
+        service.now += 600
+        check(replica)
+    service.deployed_at += 60
+    check(replica)
+    assert service.loads == 8
+    service.now += 60
+    check(replica)
+    assert service.loads == 9
+
+
+def test_one_that_tries_again_goes_on_refusing_while_that_cannot_be_recorded(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    replica = service.start_until_it_runs()
+
+    def away(*_: object, **__: object) -> int:
+        raise OSError("no job store")
+
+    monkeypatch.setattr(service.failures, "failed", away)
+    service.now += 60
+    check(replica)
+    assert service.loads == 4
+    assert f"that {IT} could not start was not recorded" in caplog.text
+    assert refused(replica) == BROKEN.message
+    check(replica)
 
 
 def test_one_that_cannot_follow_another_one_is_known_to_refuse(service: Service) -> None:
@@ -218,6 +324,7 @@ def test_one_that_cannot_follow_another_one_is_known_to_refuse(service: Service)
     service.start()
     service.running.discard("r4")
     service.broken = BROKEN
+    check(replica)
     assert refused(replica) == BROKEN.message
     found = service.failures.of(IT, deployed_at=service.deployed_at)
     assert found is not None
@@ -239,7 +346,7 @@ def test_a_health_check_does_not_pile_up_looks() -> None:
         def failed(self, *_: object, **__: object) -> int:
             return 3
 
-        def refuses(self, *_: object) -> bool:
+        def record_refusal(self, *_: object) -> bool:
             return True
 
         def started(self, deployment: str) -> None: ...
@@ -267,9 +374,9 @@ def test_one_that_loads_while_another_gives_up_is_not_overlooked(service: Servic
             service.start()
 
     class Late(StageFailures):
-        def refuses(self, deployment: str, replica: str) -> bool:
+        def record_refusal(self, deployment: str, replica: str) -> bool:
             self.started(deployment)  # by another replica, just now
-            return super().refuses(deployment, replica)
+            return super().record_refusal(deployment, replica)
 
     late = Late(service.failures._database)
 
