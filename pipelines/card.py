@@ -50,6 +50,12 @@ class Source(StrictModel):
             raise ValueError("give exactly one of folder, repo or file")
         if self.file and not self.config:
             raise ValueError("file needs config: the diffusers folder or repository with the component's configuration")
+        if self.config and not self.file:
+            raise ValueError("config belongs to file: a folder or repository has its own configuration")
+        if self.revision and not self.repo:
+            raise ValueError("revision belongs to repo: a local file or folder has none")
+        if self.variant and self.file:
+            raise ValueError("variant chooses among files, and file names one")
         return self
 
     def path(self) -> Path | None:

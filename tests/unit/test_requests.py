@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipelines.card import RequestFields
+from pipelines.card import RequestFields, Source
 from pipelines.catalogue import get_card, load_card, load_catalogue, read_card
 from pipelines.errors import ConfigError, InvalidRequest
 from pipelines.paths import ROOT
@@ -122,11 +122,21 @@ def test_a_misspelt_key_of_a_card_is_refused_at_every_level(tmp_path: Path) -> N
             load_card(path)
 
 
-def test_a_source_is_in_one_place() -> None:
-    card = get_card("ltx-tiny").model_dump(mode="json")
-    for source in ({}, {"folder": "a", "repo": "b"}, {"file": "x.safetensors"}):
-        with pytest.raises(ValidationError):
-            read_card({**card, "source": source})
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ({}, "exactly one of folder, repo or file"),
+        ({"folder": "a", "repo": "b"}, "exactly one of folder, repo or file"),
+        ({"file": "x.safetensors"}, "file needs config"),
+        ({"folder": "a", "config": "b"}, "config belongs to file"),
+        ({"repo": "a/b", "config": "b"}, "config belongs to file"),
+        ({"folder": "a", "revision": "main"}, "revision belongs to repo"),
+        ({"repo": "a/b", "file": "x.safetensors", "config": "b", "variant": "fp16"}, "variant chooses among files"),
+    ],
+)
+def test_a_source_is_one_place_and_says_nothing_in_vain(source: dict[str, str], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        Source.model_validate(source)
 
 
 def test_a_card_names_only_components_of_its_family() -> None:
