@@ -10,19 +10,21 @@ from cli.pins import pinned_card
 from pipelines.card import ModelCard
 from pipelines.weights.check import check
 from pipelines.weights.prefetch import prefetch_all
+from pipelines.weights.remote import check_ahead
 
 
 def run_prefetch(console: Console, model: str | None, config: Path | None) -> None:
     """Fetch a model, or every model that a Serve config file serves, print where it is, and check it by its headers.
 
-    They come from the commits that the job store has pinned; what is fetched first is pinned here.
+    They come from the commits that the job store has pinned; what is fetched first is pinned here. The headers are read
+    on the hub first, so that files that are no such model are refused before gigabytes have come.
     """
 
     def say(sentence: str) -> None:
         console.print(sentence, markup=False, soft_wrap=True)
 
     cards = [pinned_card(card, say) for card in _cards(model, config)]
-    for each in prefetch_all(cards):
+    for each in prefetch_all(cards, check=check_ahead):
         commit = f", commit {each.located.commit}" if each.located.commit else ""
         say(f"{each.model}: {each.component}: {each.place} ({_size(each.size)}{commit})")
     for card in cards:

@@ -141,6 +141,18 @@ def in_cache(need: Need) -> Snapshot | Lack:
     return Snapshot(folder, commit, tuple(folder / path for path in weights))
 
 
+def listed_weights(need: Need) -> tuple[RemoteFile, ...]:
+    """The files with tensors that a need has, by the listing of its commit, which must be in the cache.
+
+    Raises:
+        WeightsUnavailable: the repository does not have them.
+    """
+    commit = cached_commit(need)
+    listing = None if commit is None else _cached_listing(need.repo, commit)
+    assert listing is not None
+    return tuple(listing[path] for path in need.choose(listing)[1])
+
+
 def fetch(need: Need) -> Snapshot:
     """The files of a need; fetches from the hub what is not in the cache.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +41,14 @@ def prefetch(card: ModelCard) -> list[Path]:
     return sorted({each.place for each in prefetch_all([card])})
 
 
-def prefetch_all(cards: Iterable[ModelCard]) -> list[Prefetched]:
+def prefetch_all(
+    cards: Iterable[ModelCard], *, check: Callable[[CheckpointCard, Component], None] | None = None
+) -> list[Prefetched]:
     """Fetch what is missing of several models; files that they share are counted and fetched once.
+
+    Args:
+        check: called with each component before anything of size is fetched: the commits are known then, the listings
+            of their files are in the cache, and the disk is large enough. What it raises ends this.
 
     Raises:
         WeightsUnavailable: a component is not where its card says, not whole, or cannot be fetched.
@@ -52,7 +58,11 @@ def prefetch_all(cards: Iterable[ModelCard]) -> list[Prefetched]:
     for card, component, needs in by_part:
         if not needs:
             located(card, component)  # what is wrong with local files is said before anything is fetched
-    for need in _plan([need for *_, needs in by_part for need in needs]):
+    plan = _plan([need for *_, needs in by_part for need in needs])
+    if plan and check is not None:
+        for card, component in parts:
+            check(card, component)
+    for need in plan:
         fetch(need)
     return [Prefetched(card.id, component, located(card, component)) for card, component in parts]
 

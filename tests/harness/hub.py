@@ -236,14 +236,16 @@ def _handler(hub: Hub, store: bool) -> type[BaseHTTPRequestHandler]:
 
         def _contents(self, path: str, content: bytes, headers: dict[str, str]) -> None:
             asked = self.headers["range"] if hub.ranges else None
-            start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+            start, end = 0, len(content)
             if asked:
-                headers = {**headers, "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+                first, last = asked.removeprefix("bytes=").split("-")
+                start, end = int(first), min(int(last) + 1, len(content)) if last else len(content)
+                headers = {**headers, "Content-Range": f"bytes {start}-{end - 1}/{len(content)}"}
             self.send_response(206 if asked else 200)
-            self._headers({**headers, "Accept-Ranges": "bytes", "Content-Length": str(len(content) - start)})
+            self._headers({**headers, "Accept-Ranges": "bytes", "Content-Length": str(end - start)})
             if self.command == "HEAD":
                 return
-            rest = content[start:]
+            rest = content[start:end]
             breaks = hub.breaks.get(path)
             part = rest[: breaks.pop(0)] if breaks else rest
             hub.sent.append(Sent(path, start, len(part)))
