@@ -6,10 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cli.pins import recorded_commits
 from deployments.configuration.serve_config import load_config, served_cards
 from pipelines.card import CheckpointCard, ModelCard
 from pipelines.errors import ConfigError
 from pipelines.weights.check import is_here, problems
+from pipelines.weights.pin import pin_known
 
 
 def check_config_file(console: Console, path: Path) -> None:
@@ -18,18 +20,22 @@ def check_config_file(console: Console, path: Path) -> None:
     Raises:
         ConfigError: what is wrong with the file, or with checkpoints that are here.
     """
+
+    def say(sentence: str) -> None:
+        console.print(sentence, markup=False, soft_wrap=True)
+
     cards = served_cards(load_config(path))
+    commits = recorded_commits(cards, say)
+    cards = [pin_known(card, commits) for card in cards]
     wrong = list(dict.fromkeys(problem for card in cards for problem in problems(card)))
     if wrong:
         raise ConfigError(f"{path}: {'; '.join(wrong)}")
     console.print(f"{path} is sound", soft_wrap=True)
     for card in cards:
         if absent := _absent(card):
-            console.print(
+            say(
                 f"{card.id}: {', '.join(absent)} not on this machine and not checked; `./kinoray prefetch {card.id}` "
-                "fetches and checks",
-                markup=False,
-                soft_wrap=True,
+                "fetches and checks"
             )
 
 

@@ -10,14 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli.job_store import pins
-from cli.pins import move_pins
+from cli.pins import move_pins, recorded_commits
 from pipelines.card import CheckpointCard, Component, ModelCard
 from pipelines.catalogue import get_card, load_catalogue
-from pipelines.errors import ConfigError
 from pipelines.weights.located import missing
-from pipelines.weights.origin import Commits, gigabytes, origins
-from pipelines.weights.pin import unpinned
+from pipelines.weights.origin import gigabytes, origins
+from pipelines.weights.pin import Commits, pin_known
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,11 @@ def run_models(console: Console, out: Console, *, as_json: bool, update: str | N
             console.print(sentence, markup=False, soft_wrap=True)
         return
     cards = load_catalogue().values()
-    commits = _commits(console) if any(unpinned(card) for card in cards) else {}
+
+    def say(sentence: str) -> None:
+        console.print(sentence, markup=False, soft_wrap=True)
+
+    commits = recorded_commits(cards, say)
     entries = [entry(card, commits) for card in cards]
     if as_json:
         out.print_json(json.dumps([asdict(each) for each in entries]))
@@ -61,20 +63,12 @@ def run_models(console: Console, out: Console, *, as_json: bool, update: str | N
 def entry(card: ModelCard, commits: Commits) -> Entry:
     """A model, as far as it is on this machine. Does not use the network."""
     lacks = {}
-    if isinstance(card, CheckpointCard):
-        for component in card.all_components():
-            if (lack := missing(card, component)) is not None:
+    loaded = pin_known(card, commits)  # a prefetch of a commit leaves no branch in the hub's cache
+    if isinstance(loaded, CheckpointCard):
+        for component in loaded.all_components():
+            if (lack := missing(loaded, component)) is not None:
                 lacks[component] = f"{lack.place}: {lack.what}"
     return Entry(card.id, card.name, card.family, card.license, gigabytes(card), origins(card, commits), lacks)
-
-
-def _commits(console: Console) -> Commits:
-    try:
-        with pins() as record:
-            return {key: pin.commit for key, pin in record.all().items()}
-    except ConfigError as error:
-        console.print(f"which commits are pinned is not known: {error.message}", markup=False, soft_wrap=True)
-        return {}
 
 
 def _table(entries: list[Entry]) -> Table:

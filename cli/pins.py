@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from cli.job_store import pins
 from pipelines.card import ModelCard
 from pipelines.errors import ConfigError
 from pipelines.weights.hub import commit_of
-from pipelines.weights.pin import pin, unpinned
+from pipelines.weights.pin import Commits, pin, unpinned
 
 
 def pinned_card(card: ModelCard, say: Callable[[str], None]) -> ModelCard:
@@ -35,6 +35,22 @@ def pinned_card(card: ModelCard, say: Callable[[str], None]) -> ModelCard:
     except ConfigError as error:
         say(f"{card.id}: its commit is not recorded, so a replica may load a later one: {error.message}")
         return card
+
+
+def recorded_commits(cards: Iterable[ModelCard], say: Callable[[str], None]) -> Commits:
+    """The commits that the job store has of what cards name by a branch; asks no hub, and no store for nothing.
+
+    Args:
+        say: told why they are not known.
+    """
+    if not any(unpinned(card) for card in cards):
+        return {}
+    try:
+        with pins() as record:
+            return {key: each.commit for key, each in record.all().items()}
+    except (ConfigError, OSError) as error:  # a SQLite store needs a folder that can be written
+        say(f"which commits are pinned is not known: {error}")
+        return {}
 
 
 def move_pins(card: ModelCard) -> Iterator[str]:

@@ -43,7 +43,7 @@ from jobs.stage_failures import StageFailures
 from jobs.store import JobStore
 from pipelines.errors import InvalidRequest, KinorayError
 from pipelines.version import VERSION
-from pipelines.weights.origin import Commits
+from pipelines.weights.pin import Commits
 from storage.errors import StorageUnavailable
 from storage.keys import download_name, spritesheet_key, thumbnail_key, video_key
 from storage.store import delete_job, open_store

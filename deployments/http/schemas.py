@@ -16,7 +16,8 @@ from pipelines.card import ModelCard, RequestFields
 from pipelines.errors import InvalidRequest
 from pipelines.output import OutputFields
 from pipelines.requests import GenerationRequest, with_family_fields
-from pipelines.weights.origin import Commits, gigabytes, origins
+from pipelines.weights.origin import gigabytes, origins
+from pipelines.weights.pin import Commits
 
 
 class CreateFields(OutputFields, RequestFields):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from pipelines.card import CheckpointCard, Component, ModelCard
 from pipelines.errors import WeightsUnavailable
 from pipelines.paths import ROOT
 from pipelines.weights.description import description_of
+from pipelines.weights.hub import Snapshot, in_cache
 from pipelines.weights.load import check_network
-from pipelines.weights.located import missing
+from pipelines.weights.located import places
 
 
 def check(card: ModelCard) -> None:
@@ -37,12 +37,21 @@ def problems(card: ModelCard) -> Iterator[str]:
 
 
 def is_here(card: CheckpointCard, component: Component) -> bool:
-    """Whether there is something to check: a local path that exists, or all of the files in the hub's cache."""
+    """Whether there is something to check that needs no hub: its cache has all that is to come from there.
+
+    A local path must exist, but need not be whole: what it lacks is something to say.
+    """
     source = card.component_source(component)
-    if source.repo is None:
-        place = source.folder if source.file is None else Path(source.file)
-        return place is not None and (ROOT / place).exists()
-    return missing(card, component) is None
+    if source.repo is None and not (source.path() or ROOT / (source.file or "")).exists():
+        return False
+    try:
+        needs = places(card, component).needs
+    except WeightsUnavailable:
+        return True  # a path that the card names beside that one is not there
+    try:
+        return all(isinstance(in_cache(need), Snapshot) for need in needs)
+    except WeightsUnavailable:  # the commit that the cache knows lacks something; the branch may have it by now
+        return False
 
 
 def check_component(card: CheckpointCard, component: Component) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from pipelines.card import WEIGHTLESS, CheckpointCard, Component, ModelCard, Source
-from pipelines.weights.pin import hub_config, is_commit
+from pipelines.weights.pin import MAIN, Commits, hub_config, is_commit
 
-Commits = Mapping[tuple[str, str], str]
-"""The commits to which repositories and their revisions are pinned."""
-MAIN = "main"
 SHOWN = ("folder", "repo", "revision", "variant", "file", "config")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from pipelines.card import CheckpointCard, Component, ModelCard, Source
 from pipelines.paths import ROOT
@@ -11,6 +11,12 @@ from pipelines.paths import ROOT
 COMMIT = re.compile(r"[0-9a-f]{40}")
 REPOSITORY = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 """A `config` on the hub: a repository, perhaps with a revision."""
+
+MAIN = "main"
+"""The branch that a repository is meant at where no revision is named."""
+
+Commits = Mapping[tuple[str, str], str]
+"""The commits to which repositories and their revisions are pinned."""
 
 CommitOf = Callable[[str, str | None], str]
 """Gives the commit of a repository's branch or tag; of its main branch for None."""
@@ -30,6 +36,16 @@ def pin(card: ModelCard, commit_of: CommitOf, components: Collection[Component] 
     own = {name: _pinned(source, commit_of) if name in used else source for name, source in card.components.items()}
     source = _pinned(card.source, commit_of) if used - own.keys() else card.source
     return card.model_copy(update={"source": source, "components": own})
+
+
+def pin_known(card: ModelCard, commits: Commits) -> ModelCard:
+    """The card with the commits that are recorded; what has none keeps its branch or tag."""
+
+    def commit(repo: str, revision: str | None) -> str:
+        revision = revision or MAIN
+        return commits.get((repo, revision), revision)
+
+    return pin(card, commit)
 
 
 def unpinned(card: ModelCard, components: Collection[Component] | None = None) -> tuple[tuple[str, str | None], ...]:

@@ -12,7 +12,7 @@ from pipelines.card import CheckpointCard, ModelCard
 from pipelines.catalogue import get_card
 from pipelines.weights import pin as pin_module
 from pipelines.weights.origin import gigabytes, origins
-from pipelines.weights.pin import hub_config, is_commit, pin, unpinned
+from pipelines.weights.pin import hub_config, is_commit, pin, pin_known, unpinned
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILE = {"repo": "maker/files", "revision": "main", "file": "model.safetensors", "config": "maker/model"}
@@ -100,6 +100,17 @@ def test_a_local_file_with_a_local_configuration_stays(tmp_path: Path, monkeypat
 def test_only_a_whole_commit_counts_as_one(revision: str | None) -> None:
     assert not is_commit(revision)
     assert is_commit(COMMIT)
+
+
+def test_what_is_recorded_is_put_into_a_card_and_the_rest_stays() -> None:
+    one = card({**FILE, "revision": "v2", "config": "maker/config@v1"}, text_encoder={"repo": "maker/t5"})
+    known = pin_known(one, {("maker/t5", "main"): "c" * 40, ("maker/config", "v1"): "d" * 40})
+    assert isinstance(known, CheckpointCard)
+    assert (known.source.revision, known.source.config) == ("v2", f"maker/config@{'d' * 40}")
+    assert known.components["text_encoder"].revision == "c" * 40
+    bare = pin_known(one, {})
+    assert isinstance(bare, CheckpointCard)
+    assert (bare.source.config, bare.components["text_encoder"].revision) == ("maker/config@v1", "main")
 
 
 def test_where_each_component_is_from() -> None:

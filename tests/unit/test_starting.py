@@ -252,6 +252,23 @@ def test_one_that_fails_where_another_one_works_by_now_is_replaced_and_fails_no_
         service.start()
 
 
+def test_one_that_is_to_be_replaced_fails_no_job_while_the_job_store_is_away(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hole = service.start_until_it_runs()
+    service.broken = None
+    service.start()
+    service.broken = BROKEN
+    check(hole)
+
+    def gone() -> Application:
+        raise OSError("no controller")
+
+    monkeypatch.setattr(hole, "_here", Here(IT, "r3", gone, service.record, service.failures.started))
+    with pytest.raises(ReplicaUnavailable):
+        hole.stage()
+
+
 def test_the_failure_of_a_third_one_does_not_let_the_first_refuse_again(service: Service) -> None:
     """The record has a row again, but it does not name that replica."""
     hole = service.start_until_it_runs()
