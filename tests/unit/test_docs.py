@@ -15,7 +15,8 @@ from deployments import metrics
 from deployments.api import app
 from deployments.configuration.settings import Settings
 from deployments.http.schemas import CreateVideo, Video
-from pipelines.catalogue import load_catalogue
+from pipelines.card import CheckpointCard
+from pipelines.catalogue import load_catalogue, read_card
 from pipelines.paths import ROOT
 from storage.settings import BucketSettings
 from tests.families.test_families import CONFIG, in_a_process_of_its_own
@@ -146,3 +147,11 @@ def anchors(path: Path) -> set[str]:
     text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ +(.+?) *$", text, flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(source: .*?)```", page("docs/models.md"), re.DOTALL))
+def test_a_source_that_is_shown_can_be_read(block: str) -> None:
+    card = load_catalogue()["ltx-video-0.9.5"].model_dump(mode="json")
+    read = read_card({**card, "components": {}, **yaml.safe_load(block)})
+    assert isinstance(read, CheckpointCard)
+    assert any(source.file and source.file.endswith(".gguf") for source in read.components.values())
