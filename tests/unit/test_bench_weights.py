@@ -87,8 +87,10 @@ def test_a_file_on_the_disk_is_no_anonymous_memory(tmp_path: Path) -> None:
     np.ones(2**26, np.uint8).tofile(tmp_path / "file")
     with weights._peak_memory() as peak:
         before = peak[0]
-        assert int(np.memmap(tmp_path / "file", np.uint8, "r").max()) == 1
+        mapped = np.memmap(tmp_path / "file", np.uint8, "r")
+        assert int(mapped.max()) == 1
     assert peak[0] < before + 2**25
+    assert mapped[0] == 1  # it was still there when the watcher looked for the last time
 
 
 def test_a_disk_that_is_too_small_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
