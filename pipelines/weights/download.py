@@ -2,9 +2,9 @@
 
 The client (huggingface_hub since 1.18) writes each download to a new name and removes it when it fails, so that two
 processes whose locks do not work cannot spoil each other's file; a checkpoint of 26 GB would begin anew each time.
-Here a partial file keeps its name. Writers cannot spoil it either: each writes the same bytes at the same places,
-forward from what is there already. What was resumed is hashed before it counts, for a machine that lost power may have
-kept the file's length and not its contents.
+Here a partial file keeps its name, and a whole one takes its place in one step. Writers cannot spoil it either: each
+writes the same bytes at the same places, forward from what is there already. What was resumed is hashed before it
+counts, for a machine that lost power may have kept the file's length and not its contents.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,13 +62,14 @@ def partial_size(file: RemoteFile) -> int:
 
 
 def download(file: RemoteFile, model: str) -> Path:
-    """Fetch a file that is not in the cache; returns its path there.
+    """Fetch a file that is not whole in the cache; returns its path there.
 
     Raises:
         WeightsUnavailable: the file that came is not the one that the hub lists.
         httpx2.TransportError, HfHubHTTPError, OSError: it did not come, in several attempts.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.file_download import are_symlinks_supported
     from huggingface_hub.utils import WeakFileLock
 
     url = hf_hub_url(file.repo, file.path, revision=file.commit)
@@ -76,20 +78,37 @@ def download(file: RemoteFile, model: str) -> Path:
         raise WeightsUnavailable(f"{model}: {url} has no ETag, so that it is no hub that answers; correct HF_ENDPOINT")
     folder = cache_folder(file.repo)
     blob, partial = folder / "blobs" / etag, partial_path(file)
+    place = folder / "snapshots" / file.commit / file.path
     # The client's own lock: another tool that fetches the same file is waited for, and finds it afterwards.
     lock = Path(constants.HF_HUB_CACHE).expanduser() / ".locks" / folder.name / f"{etag}.lock"
     for parent in (blob.parent, lock.parent):
         parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
+        # Only now, for another process may have replaced a file that was cut short.
+        if _whole(place, file):
+            return place
+        place.unlink(missing_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        links = are_symlinks_supported(folder)
         if not _whole(blob, file):
             if _receive(url, file, partial, model):
                 _check_contents(partial, etag, file, model)
-            try:
-                partial.replace(blob)
-            except FileNotFoundError:  # another process had it complete at the same time, where locks do not work
-                if not _whole(blob, file):
-                    raise
+            _move(partial, blob if links else place, file)
+        elif not links:
+            # Other files may link to the blob. The client would copy it to where others look for the whole file.
+            shutil.copyfile(blob, partial)
+            _move(partial, place, file)
+    if not links:  # as on SMB
+        return place
     return Path(hf_hub_download(file.repo, file.path, revision=file.commit))  # it only links the blob
+
+
+def _move(source: Path, target: Path, file: RemoteFile) -> None:
+    try:
+        source.replace(target)
+    except FileNotFoundError:  # another process had it complete at the same time, where locks do not work
+        if not _whole(target, file):
+            raise
 
 
 def _whole(blob: Path, file: RemoteFile) -> bool:

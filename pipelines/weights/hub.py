@@ -90,8 +90,24 @@ class Lack:
 
 
 def bytes_to_come(files: Iterable[RemoteFile]) -> int:
-    """The bytes that fetching files takes on the disk; what an interrupted attempt brought lies there already."""
-    return sum(max(file.size - partial_size(file), 0) for file in set(files))
+    """The bytes that fetching files takes on the disk.
+
+    What an interrupted attempt brought is there already, and what another commit has with the same contents too.
+    """
+    wanted = {(file.repo, file.blob): file for file in files}
+    here = {(repo, blob) for repo in {file.repo for file in wanted.values()} for blob in _blobs_here(repo)}
+    return sum(max(file.size - partial_size(file), 0) for key, file in wanted.items() if key not in here)
+
+
+def _blobs_here(repo: str) -> set[str]:
+    """The blobs of a repository that are whole in the cache and that any commit's files can link to."""
+    snapshots = cache_folder(repo) / "snapshots"
+    return {
+        file.blob
+        for folder in (snapshots.iterdir() if snapshots.is_dir() else ())
+        for path, file in (_cached_listing(repo, folder.name) or {}).items()
+        if (folder / path).is_symlink() and _size(folder / path) == file.size
+    }
 
 
 def commit_of(repo: str, revision: str | None, *, model: str | None = None) -> str:
@@ -165,10 +181,15 @@ def fetch(need: Need) -> Snapshot:
         found = in_cache(need)
     if isinstance(found, Lack):
         check_space(need.model, bytes_to_come(found.files))
-        for file in found.files:
-            _fetch_file(file, need)
+        with sentences(need.model, need.repo, need.revision):
+            for file in found.files:
+                download(file, need.model)
         found = in_cache(need)
-    assert isinstance(found, Snapshot)  # every file was just seen there, in its size
+    if isinstance(found, Lack):
+        raise WeightsUnavailable(
+            f"{need.model}: {found.reason} of {need.repo} came, and is no longer whole in the cache: another process "
+            f"removes or changes files there; run `./kinoray prefetch {need.model}` again"
+        )
     return found
 
 
@@ -220,26 +241,6 @@ def check_space(model: str, size: int) -> None:
             f"{model}: {size / 1e9:.1f} GB are to be fetched to {cache}, where {free / 1e9:.1f} GB are free; "
             "free as much, or set HF_HOME to a folder on a larger disk"
         )
-
-
-def _fetch_file(file: RemoteFile, need: Need) -> None:
-    path = cache_folder(file.repo) / "snapshots" / file.commit / file.path
-    if path.is_file():
-        _remove(path)  # it has another size than the hub lists: a copy was cut off
-    with sentences(need.model, need.repo, need.revision):
-        download(file, need.model)
-    if (size := _size(path)) != file.size:
-        _remove(path)
-        raise WeightsUnavailable(
-            f"{need.model}: {file.path} of {file.repo} came with {size} bytes, the hub lists {file.size}; it was "
-            f"removed, run `./kinoray prefetch {need.model}` again"
-        )
-
-
-def _remove(path: Path) -> None:
-    """Remove a file of the cache, with the blob that it is a link to."""
-    for each in (path.resolve(), path):
-        each.unlink(missing_ok=True)
 
 
 def _size(path: Path) -> int | None:

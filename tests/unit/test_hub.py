@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from huggingface_hub import close_session, constants, snapshot_download
+from huggingface_hub.utils import WeakFileLock
 
 from pipelines.errors import WeightsUnavailable
 from pipelines.paths import ROOT
@@ -348,12 +353,129 @@ def test_a_disk_that_is_too_small_is_said_before_anything_comes(running: Hub, mo
     fetch(need())  # all of it is there
 
 
+def test_what_another_commit_has_in_the_cache_takes_no_space(running: Hub) -> None:
+    (weights,) = fetch(need()).weights
+    twice = {**FILES, "README.md": b"new", FP16: b"other", "tokenizer/a.json": b"same", "tokenizer/b.json": b"same"}
+    new = running.push(REPO, twice)
+    hub.pinned(need(revision=new), Lack((), ""))
+
+    def to_come(wanted: Need) -> int:
+        lack = in_cache(wanted.at(new))
+        assert isinstance(lack, Lack)
+        return hub.bytes_to_come(lack.files)
+
+    assert to_come(need()) == 0
+    assert to_come(need(variant="fp16")) == len(b"other")
+    assert to_come(need("tokenizer")) == sum(len(FILES[path]) for path in FILES if path.startswith("tok")) + len("same")
+    running.sent.clear()
+    assert fetch(need(revision=new)).weights[0].samefile(weights)
+    assert running.sent == []
+    (fetch(need(revision=new)).folder / VAE).unlink()
+    os.truncate(weights, 17)
+    assert to_come(need()) == len(FILES[VAE])
+    weights.unlink()
+    weights.write_bytes(FILES[VAE])  # a copy, to which nothing is linked
+    assert to_come(need()) == len(FILES[VAE])
+
+
 def test_a_cache_that_cannot_be_written_is_said(running: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
     with pytest.raises(WeightsUnavailable, match=r"^m: .*(written|writable).* HF_HOME"):
         fetch(need())
     assert running.downloads(VAE) == []
+
+
+@pytest.mark.usefixtures("running")
+def test_a_file_that_cannot_be_replaced_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = fetch(need()).weights
+    os.truncate(path, 17)
+
+    def refuse(_: Path, **__: bool) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(
+        WeightsUnavailable, match=rf"^m: {REPO} could not be written to the cache .*/hub \(Read-only file system\)"
+    ):
+        fetch(need())
+
+
+@pytest.mark.usefixtures("running")
+def test_a_disk_that_becomes_full_is_said() -> None:
+    lack = in_cache(hub.pinned(need(), Lack((), "")))
+    assert isinstance(lack, Lack)
+    weights = next(file for file in lack.files if file.path == VAE)
+    partial = download.partial_path(weights)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.symlink_to("/dev/full")
+    with pytest.raises(WeightsUnavailable, match=rf"^m: the disk became full while {REPO} was fetched to .*/hub; free"):
+        fetch(need())
+
+
+@pytest.mark.usefixtures("running")
+def test_a_file_that_another_process_removes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def come_and_go(*file: Any) -> None:
+        download.download(*file).unlink()
+
+    monkeypatch.setattr(hub, "download", come_and_go)
+    with pytest.raises(
+        WeightsUnavailable, match=rf"^m: vae/config\.json, {VAE} of {REPO} came, and is no longer whole"
+    ):
+        fetch(need())
+
+
+# A cache without symbolic links
+
+
+def test_without_links_a_file_takes_its_place_in_one_step(running: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    linked = fetch(need())
+    linked.weights[0].unlink()
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
+    monkeypatch.setattr(shutil, "copyfile", copy := Copies())
+    running.sent.clear()
+    assert fetch(need()) == linked
+    assert running.sent == []  # from the blob, to which other files may link
+    blobs = Path(constants.HF_HUB_CACHE) / "models--maker--video" / "blobs"
+    assert [target.parent for target in copy.targets] == [blobs]
+    before = {each.name for each in blobs.iterdir()}
+    (path,) = fetch(need(variant="fp16")).weights
+    assert (path.is_symlink(), path.read_bytes()) == (False, FILES[FP16])
+    assert {each.name for each in blobs.iterdir()} == before
+    assert len(copy.targets) == 1
+    running.requests.clear()
+    assert fetch(need(variant="fp16")).weights == (path,)
+    assert running.requests == []
+
+
+class Copies:
+    """Copies files, and knows where to."""
+
+    def __init__(self) -> None:
+        self.targets: list[Path] = []
+
+    def __call__(self, source: Path, target: Path) -> None:
+        self.targets.append(target)
+        target.write_bytes(source.read_bytes())
+
+
+def test_a_file_that_another_process_repairs_meanwhile_is_left_to_it(running: Hub) -> None:
+    (path,) = fetch(need()).weights
+    blob = path.resolve()
+    path.unlink()
+    path.write_bytes(FILES[VAE][:17])
+    running.requests.clear()
+    running.sent.clear()
+    lock = Path(constants.HF_HUB_CACHE) / ".locks" / "models--maker--video" / f"{blob.name}.lock"
+    with ThreadPoolExecutor() as pool:
+        with WeakFileLock(lock):
+            other = pool.submit(fetch, need())
+            until(lambda: any(request.method == "HEAD" for request in list(running.requests)))
+            path.write_bytes(FILES[VAE])
+            blob.unlink()
+        assert other.result().weights == (path,)
+    assert not path.is_symlink()
+    assert running.sent == []
 
 
 # What is said
