@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from deployments.configuration.settings import data_dir, load_settings
 from pipelines.card import ModelCard
 from pipelines.errors import WeightsUnavailable
 from pipelines.weights.prefetch import prefetch
+
+QUIET_S = 15.0
+"""How long nothing is said of stages that load, at first and between two times."""
 
 
 def run_forever(console: Console, path: Path | None) -> None:
@@ -38,13 +42,36 @@ def run_forever(console: Console, path: Path | None) -> None:
     for application in config["applications"]:
         fetch_all(load_settings(application.get("args") or {}).cards().values(), say)
     console.print(f"Starting Kinoray from {path} ...")
+    loading = Loading(lambda sentence: console.print(sentence, markup=False, soft_wrap=True))
     try:
-        with run_service(config, data=data_dir(), dashboard=True, show_logs=True, on_failed=say) as url:
+        with run_service(
+            config,
+            data=data_dir(),
+            dashboard=True,
+            show_logs=True,
+            keep_waiting=True,
+            on_waiting=loading,
+            on_failed=say,
+        ) as url:
             console.print(f"Kinoray listens on {url} (docs on {url}/docs). Ctrl-C stops it.")
             while True:
                 signal.pause()
     except KeyboardInterrupt:
         console.print("Stopped.")
+
+
+class Loading:
+    """Says which stages still load: when those have changed, and not too often."""
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._say, self._clock = say, clock
+        self._said: list[str] = []
+        self._quiet_until = clock() + QUIET_S
+
+    def __call__(self, stages: list[str]) -> None:
+        if stages != self._said and self._clock() >= self._quiet_until:
+            self._said, self._quiet_until = stages, self._clock() + QUIET_S
+            self._say(f"still loading: {', '.join(stages)}")
 
 
 def fetch_all(cards: Iterable[ModelCard], say: Callable[[str], None]) -> None:

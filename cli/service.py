@@ -27,6 +27,7 @@ from pipelines.paths import ROOT
 from pipelines.stages import Stage
 
 START_TIMEOUT_S = 300
+"""How long a service may take to answer, and to load its stages where nobody can say how large they are."""
 STARTS = 3
 STOP_TIMEOUT_S = 15
 FREE_PORTS = range(20_000, 32_768)
@@ -105,6 +106,7 @@ def run_service(
     graceful: bool = True,
     dashboard: bool = False,
     show_logs: bool = False,
+    keep_waiting: bool = False,
     on_waiting: Callable[[list[str]], None] = lambda _: None,
     on_failed: Callable[[str], None] = lambda _: None,
 ) -> Iterator[str]:
@@ -117,11 +119,12 @@ def run_service(
         private: keep Ray's session in a folder of its own, removed at the end, and the jobs under `data` whatever the
             environment says, so that services can run side by side.
         graceful: let Serve drain at the end, so that running jobs are given back; otherwise everything is just stopped.
-        on_waiting: called with the stages that are still loading.
+        keep_waiting: wait as long as stages load; otherwise, `START_TIMEOUT_S` in all.
+        on_waiting: called every half second with the stages that are still loading.
         on_failed: called once with each sentence that says why a stage could not start.
 
     Raises:
-        StartFailed: the port is taken, no model can be served, or it takes longer than five minutes.
+        StartFailed: the port is taken, no model can be served, or the service takes too long.
     """
     # Set before Ray starts, because all of Ray's processes inherit them.
     if private:
@@ -158,7 +161,7 @@ def run_service(
             cleanup.callback(signals.ignore)
         _deploy(schema)
         url = f"http://{host}:{port}"
-        _wait_until_ready(url, on_waiting, on_failed)
+        _wait_until_ready(url, on_waiting, on_failed, keep_waiting)
         yield url
 
 
@@ -226,7 +229,9 @@ def _deploy(schema: Any) -> None:
     client.deploy_apps(schema)
 
 
-def _wait_until_ready(url: str, on_waiting: Callable[[list[str]], None], on_failed: Callable[[str], None]) -> None:
+def _wait_until_ready(
+    url: str, on_waiting: Callable[[list[str]], None], on_failed: Callable[[str], None], keep_waiting: bool
+) -> None:
     from ray import serve
     from ray.serve.schema import ApplicationStatus
 
@@ -237,6 +242,8 @@ def _wait_until_ready(url: str, on_waiting: Callable[[list[str]], None], on_fail
         now = _readiness(url)
         if now is not None:
             waiting = now.waiting_for
+            if keep_waiting:  # tens of gigabytes may come from a slow disk, but an API that answers goes on answering
+                deadline = time.monotonic() + START_TIMEOUT_S
             for sentence in (each for each in now.sentences if each not in told):
                 told.add(sentence)
                 on_failed(sentence)

@@ -19,7 +19,7 @@ from cli.pins import recorded_commits
 from jobs.database import sqlite_url
 from pipelines.card import CheckpointCard
 from pipelines.catalogue import get_card, read_card
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, WeightsUnavailable
 from pipelines.paths import ROOT
 from pipelines.weights.check import is_here, problems
 from pipelines.weights.located import located
@@ -110,9 +110,9 @@ def test_what_a_cached_commit_lacks_is_not_asked_for(running: Hub) -> None:
     located(there, "vae")
     (path,) = located(there, "vae").weights
     path.unlink()
-    running.push(LATER, {"vae/config.json": b"{}"})
-    lacking = card({"repo": LATER})
-    (Path(constants.HF_HUB_CACHE) / "models--maker--later" / "refs").mkdir(parents=True)
+    lacking = card({"repo": LATER, "revision": running.push(LATER, {"vae/config.json": b"{}"})})
+    with pytest.raises(WeightsUnavailable):
+        located(lacking, "vae")
     running.requests.clear()
     assert not is_here(there, "vae")
     assert not is_here(lacking, "vae")

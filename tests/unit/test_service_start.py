@@ -70,11 +70,11 @@ def answer(status: str, *waiting_for: str, **cannot_start: str) -> tuple[int, di
     return code, {"status": status, "waiting_for": list(waiting_for), "cannot_start": cannot_start}
 
 
-def wait(api: Api) -> tuple[list[list[str]], list[str]]:
+def wait(api: Api, *, keep_waiting: bool = False) -> tuple[list[list[str]], list[str]]:
     """What was told of stages that load, and of stages that cannot start."""
     waiting: list[list[str]] = []
     failed: list[str] = []
-    service._wait_until_ready(api.url, waiting.append, failed.append)
+    service._wait_until_ready(api.url, waiting.append, failed.append, keep_waiting)
     return waiting, failed
 
 
@@ -120,6 +120,29 @@ def test_it_does_not_wait_for_ever(api: Callable[..., Api], monkeypatch: pytest.
         wait(api(answer("loading", "A", "B")))
 
 
+def test_serve_waits_as_long_as_stages_load(api: Callable[..., Api], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock takes longer than a service has to answer in the first place."""
+    now = iter(range(0, 10_000, service.START_TIMEOUT_S - 10))
+    monkeypatch.setattr("cli.service.time.monotonic", lambda: next(now))
+    loading = [answer("loading", "A", A="slow")] * 5
+    assert wait(api(*loading, answer("ready")), keep_waiting=True) == ([["A"]] * 5, ["slow"])
+    with pytest.raises(StartFailed, match="still waiting for A"):
+        wait(api(*loading, answer("ready")))
+    with pytest.raises(StartFailed, match="still waiting for Ray Serve"):
+        wait(api(answer("loading", "A"), None, None, None, answer("ready")), keep_waiting=True)
+
+
+def test_stages_that_load_are_named_when_they_change_and_not_too_often() -> None:
+    said: list[str] = []
+    now = 0.0
+    loading = serve.Loading(said.append, lambda: now)
+    for second, stages in ((1, ["Ray Serve"]), (14, ["A", "B"]), (15, ["A", "B"]), (29, ["B"]), (31, ["B"]),
+                           (50, ["B"]), (60, ["C"])):  # fmt: skip
+        now = second
+        loading(stages)
+    assert said == ["still loading: A, B", "still loading: B", "still loading: C"]
+
+
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Models whose weights cannot be fetched."""
@@ -151,7 +174,8 @@ def test_serve_says_a_sentence_once_whoever_finds_it(
 ) -> None:
     broken.add("ltx-tiny")
 
-    def run_service(*_: object, on_failed: Callable[[str], None], **__: object) -> Any:
+    def run_service(*_: object, on_failed: Callable[[str], None], keep_waiting: bool, **__: object) -> Any:
+        assert keep_waiting
         for sentence in ("ltx-tiny: broken", "svd-tiny: [also]", "ltx-tiny: broken"):
             on_failed(sentence)
         raise KeyboardInterrupt
