@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.ltx.networks import NETWORKS
-from pipelines.weights.network import build_empty
+from pipelines.weights.network import build_on_meta
 from tests.harness.gguf_files import Stored, mixed, random_blocks, stored, t5_name, write_gguf
 
 Q8_0, Q5_K, Q4_K = GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q5_K, GGMLQuantizationType.Q4_K
@@ -41,16 +41,16 @@ class T5Files:
             **t5_config(Width.FULL), **(SMALL if small else {}), "num_layers": layers, "num_decoder_layers": layers,
         }  # fmt: skip
         (self.folder / "config.json").write_text(json.dumps(self.config))
-        self.wanted: Mapping[str, Tensor] = build_empty(NETWORKS[COMPONENT], folder, COMPONENT).wanted
+        self.expected: Mapping[str, Tensor] = build_on_meta(NETWORKS[COMPONENT], folder, COMPONENT).expected
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(tensor.shape) for name, tensor in self.wanted.items()}
+        return {name: tuple(tensor.shape) for name, tensor in self.expected.items()}
 
     def write_shards(self) -> None:
         """Write float32 safetensors in four shards, split as transformers splits them."""
         size = sum(math.prod(shape) for shape in self.shapes().values()) * 4
         split = split_torch_state_dict_into_shards(
-            dict(self.wanted), filename_pattern="model{suffix}.safetensors",
+            dict(self.expected), filename_pattern="model{suffix}.safetensors",
             max_shard_size=min(5 * 10**9, math.ceil(size / 3.8)),
         )  # fmt: skip
         for file, names in split.filename_to_tensors.items():
@@ -85,7 +85,7 @@ class T5Files:
 
     def _write_gguf(self, path: Path, kind_of: Callable[[str], GGMLQuantizationType]) -> Path:
         tensors = {}
-        for name in self.wanted:
+        for name in self.expected:
             other = t5_name(name)
             assert other is not None
             tensors[other] = self._stored(name, kind_of(other))
@@ -111,7 +111,7 @@ class T5Files:
         return numbers
 
     def _random(self, name: str) -> np.random.Generator:
-        return np.random.default_rng(list(self.wanted).index(name))
+        return np.random.default_rng(list(self.expected).index(name))
 
     def _deviation(self, name: str) -> float:
         """Of T5's own initial weights (transformers `T5PreTrainedModel._init_weights`): it keeps activations near 1."""

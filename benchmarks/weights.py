@@ -33,7 +33,7 @@ from pipelines.ltx.networks import NETWORKS
 from pipelines.protocols import Resources
 from pipelines.weights.gguf_file import open_gguf
 from pipelines.weights.load import load_network
-from pipelines.weights.network import build_empty
+from pipelines.weights.network import build_on_meta
 from tests.harness.gguf_files import t5_name
 
 P = ParamSpec("P")
@@ -156,14 +156,14 @@ def _dequantised(folder: Path, path: Path) -> Cost:
     """The encoder in bfloat16 of the numbers that the gguf package itself makes of a file."""
     stored = {tensor.name: tensor for tensor in open_gguf(path).tensors}
     state = {}
-    for name in build_empty(NETWORKS[COMPONENT], folder, COMPONENT).wanted:
+    for name in build_on_meta(NETWORKS[COMPONENT], folder, COMPONENT).expected:
         tensor = stored[t5_name(name) or ""]
         state[name] = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type)).to(torch.bfloat16, copy=True)
     return _cost(_filled(folder, state), 0.0, 0)
 
 
 def _filled(folder: Path, state: dict[str, Tensor]) -> Any:
-    empty = build_empty(NETWORKS[COMPONENT], folder, COMPONENT)
+    empty = build_on_meta(NETWORKS[COMPONENT], folder, COMPONENT)
     network: Any = empty.network
     ties = {name: state[first] for name, first in empty.tied.items()}
     network.load_state_dict({**state, **ties}, strict=True, assign=True)
@@ -223,7 +223,7 @@ def _alone(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def _check_space(files: T5Files) -> None:
-    needed = DISK_FACTOR * 4 * sum(tensor.numel() for tensor in files.wanted.values())
+    needed = DISK_FACTOR * 4 * sum(tensor.numel() for tensor in files.expected.values())
     free = shutil.disk_usage(files.folder).free
     if free < needed:
         raise SystemExit(

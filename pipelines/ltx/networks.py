@@ -52,37 +52,39 @@ def _the_vae(names: Collection[str]) -> Collection[str]:
     return [name for name in names if name.startswith(VAE)] or names
 
 
-def _find_transformer(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Recipe:
+def _find_transformer(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Recipe:
     from diffusers.loaders.single_file_utils import convert_ltx_transformer_checkpoint_to_diffusers as convert
 
-    return _converted(convert, held, wanted)
+    return _converted(convert, stored, expected)
 
 
-def _find_vae(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Recipe:
+def _find_vae(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Recipe:
     from diffusers.loaders.single_file_utils import convert_ltx_vae_checkpoint_to_diffusers as convert
 
-    if wanted.keys() <= held.keys():
-        return {name: Part(name) for name in wanted}
-    prefix = "" if any(name.startswith(VAE) for name in held) else VAE
-    if ENCODER_END.removeprefix(prefix) not in held:
+    if expected.keys() <= stored.keys():
+        return {name: Part(name) for name in expected}
+    prefix = "" if any(name.startswith(VAE) for name in stored) else VAE
+    if ENCODER_END.removeprefix(prefix) not in stored:
         return {}
-    parts = _converted(convert, {prefix + name: tensor for name, tensor in held.items()}, wanted)
+    parts = _converted(convert, {prefix + name: tensor for name, tensor in stored.items()}, expected)
     return {name: Part(part.name.removeprefix(prefix)) for name, part in parts.items()}
 
 
 def _converted(
-    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]], held: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    stored: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
 ) -> Recipe:
     """The file's name of each tensor, as diffusers' converter, which only renames, takes it."""
-    names = {id(tensor): name for name, tensor in held.items()}
-    converted = convert(dict(held))
-    return {name: Part(names[id(tensor)]) for name, tensor in converted.items() if name in wanted}
+    names = {id(tensor): name for name, tensor in stored.items()}
+    converted = convert(dict(stored))
+    return {name: Part(names[id(tensor)]) for name, tensor in converted.items() if name in expected}
 
 
-def _find_t5(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Recipe:
+def _find_t5(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Recipe:
     """T5's embedding has two names, of which a file may have either."""
-    parts = {name: Part(name) for name in wanted if name in held}
-    if EMBEDDING in wanted and EMBEDDING not in held and EMBEDDING_TOO in held:
+    parts = {name: Part(name) for name in expected if name in stored}
+    if EMBEDDING in expected and EMBEDDING not in stored and EMBEDDING_TOO in stored:
         parts[EMBEDDING] = Part(EMBEDDING_TOO)
     return parts
 
@@ -98,7 +100,7 @@ NETWORKS: Mapping[str, Network] = {
     "vae": Network(
         _vae_class,
         file=Layout(_find_vae, _the_vae),
-        left_aside=(r"per_channel_statistics\.(channel|mean-of-stds)",),
+        ignored=(r"per_channel_statistics\.(channel|mean-of-stds)",),
     ),
     # A whole T5 has a decoder too.
     "text_encoder": Network(
@@ -106,6 +108,6 @@ NETWORKS: Mapping[str, Network] = {
         folder=T5,
         file=T5,
         gguf=T5_GGUF,
-        left_aside=(r"^decoder\.", r"^lm_head\.", r"^spiece_model$", EMBEDDING_TOO),
+        ignored=(r"^decoder\.", r"^lm_head\.", r"^spiece_model$", EMBEDDING_TOO),
     ),
 }

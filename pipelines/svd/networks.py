@@ -43,6 +43,6 @@ NETWORKS: Mapping[str, Network] = {
         _clip_class,
         file=Layout(find_clip, _under(CLIP)),
         # Older versions of transformers stored the positions 0, 1, 2 ... too.
-        left_aside=(r"embeddings\.position_ids$",),
+        ignored=(r"embeddings\.position_ids$",),
     ),
 }

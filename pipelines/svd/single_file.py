@@ -55,41 +55,41 @@ _CLIP_OUTER = {
 }
 
 
-def find_unet(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Recipe:
+def find_unet(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Recipe:
     """The UNet's parts of a released file."""
-    resnets = {name.split(".")[3] for name in wanted if name.startswith("down_blocks.0.resnets.")}
-    return _found({name: UNET + unet_name(name, len(resnets)) for name in wanted}, held, wanted)
+    resnets = {name.split(".")[3] for name in expected if name.startswith("down_blocks.0.resnets.")}
+    return _found({name: UNET + unet_name(name, len(resnets)) for name in expected}, stored, expected)
 
 
-def find_vae(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Recipe:
+def find_vae(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Recipe:
     """The autoencoder's parts of a released file: the encoder is the one that conditions on the image."""
-    levels = {name.split(".")[2] for name in wanted if name.startswith("decoder.up_blocks.")}
-    return _found({name: vae_name(name, len(levels)) for name in wanted}, held, wanted)
+    levels = {name.split(".")[2] for name in expected if name.startswith("decoder.up_blocks.")}
+    return _found({name: vae_name(name, len(levels)) for name in expected}, stored, expected)
 
 
-def find_clip(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Recipe:
+def find_clip(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Recipe:
     """The parts of CLIP's vision tower: open_clip keeps the three projections of attention in one tensor."""
     parts: dict[str, Part] = {}
-    for name in wanted:
+    for name in expected:
         if name == "visual_projection.weight":
-            released, take = f"{CLIP}proj", _transposed
+            released, transform = f"{CLIP}proj", _transposed
         elif match := re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(\w+)", name):
             layer, part, what = match.groups()
             released = f"{CLIP}transformer.resblocks.{layer}.attn.in_proj_{what}"
-            take = partial(_third, "qkv".index(part))
+            transform = partial(_third, "qkv".index(part))
         else:
-            released, take = CLIP + clip_name(name), _as_it_is
-        if released in held:
-            parts[name] = Part(released, take)
+            released, transform = CLIP + clip_name(name), _as_it_is
+        if released in stored:
+            parts[name] = Part(released, transform)
     return parts
 
 
-def _found(names: Mapping[str, str], held: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Recipe:
+def _found(names: Mapping[str, str], stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Recipe:
     # Some of diffusers' linear layers are convolutions of size one in the original, with the same numbers.
     return {
-        name: Part(released, partial(_reshaped, tuple(wanted[name].shape)))
+        name: Part(released, partial(_reshaped, tuple(expected[name].shape)))
         for name, released in names.items()
-        if released in held
+        if released in stored
     }
 
 

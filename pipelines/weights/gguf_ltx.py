@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.weights.gguf_network import GGUFLayout
 from pipelines.weights.header import Header
-from pipelines.weights.recipe import Layout, Part, Recipe, Subject
+from pipelines.weights.recipe import Layout, Part, Recipe, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _find(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Recipe:
+def _find(stored: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Recipe:
     from diffusers.loaders.single_file_utils import convert_ltx_transformer_checkpoint_to_diffusers as convert
 
-    renamed = convert({name: name for name in held})  # it only renames
-    return {name: Part(original) for name, original in renamed.items() if name in wanted}
+    renamed = convert({name: name for name in stored})  # it only renames
+    return {name: Part(original) for name, original in renamed.items() if name in expected}
 
 
-def _check(header: Header, network: Any, subject: Subject) -> str | None:  # noqa: ARG001
+def _check(header: Header, network: Any, target: Target) -> str | None:  # noqa: ARG001
     vae = next((name for name in header.entries if name.startswith("vae.")), None)
     if vae is None:
         return None

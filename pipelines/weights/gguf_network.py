@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pipelines.errors import WeightsUnavailable
 from pipelines.weights.gguf_file import PLAIN, open_gguf
 from pipelines.weights.header import Header
-from pipelines.weights.network import Empty, dtype_of
-from pipelines.weights.recipe import Layout, Recipe, Subject, make_recipe
+from pipelines.weights.network import MetaNetwork, dtype_of
+from pipelines.weights.recipe import Layout, Recipe, Target, make_recipe
 
 if TYPE_CHECKING:
     import torch
@@ -44,15 +44,15 @@ class GGUFLayout:
     layout: Layout
     example: str
     """The name of a file that would do."""
-    left_aside: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
     """Patterns of names that files have and the network does not need."""
-    check: Callable[[Header, Any, Subject], str | None] = lambda header, network, subject: None  # noqa: ARG005
+    check: Callable[[Header, Any, Target], str | None] = lambda header, network, target: None  # noqa: ARG005
     """What else is wrong, in a sentence."""
     finish: Callable[[Any], None] = lambda network: None  # noqa: ARG005
     """Makes the filled network fit for packed weights."""
 
 
-def make_gguf_recipe(gguf: GGUFLayout, header: Header, empty: Empty, subject: Subject) -> Recipe:
+def make_gguf_recipe(gguf: GGUFLayout, header: Header, meta: MetaNetwork, target: Target) -> Recipe:
     """Find every tensor that a network wants in a GGUF file, from the header alone.
 
     Raises:
@@ -60,20 +60,21 @@ def make_gguf_recipe(gguf: GGUFLayout, header: Header, empty: Empty, subject: Su
     """
     architecture = header.metadata.get(ARCHITECTURE, "")
     if architecture not in gguf.architectures:
-        held = TITLES.get(architecture, f"a model of the architecture {architecture!r}")
+        content = TITLES.get(architecture, f"a model of the architecture {architecture!r}")
         raise WeightsUnavailable(
-            f"{header.title} holds {held}, not {gguf.title}: name a file such as {gguf.example} for {subject.component}"
+            f"{header.title} holds {content}, not {gguf.title}: name a file such as {gguf.example} for "
+            f"{target.component}"
         )
-    if (problem := gguf.check(header, empty.network, subject)) is not None:
+    if (problem := gguf.check(header, meta.network, target)) is not None:
         raise WeightsUnavailable(problem)
     # The recipe judges names and shapes; that each type can be read, the header's reader has checked.
     numbers = {name: replace(entry, dtype="F32") for name, entry in header.entries.items()}
-    subject = replace(subject, left_aside=(*subject.left_aside, *gguf.left_aside))
-    return make_recipe(replace(header, entries=numbers), empty.wanted, gguf.layout, subject)
+    target = replace(target, ignored=(*target.ignored, *gguf.ignored))
+    return make_recipe(replace(header, entries=numbers), meta.expected, gguf.layout, target)
 
 
 def load_gguf(
-    gguf: GGUFLayout, header: Header, empty: Empty, recipe: Recipe, *, dtype: torch.dtype, device: torch.device
+    gguf: GGUFLayout, header: Header, meta: MetaNetwork, recipe: Recipe, *, dtype: torch.dtype, device: torch.device
 ) -> Any:
     """Fill a network by its recipe, ready for inference in `dtype`.
 
@@ -82,7 +83,7 @@ def load_gguf(
     """
     from torch import nn
 
-    network = empty.network
+    network = meta.network
     reader = open_gguf(header.files[0])
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     packed: dict[str, nn.Module] = {}
@@ -95,7 +96,7 @@ def load_gguf(
         else:
             trainable = getattr(module, leaf).requires_grad
             setattr(module, leaf, nn.Parameter(_numbers(tensor, kept, device), requires_grad=trainable))
-    _tie(empty, packed)
+    _tie(meta, packed)
     gguf.finish(network)
     left = [name for name, each in network.state_dict().items() if each.is_meta]
     assert not left, f"{left[0]} was not filled"
@@ -138,13 +139,13 @@ def _numbers(tensor: ReaderTensor, dtype: torch.dtype, device: torch.device) -> 
     return numbers
 
 
-def _tie(empty: Empty, packed: dict[str, nn.Module]) -> None:
+def _tie(meta: MetaNetwork, packed: dict[str, nn.Module]) -> None:
     """Give a filled tensor to the other modules that use it."""
-    for name, first in empty.tied.items():
+    for name, first in meta.tied.items():
         path, _, leaf = name.rpartition(".")
         first_path, _, first_leaf = first.rpartition(".")
         if first_path in packed:
-            empty.network.set_submodule(path, packed[first_path])
+            meta.network.set_submodule(path, packed[first_path])
         else:
-            weight = getattr(empty.network.get_submodule(first_path), first_leaf)
-            setattr(empty.network.get_submodule(path), leaf, weight)
+            weight = getattr(meta.network.get_submodule(first_path), first_leaf)
+            setattr(meta.network.get_submodule(path), leaf, weight)

@@ -18,8 +18,8 @@ from pipelines.weights.gguf_file import read_gguf_header
 from pipelines.weights.gguf_network import GGUFLayout, load_gguf, make_gguf_recipe
 from pipelines.weights.header import Header, read_header
 from pipelines.weights.located import located
-from pipelines.weights.network import Empty, build_empty, dtype_of
-from pipelines.weights.recipe import Part, Recipe, Subject, make_recipe
+from pipelines.weights.network import MetaNetwork, build_on_meta, dtype_of
+from pipelines.weights.recipe import Part, Recipe, Target, make_recipe
 
 if TYPE_CHECKING:
     import torch
@@ -57,14 +57,14 @@ def check_network(card: CheckpointCard, component: Component) -> None:
 class Prepared:
     """A network on the meta device, and how each of its tensors is made of its files."""
 
-    empty: Empty
+    meta: MetaNetwork
     header: Header
     recipe: Recipe
     gguf: GGUFLayout | None = None
 
     def less(self, part: str) -> Prepared:
         """The same without a part of the network."""
-        delattr(self.empty.network, part)
+        delattr(self.meta.network, part)
         return replace(
             self, recipe={name: each for name, each in self.recipe.items() if not name.startswith(f"{part}.")}
         )
@@ -74,8 +74,8 @@ class Prepared:
         from safetensors import safe_open
 
         if self.gguf is not None:
-            return load_gguf(self.gguf, self.header, self.empty, self.recipe, dtype=dtype, device=device)
-        module: Any = self.empty.network
+            return load_gguf(self.gguf, self.header, self.meta, self.recipe, dtype=dtype, device=device)
+        module: Any = self.meta.network
         with ExitStack() as stack:
             files = {path: stack.enter_context(safe_open(path, framework="pt")) for path in self.header.files}
 
@@ -88,9 +88,9 @@ class Prepared:
                 name: _made(part, read).to(device, dtype_of(module, name, dtype), copy=True).contiguous()
                 for name, part in self.recipe.items()
             }
-        state |= {name: state[first] for name, first in self.empty.tied.items()}
+        state |= {name: state[first] for name, first in self.meta.tied.items()}
         module.load_state_dict(state, strict=True, assign=True)
-        if self.empty.tied:
+        if self.meta.tied:
             module.tie_weights()
         # Parameters keep requiring gradients, as in a diffusers pipeline: torch.matmul folds a batch depending on that
         # flag, even where nothing is recorded, and the other kernel gives different bits.
@@ -116,14 +116,14 @@ def prepare_by(header: Header, card: CheckpointCard, component: Component, *, fo
         WeightsUnavailable: the files are not exactly this network.
     """
     network = card.networks()[component]
-    empty = build_empty(network, folder, component)
-    subject = Subject(component, str(folder), network.left_aside)
+    meta = build_on_meta(network, folder, component)
+    target = Target(component, str(folder), network.ignored)
     if network.gguf is not None and header.files[0].suffix.lower() == GGUF:
-        return Prepared(empty, header, make_gguf_recipe(network.gguf, header, empty, subject), network.gguf)
-    recipe = make_recipe(header, empty.wanted, network.file if single else network.folder, subject)
+        return Prepared(meta, header, make_gguf_recipe(network.gguf, header, meta, target), network.gguf)
+    recipe = make_recipe(header, meta.expected, network.file if single else network.folder, target)
     if (contradiction := network.contradiction(card, header.metadata)) is not None:
         raise WeightsUnavailable(f"{header.title} contradicts the card of {card.id}: {contradiction}; correct the card")
-    return Prepared(empty, header, recipe)
+    return Prepared(meta, header, recipe)
 
 
 def _made(part: Part, read: Callable[[str], Tensor]) -> Tensor:
@@ -132,4 +132,4 @@ def _made(part: Part, read: Callable[[str], Tensor]) -> Tensor:
     tensor = read(part.name)
     if part.scale is not None:
         tensor = tensor.to(torch.float32) * read(part.scale).to(torch.float32)
-    return part.take(tensor)
+    return part.transform(tensor)

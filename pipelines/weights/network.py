@@ -30,24 +30,24 @@ class Network:
     """How the makers' single file holds it."""
     gguf: GGUFLayout | None = None
     """How a GGUF file holds it; None where none can."""
-    left_aside: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
     """Patterns of names that files have and the network does not need."""
     contradiction: Callable[[Any, Mapping[str, str]], str | None] = lambda card, metadata: None  # noqa: ARG005
     """Where a file's metadata and the card differ, with both values."""
 
 
 @dataclass(frozen=True, slots=True)
-class Empty:
+class MetaNetwork:
     """A network on the meta device, and the tensors that it wants."""
 
     network: nn.Module
-    wanted: Mapping[str, Tensor]
+    expected: Mapping[str, Tensor]
     """Every parameter and stored buffer once, by its first name."""
     tied: Mapping[str, str]
-    """Further names of wanted tensors."""
+    """Further names of expected tensors."""
 
 
-def build_empty(network: Network, folder: Path, component: str) -> Empty:
+def build_on_meta(network: Network, folder: Path, component: str) -> MetaNetwork:
     """Build a component's network from `folder/component/config.json`, without memory for its weights.
 
     Raises:
@@ -70,8 +70,8 @@ def build_empty(network: Network, folder: Path, component: str) -> Empty:
     except (TypeError, ValueError, KeyError, NotImplementedError) as error:
         raise WeightsUnavailable(f"{folder / component / 'config.json'} makes no {kind.__name__}: {error}") from error
     tied: dict[str, str] = dict(getattr(kind, "_tied_weights_keys", None) or {})
-    wanted = {name: tensor for name, tensor in module.state_dict().items() if name not in tied}
-    return Empty(module, {name: tensor.to("meta") for name, tensor in wanted.items()}, tied)
+    expected = {name: tensor for name, tensor in module.state_dict().items() if name not in tied}
+    return MetaNetwork(module, {name: tensor.to("meta") for name, tensor in expected.items()}, tied)
 
 
 def dtype_of(module: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:

@@ -29,7 +29,7 @@ class Part:
     """How one tensor of a network is made of one in the files."""
 
     name: str
-    take: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    transform: Callable[[Tensor], Tensor] = lambda tensor: tensor
     """Applied to the tensor of that name: a transposition, a third of it, another shape."""
     scale: str | None = None
     """The name of the number by which the tensor is multiplied, for an fp8 tensor that was scaled."""
@@ -50,43 +50,43 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class Target:
     """What is being filled, in words."""
 
     component: str
     config: str
     """Where its configuration is."""
-    left_aside: Collection[str] = ()
+    ignored: Collection[str] = ()
     """Patterns of names in the files that are not needed."""
 
 
-AS_NAMED = Layout(lambda held, wanted: {name: Part(name) for name in wanted if name in held})
+AS_NAMED = Layout(lambda stored, expected: {name: Part(name) for name in expected if name in stored})
 """The layout of a diffusers folder: the file's names are the network's."""
 
 
-def make_recipe(header: Header, wanted: Mapping[str, Tensor], layout: Layout, subject: Subject) -> Recipe:
+def make_recipe(header: Header, expected: Mapping[str, Tensor], layout: Layout, target: Target) -> Recipe:
     """Find every tensor that a network wants, and a use for every tensor that the files hold.
 
     Args:
-        wanted: the network's tensors, on the meta device.
+        expected: the network's tensors, on the meta device.
 
     Raises:
         WeightsUnavailable: one is missing, left over or of another shape; the sentence says what the file is.
     """
     scales = _scales(header)
-    held = _without_contents(header, besides={*scales.values(), *filter(SCALED_BESIDES.search, header.entries)})
-    held = {name: held[name] for name in layout.own(held)}
-    found = layout.find(held, wanted)
-    recipe = {name: Part(part.name, part.take, scales.get(part.name)) for name, part in found.items()}
-    missing = [name for name in wanted if name not in recipe]
+    stored = _without_contents(header, besides={*scales.values(), *filter(SCALED_BESIDES.search, header.entries)})
+    stored = {name: stored[name] for name in layout.own(stored)}
+    found = layout.find(stored, expected)
+    recipe = {name: Part(part.name, part.transform, scales.get(part.name)) for name, part in found.items()}
+    missing = [name for name in expected if name not in recipe]
     used = {part.name for part in recipe.values()}
-    left_over = [
-        name for name in held if name not in used and not any(re.search(each, name) for each in subject.left_aside)
+    unexpected = [
+        name for name in stored if name not in used and not any(re.search(each, name) for each in target.ignored)
     ]
     if not header.entries:
         raise WeightsUnavailable(f"{header.title} has no tensors in it: fetch it again")
-    if missing or left_over:
-        raise WeightsUnavailable(f"{header.title} {_difference(header, wanted, missing, left_over, subject)}")
+    if missing or unexpected:
+        raise WeightsUnavailable(f"{header.title} {_difference(header, expected, missing, unexpected, target)}")
     for name, part in recipe.items():
         if header.entries[part.name].dtype not in FLOATS:
             dtype = header.entries[part.name].dtype
@@ -94,11 +94,11 @@ def make_recipe(header: Header, wanted: Mapping[str, Tensor], layout: Layout, su
                 f"{header.title}: {part.name} is {dtype}, a quantisation that cannot be read here; take the release's "
                 f"own file, its fp8 file, or a GGUF"
             )
-        shape, expected = _shape(part, held), tuple(wanted[name].shape)
-        if shape != expected:
+        shape, right = _shape(part, stored), tuple(expected[name].shape)
+        if shape != right:
             raise WeightsUnavailable(
-                f"{header.title} is of another version than the configuration in {subject.config}: {part.name} has the "
-                f"shape {list(header.entries[part.name].shape)}, not {list(expected)}; take both of one release"
+                f"{header.title} is of another version than the configuration in {target.config}: {part.name} has the "
+                f"shape {list(header.entries[part.name].shape)}, not {list(right)}; take both of one release"
             )
     return recipe
 
@@ -125,30 +125,30 @@ def _without_contents(header: Header, besides: Collection[str]) -> dict[str, Ten
     return {name: torch.empty(header.entries[name].shape, device="meta") for name in names}
 
 
-def _shape(part: Part, held: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+def _shape(part: Part, stored: Mapping[str, Tensor]) -> tuple[int, ...] | None:
     try:
-        return tuple(part.take(held[part.name]).shape)
+        return tuple(part.transform(stored[part.name]).shape)
     except (RuntimeError, ValueError):  # it cannot be taken of this shape
         return None
 
 
 def _difference(
-    header: Header, wanted: Mapping[str, Tensor], missing: list[str], left_over: list[str], subject: Subject
+    header: Header, expected: Mapping[str, Tensor], missing: list[str], unexpected: list[str], target: Target
 ) -> str:
     """The rest of a sentence that begins with the file: how it differs, and what to do."""
-    names, component = header.entries, subject.component
+    names, component = header.entries, target.component
     if sum(bool(LORA.search(name)) for name in names) > len(names) / 2:
         return f"is a LoRA, which changes a model and is none: name the model's own file for {component}"
     prefix = _common_prefix(names)
-    if prefix and any(name.removeprefix(prefix) in wanted for name in names):
+    if prefix and any(name.removeprefix(prefix) in expected for name in names):
         return f"has the {component} under names that begin with {prefix!r}: save its tensors without that prefix"
-    if len(missing) == len(wanted):
+    if len(missing) == len(expected):
         kind = _kind(names)
         return f"holds no {component}{f'; it is {kind}' if kind else ''}: name the file or folder that does"
-    lack = f"lacks {len(missing)} of the {component}'s {len(wanted)} tensors, such as {missing[0]}" if missing else ""
-    extra = f"has {len(left_over)} tensors too many, such as {left_over[0]}" if left_over else ""
-    versions = f"of another version than the configuration in {subject.config}; take both of one release"
-    if missing and left_over:
+    lack = f"lacks {len(missing)} of the {component}'s {len(expected)} tensors, such as {missing[0]}" if missing else ""
+    extra = f"has {len(unexpected)} tensors too many, such as {unexpected[0]}" if unexpected else ""
+    versions = f"of another version than the configuration in {target.config}; take both of one release"
+    if missing and unexpected:
         return f"{lack}, and {extra}: it is {versions}"
     return f"{lack}: it is not whole, or {versions}" if missing else f"{extra}: it is {versions}"
 

@@ -31,8 +31,8 @@ from pipelines.weights.gguf_ltx import LTX_GGUF
 from pipelines.weights.gguf_modules import NUMBERS_AT_ONCE, PackedEmbedding, PackedLinear
 from pipelines.weights.gguf_network import GGUFLayout, load_gguf, make_gguf_recipe
 from pipelines.weights.gguf_t5 import T5_GGUF
-from pipelines.weights.network import Empty, Network, build_empty
-from pipelines.weights.recipe import Recipe, Subject
+from pipelines.weights.network import MetaNetwork, Network, build_on_meta
+from pipelines.weights.recipe import Recipe, Target
 from tests.harness.gguf_files import QUANTISED, Kind, Stored, mixed, random_blocks, stored, t5_name, write_gguf
 
 CPU = torch.device("cpu")
@@ -66,17 +66,17 @@ class Checkpoint:
         self.folder, self.component, self.kind, self.gguf = folder, component, kind, gguf
         (folder / component).mkdir(parents=True, exist_ok=True)
         (folder / component / "config.json").write_text(json.dumps(config))
-        self.subject = Subject(component, str(folder))
+        self.target = Target(component, str(folder))
 
-    def empty(self) -> Empty:
-        return build_empty(Network(lambda: self.kind), self.folder, self.component)
+    def empty(self) -> MetaNetwork:
+        return build_on_meta(Network(lambda: self.kind), self.folder, self.component)
 
     def recipe(self, path: Path) -> Recipe:
-        return make_gguf_recipe(self.gguf, read_gguf_header(path), self.empty(), self.subject)
+        return make_gguf_recipe(self.gguf, read_gguf_header(path), self.empty(), self.target)
 
     def load(self, path: Path, dtype: torch.dtype = torch.float32) -> Any:
         header, empty = read_gguf_header(path), self.empty()
-        recipe = make_gguf_recipe(self.gguf, header, empty, self.subject)
+        recipe = make_gguf_recipe(self.gguf, header, empty, self.target)
         return load_gguf(self.gguf, header, empty, recipe, dtype=dtype, device=CPU)
 
     def refusal(self, path: Path) -> str:
@@ -260,7 +260,7 @@ def test_a_text_encoder_of_the_real_size_is_judged_without_reading_it(tmp_path: 
     t5 = Checkpoint(tmp_path, "text_encoder", T5EncoderModel, T5_XXL, T5_GGUF)
     writer = GGUFWriter(tmp_path / "t5.gguf", "t5encoder")
     size = 0
-    for name, tensor in t5.empty().wanted.items():
+    for name, tensor in t5.empty().expected.items():
         kind, shape = (Kind.F32, tuple(tensor.shape)) if tensor.ndim == 1 else (Kind.Q8_0, tuple(tensor.shape))
         count = tensor.numel() * 4 if tensor.ndim == 1 else tensor.numel() // 32 * 34
         writer.add_tensor_info(
@@ -464,7 +464,7 @@ def test_all_of_a_transformer_may_be_quantised_or_bfloat16(ltx: Checkpoint, tmp_
     """Its tables, norms and biases become numbers, whatever type they have."""
     torch.manual_seed(0)
     tensors = {}
-    for (name, tensor), expected in zip(ltx_tensors(Kind.Q8_0).items(), ltx.empty().wanted.values(), strict=True):
+    for (name, tensor), expected in zip(ltx_tensors(Kind.Q8_0).items(), ltx.empty().expected.values(), strict=True):
         numbers = torch.randn(expected.shape).numpy() * 0.05
         kind = Kind.Q8_0 if tensor.shape[-1] % 32 == 0 and "table" not in name else Kind.BF16
         tensors[name] = stored(numbers, kind)
@@ -612,7 +612,7 @@ def test_an_autoencoder_in_the_same_file(ltx: Checkpoint, tmp_path: Path) -> Non
 def test_a_file_that_changes_between_check_and_load(t5: Checkpoint, tmp_path: Path) -> None:
     path = t5_file(tmp_path, Kind.Q8_0)
     header, empty = read_gguf_header(path), t5.empty()
-    recipe = make_gguf_recipe(T5_GGUF, header, empty, t5.subject)
+    recipe = make_gguf_recipe(T5_GGUF, header, empty, t5.target)
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(WeightsUnavailable, match="is cut short at 1 MB, or damaged"):
         load_gguf(T5_GGUF, replace(header), empty, recipe, dtype=torch.float32, device=CPU)
