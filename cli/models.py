@@ -14,7 +14,7 @@ from cli.pins import move_pins, recorded_commits
 from pipelines.card import CheckpointCard, Component, ModelCard
 from pipelines.catalogue import get_card, load_catalogue
 from pipelines.weights.located import missing
-from pipelines.weights.origin import gigabytes, origins
+from pipelines.weights.origin import download_gb, origins
 from pipelines.weights.pin import Commits, pin_known
 
 
@@ -26,7 +26,7 @@ class Entry:
     name: str
     family: str
     license: str
-    gigabytes: float | None
+    download_gb: float | None
     """What is fetched for it, in 10^9 bytes, where the card says so."""
     source: dict[Component, dict[str, str]]
     """Where each component is from."""
@@ -68,7 +68,7 @@ def entry(card: ModelCard, commits: Commits) -> Entry:
         for component in loaded.all_components():
             if (lack := missing(loaded, component)) is not None:
                 lacks[component] = f"{lack.place}: {lack.what}"
-    return Entry(card.id, card.name, card.family, card.license, gigabytes(card), origins(card, commits), lacks)
+    return Entry(card.id, card.name, card.family, card.license, download_gb(card), origins(card, commits), lacks)
 
 
 def _table(entries: list[Entry]) -> Table:
@@ -76,7 +76,7 @@ def _table(entries: list[Entry]) -> Table:
     table.columns[0].no_wrap = True
     table.columns[3].overflow = "fold"  # a path or a commit that is cut short is of no use
     for each in entries:
-        size = "" if each.gigabytes is None else f"{each.gigabytes:g}"
+        size = "" if each.download_gb is None else f"{each.download_gb:g}"
         whole = "nothing" if each.source else ""
         lacks = "everything" if each.missing.keys() == each.source.keys() != set() else ", ".join(each.missing)
         places = dict.fromkeys(_place(source) for source in each.source.values())

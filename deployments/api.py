@@ -24,6 +24,7 @@ from deployments.http.auth import Authenticator, Caller, bearer, caller_of
 from deployments.http.body import read_body, read_file
 from deployments.http.error_handler import install
 from deployments.http.errors import NotFound, NotImplementedHere, NotReady
+from deployments.http.failed_starts import FailedStarts
 from deployments.http.openapi import answers, binary, create_body, describe, file_body, json_body
 from deployments.http.queue_view import QueueView
 from deployments.http.readiness import Readiness, readiness
@@ -52,6 +53,8 @@ T = TypeVar("T")
 
 AT_ONCE = 16
 """The number of requests that may wait for the artifact store at once."""
+PROBES_AT_ONCE = 4
+"""The number of load balancers' and people's probes of `/readyz` that are answered at once."""
 
 # How long a client should wait before it polls again: short at first, then longer, since each poll takes a little of
 # the CPU time that a render on a CPU needs.
@@ -107,8 +110,10 @@ class Api:
         database = open_database(database_url())
         self.jobs = JobStore(database)
         self.deployments = deployment_names(self.cards)
-        self.stage_failures, self.pins = StageFailures(database), Pins(database)
+        self.failed_starts, self.pins = FailedStarts(StageFailures(database)), Pins(database)
         self.files = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="files")
+        # Requests that hang at a job store that is away may hold all of the usual threads.
+        self.probes = ThreadPoolExecutor(PROBES_AT_ONCE, thread_name_prefix="probes")
         self.uploads = Uploads(settings, database, self.store)
         self.submission = Submission(settings, database, self.store, self.uploads, self.files)
         self.queue = QueueView(self.jobs)
@@ -280,7 +285,7 @@ class Api:
 
         A stage that load scaled to zero counts as ready.
         """
-        now = await asyncio.to_thread(self._readiness)
+        now = await asyncio.get_running_loop().run_in_executor(self.probes, self._readiness)
         response.status_code = 200 if now.status == "ready" else 503
         return {"status": now.status, "waiting_for": now.loading, "cannot_start": now.cannot_start}
 
@@ -315,7 +320,7 @@ class Api:
         return job
 
     def _readiness(self) -> Readiness:
-        return readiness(self.deployments, self.stage_failures)
+        return readiness(self.deployments, self.failed_starts)
 
     def _commits(self) -> Commits:
         """The commits that are recorded; none while the job store cannot be reached, as it is not needed otherwise."""

@@ -1,7 +1,8 @@
 """Which stages can take a call, which still load, and which cannot start: from Serve's own status and the job store.
 
-A model can be served when none of its stages still loads or cannot start. The service is ready when nothing loads and
-at least one model can be served: a broken checkpoint takes down its own models only.
+A model can be served unless a stage of it cannot start, so that its jobs fail; while a stage loads, they wait for it.
+The service is ready when nothing loads and at least one model can be served: a broken checkpoint takes down its own
+models only, and a replica that fails where others work takes down none.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview, Replica
 
 from deployments.application import look
 from deployments.configuration.names import ALWAYS, APPLICATION
-from jobs.database import UNREACHABLE
-from jobs.stage_failures import GIVEN_UP_AT, StageFailure, StageFailures
+from deployments.http.failed_starts import FailedStarts
+from jobs.stage_failures import GIVEN_UP_AT, StageFailure
 from pipelines.stages import Stage
 
 
@@ -27,9 +28,12 @@ class Readiness:
     loading: tuple[str, ...]
     """The deployments that cannot take a call yet."""
     cannot_start: Mapping[str, str]
-    """Why: of the deployments that refuse their calls, and of those that still load but have failed already."""
+    """Why: of the deployments that refuse their calls, and of those of which a replica has failed to start.
+
+    The latter still load, or other replicas of them work: the fault may be one node's.
+    """
     unavailable: Mapping[str, str]
-    """The models that cannot be served as it is, with the reason."""
+    """The models whose jobs fail, since a stage refuses its calls, with the reason."""
     models: int
     """How many models the service has."""
 
@@ -40,8 +44,8 @@ class Readiness:
         return "ready" if len(self.unavailable) < self.models else "unavailable"
 
 
-def readiness(names: Mapping[str, Mapping[Stage, str]], failures: StageFailures) -> Readiness:
-    """Ask Serve and the job store. Blocks.
+def readiness(names: Mapping[str, Mapping[Stage, str]], failures: FailedStarts) -> Readiness:
+    """Ask Serve and the job store. Blocks, for the latter no longer than a probe may take.
 
     Args:
         names: the deployment of each stage of each model.
@@ -49,10 +53,7 @@ def readiness(names: Mapping[str, Mapping[Stage, str]], failures: StageFailures)
     application = serve.status().applications.get(APPLICATION)
     if application is None:
         return Readiness(("application",), {}, {}, len(names))
-    try:
-        failed = failures.all(deployed_at=application.last_deployed_time_s)
-    except UNREACHABLE:
-        failed = {}  # then Serve's own status is all that is known
+    failed = failures.all(deployed_at=application.last_deployed_time_s)
     # Only here is it of interest which replicas run: the controller answers this less quickly.
     running = look().running if any(each.refusing for each in failed.values()) else {}
     return judge(application.deployments, failed, running, names)
@@ -68,24 +69,26 @@ def judge(
 
     Args:
         deployments: Serve's status of each.
-        failed: those whose last start failed.
+        failed: those of which a replica failed to start, and no other has started since.
         running: the replicas of each that run, at least of those that have some that refuse.
         names: the deployment of each stage of each model.
     """
     loading: list[str] = []
     cannot_start: dict[str, str] = {}
+    refusing: dict[str, str] = {}
     unavailable: dict[str, str] = {}
     for name, deployment in sorted(deployments.items()):
         failure = failed.get(name)
         if refuses(deployment, failure, running.get(name, frozenset())):
-            cannot_start[name] = _reason(name, deployment, failure)
-        elif not is_ready(deployment):
+            cannot_start[name] = refusing[name] = _reason(name, deployment, failure)
+            continue
+        if failure is not None:
+            cannot_start[name] = failure.message
+        if not is_ready(deployment):
             loading.append(name)
-            if failure is not None:
-                cannot_start[name] = failure.message
     for model, stages in names.items():
         needed = (*stages.values(), *ALWAYS)
-        if (reason := next((cannot_start[name] for name in needed if name in cannot_start), None)) is not None:
+        if (reason := next((refusing[name] for name in needed if name in refusing), None)) is not None:
             unavailable[model] = reason
     return Readiness(tuple(loading), cannot_start, unavailable, len(names))
 

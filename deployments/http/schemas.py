@@ -16,7 +16,7 @@ from pipelines.card import ModelCard, RequestFields
 from pipelines.errors import InvalidRequest
 from pipelines.output import OutputFields
 from pipelines.requests import GenerationRequest, with_family_fields
-from pipelines.weights.origin import gigabytes, origins
+from pipelines.weights.origin import download_gb, origins
 from pipelines.weights.pin import Commits
 
 
@@ -182,10 +182,10 @@ class Model(BaseModel):
     license: str
     source: dict[str, dict[str, str]]
     """Where each component's weights are from: a folder, a file, or a repository of the hub with its commit."""
-    gigabytes: float | None
-    """What the weights take, where that is known."""
+    download_gb: float | None
+    """What is fetched for it, in 10^9 bytes, where its card says so."""
     available: bool
-    """False when a stage of it cannot start, so that its jobs fail."""
+    """False when a stage of it was given up, so that its jobs fail. While one loads or is tried again, they wait."""
     unavailable_reason: str | None
     limits: dict[str, Any]
     defaults: dict[str, Any]
@@ -195,7 +195,7 @@ class Model(BaseModel):
         limits = {**card.limits.model_dump(), "frames_multiple": card.compression.temporal}
         return cls(
             id=card.id, name=card.name, family=card.family, license=card.license, source=origins(card, commits),
-            gigabytes=gigabytes(card), available=unavailable_reason is None, unavailable_reason=unavailable_reason,
+            download_gb=download_gb(card), available=unavailable_reason is None, unavailable_reason=unavailable_reason,
             limits=limits, defaults=card.defaults.model_dump(exclude_none=True),
         )  # fmt: skip
 

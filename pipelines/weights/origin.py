@@ -17,7 +17,7 @@ def origins(card: ModelCard, commits: Commits) -> dict[Component, dict[str, str]
     return {component: _origin(card, component, commits) for component in card.all_components()}
 
 
-def gigabytes(card: ModelCard) -> float | None:
+def download_gb(card: ModelCard) -> float | None:
     """What is fetched for a model, in 10^9 bytes, where its card says so."""
     return card.download_gb if isinstance(card, CheckpointCard) else None
 

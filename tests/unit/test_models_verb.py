@@ -180,7 +180,7 @@ def test_json_has_everything(hub: Hub, away: set[Component]) -> None:
     away.add("vae")
     (model,) = json.loads(shown(on_the_hub(), as_json=True)[1])
     assert model["id"] == "ltx-tiny"
-    assert (model["family"], model["license"], model["gigabytes"]) == ("ltx", "Apache-2.0", 9.5)
+    assert (model["family"], model["license"], model["download_gb"]) == ("ltx", "Apache-2.0", 9.5)
     assert model["missing"] == {"vae": "maker/model: none of its files"}
     assert model["source"]["vae"] == {"repo": "maker/model", "commit": ONE}
     assert model["source"]["tokenizer"] == {"repo": "maker/t5", "revision": "v1", "commit": ONE}

@@ -11,7 +11,7 @@ from pipelines import paths
 from pipelines.card import CheckpointCard, ModelCard
 from pipelines.catalogue import get_card
 from pipelines.weights import pin as pin_module
-from pipelines.weights.origin import gigabytes, origins
+from pipelines.weights.origin import download_gb, origins
 from pipelines.weights.pin import hub_config, is_commit, pin, pin_known, unpinned
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -134,7 +134,7 @@ def test_where_each_component_is_from() -> None:
 
 def test_how_large_it_is_where_the_card_says_it() -> None:
     def sized(model: ModelCard, **update: float) -> float | None:
-        return gigabytes(model.model_copy(update=update))
+        return download_gb(model.model_copy(update=update))
 
     assert sized(get_card("ltx-tiny"), download_gb=9.5) == 9.5
     assert sized(get_card("simulated")) is None

@@ -73,6 +73,7 @@ def test_the_first_failure_is_told_while_it_is_tried_again() -> None:
     now = judged({"Denoiser-a": failure(1)}, Denoiser_a=overview(UPDATING, STARTS))
     assert (now.status, now.loading) == ("loading", ("Denoiser-a",))
     assert now.cannot_start == {"Denoiser-a": "the file is broken"}
+    assert now.unavailable == {}, "its jobs wait"
 
 
 def test_a_stage_that_refuses_takes_down_its_own_models_only() -> None:
@@ -92,11 +93,16 @@ def test_a_stage_that_all_models_share_takes_down_all_of_them() -> None:
     assert still.status == "loading"
 
 
-def test_a_stage_with_a_replica_that_works_is_ready() -> None:
+TOLD = Readiness((), {"Denoiser-a": "the file is broken"}, {}, 2)
+"""A fault of one node: it is told, and takes down no model."""
+
+
+def test_a_stage_with_a_replica_that_works_is_ready_and_the_failure_of_another_is_told() -> None:
     now = judged({"Denoiser-a": failure(7, "r1")}, {"Denoiser-a": frozenset({"r1", "r2"})})
-    assert now == Readiness((), {}, {}, 2)
-    alone = judged({"Denoiser-a": failure(7, "r0")}, {"Denoiser-a": frozenset({"r2"})})
-    assert alone == Readiness((), {}, {}, 2), "the one that refused is gone"
+    assert (now, now.status) == (TOLD, "ready")
+    assert judged({"Denoiser-a": failure(7, "r0")}, {"Denoiser-a": frozenset({"r2"})}) == TOLD
+    for status in (UPDATING, DeploymentStatus.UNHEALTHY, DeploymentStatus.UPSCALING):
+        assert judged({"Denoiser-a": failure(1)}, Denoiser_a=overview(status, RUNS | STARTS)) == TOLD
 
 
 def test_a_stage_whose_replicas_are_not_known_is_taken_to_work() -> None:
@@ -107,7 +113,7 @@ def test_a_stage_whose_replicas_are_not_known_is_taken_to_work() -> None:
 def test_a_stage_at_zero_that_had_been_given_up_cannot_start() -> None:
     at_zero = overview(HEALTHY, {})
     assert judged({"Denoiser-a": failure(GIVEN_UP_AT, "r1")}, Denoiser_a=at_zero).unavailable.keys() == {"a"}
-    assert judged({"Denoiser-a": failure(GIVEN_UP_AT - 1)}, Denoiser_a=at_zero) == Readiness((), {}, {}, 2)
+    assert judged({"Denoiser-a": failure(GIVEN_UP_AT - 1)}, Denoiser_a=at_zero) == TOLD
 
 
 def test_what_serve_has_given_up_does_not_load_any_more() -> None:
@@ -126,7 +132,7 @@ def test_what_serve_has_given_up_does_not_load_any_more() -> None:
 
 
 def test_an_update_that_was_given_up_leaves_the_replicas_that_run() -> None:
-    assert judged({"Denoiser-a": failure(3)}, Denoiser_a=overview(FAILED, RUNS)) == Readiness((), {}, {}, 2)
+    assert judged({"Denoiser-a": failure(3)}, Denoiser_a=overview(FAILED, RUNS)) == TOLD
 
 
 def test_without_a_conductor_no_model_can_be_served() -> None:
