@@ -17,9 +17,9 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.gguf_files import Stored, mixed, random_blocks, stored, t5_name, write_gguf
 from pipelines.ltx.networks import NETWORKS
 from pipelines.weights.network import build_on_meta
-from tests.harness.gguf_files import Stored, mixed, random_blocks, stored, t5_name, write_gguf
 
 Q8_0, Q5_K, Q4_K = GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q5_K, GGMLQuantizationType.Q4_K
 COMPONENT = "text_encoder"

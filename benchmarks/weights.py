@@ -24,6 +24,7 @@ from gguf.quants import dequantize
 from safetensors import safe_open
 from torch import Tensor
 
+from benchmarks.gguf_files import t5_name
 from benchmarks.t5_files import COMPONENT, Q4_K, Q5_K, T5Files
 from pipelines.card import Source
 from pipelines.catalogue import get_card
@@ -34,7 +35,6 @@ from pipelines.protocols import Resources
 from pipelines.weights.gguf_file import open_gguf
 from pipelines.weights.load import load_network
 from pipelines.weights.network import build_on_meta
-from tests.harness.gguf_files import t5_name
 
 P = ParamSpec("P")
 T = TypeVar("T")

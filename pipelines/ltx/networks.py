@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pipelines.ltx.gguf_t5 import T5_GGUF
+from pipelines.ltx.gguf_transformer import LTX_GGUF
 from pipelines.ltx.release import contradiction
-from pipelines.weights.gguf_ltx import LTX_GGUF
-from pipelines.weights.gguf_t5 import T5_GGUF
 from pipelines.weights.network import Network
 from pipelines.weights.recipe import Layout, Part, Recipe
 

@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.gguf_files import T5_NAMES, Stored, stored, write_gguf
+from benchmarks.gguf_files import Kind as GGUFKind
 from benchmarks.random_weights import ltx_card, svd_card
 from benchmarks.releases import ltx, svd, t5
 from benchmarks.releases.files import cast_to, write_file, write_weights
 from benchmarks.releases.networks import Width
 from pipelines.card import CheckpointCard, Component
 from pipelines.catalogue import read_card
-from tests.harness.gguf_files import T5_NAMES, Stored, stored, write_gguf
-from tests.harness.gguf_files import Kind as GGUFKind
 
 RELEASE = ltx.REPOSITORIES["Lightricks/LTX-Video-0.9.5"]
 SVD = "stabilityai/stable-video-diffusion-img2vid-xt"

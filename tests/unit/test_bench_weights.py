@@ -15,11 +15,11 @@ from gguf import GGML_QUANT_SIZES
 from safetensors.torch import load_file
 
 from benchmarks import weights
+from benchmarks.gguf_files import Kind, mixed, t5_name
 from benchmarks.t5_files import Q4_K, Q5_K, Q8_0, T5Files
 from pipelines.card import Source
 from pipelines.paths import ROOT
 from pipelines.weights.header import read_header
-from tests.harness.gguf_files import Kind, mixed, t5_name
 
 PUBLISHED = {"Q8_0": 5.06, "Q5_K_M": 3.39, "Q4_K_M": 2.90}
 """Gigabytes of city96/t5-v1_1-xxl-encoder-gguf."""

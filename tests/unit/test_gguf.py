@@ -25,15 +25,15 @@ from gguf.quants import dequantize
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
+from benchmarks.gguf_files import QUANTISED, Kind, Stored, mixed, random_blocks, stored, t5_name, write_gguf
 from pipelines.errors import WeightsUnavailable
+from pipelines.ltx.gguf_t5 import T5_GGUF
+from pipelines.ltx.gguf_transformer import LTX_GGUF
 from pipelines.weights.gguf_file import PLAIN, open_gguf, read_gguf_header
-from pipelines.weights.gguf_ltx import LTX_GGUF
 from pipelines.weights.gguf_modules import NUMBERS_AT_ONCE, PackedEmbedding, PackedLinear
 from pipelines.weights.gguf_network import GGUFLayout, load_gguf, make_gguf_recipe
-from pipelines.weights.gguf_t5 import T5_GGUF
 from pipelines.weights.network import MetaNetwork, Network, build_on_meta
 from pipelines.weights.recipe import Recipe, Target
-from tests.harness.gguf_files import QUANTISED, Kind, Stored, mixed, random_blocks, stored, t5_name, write_gguf
 
 CPU = torch.device("cpu")
 DEVIATION = 0.02  # of random weights

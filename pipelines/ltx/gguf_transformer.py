@@ -32,7 +32,7 @@ def _check(header: Header, network: Any, target: Target) -> str | None:  # noqa:
 
 LTX_GGUF = GGUFLayout(
     title="an LTX-Video transformer",
-    architectures=frozenset({"ltxv", "pig"}),  # "pig" is what gguf-connector writes
+    architectures=frozenset({"ltxv", "pig"}),  # "pig" is what gguf-connector writes, whatever it holds
     layout=Layout(_find),
     example="ltx-video-2b-v0.9-Q8_0.gguf",
     check=_check,

@@ -45,7 +45,7 @@ def _finish(network: Any) -> None:
 
 T5_GGUF = GGUFLayout(
     title="a T5 encoder",
-    architectures=frozenset({"t5encoder", "t5"}),
+    architectures=frozenset({"t5encoder", "t5", "pig"}),
     layout=Layout(_find),
     example="t5-v1_1-xxl-encoder-Q8_0.gguf",
     ignored=(r"^dec\.", r"^output\.weight$"),  # a whole T5 has a decoder too
