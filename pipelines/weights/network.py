@@ -99,8 +99,9 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _refuse_unknown_keys(kind: Any, config: Mapping[str, Any], path: Path) -> None:
     known = kind._get_init_keys(kind)
-    if unknown := sorted(key for key in config if not key.startswith("_") and key not in known):
+    given = (key for key, value in config.items() if not key.startswith("_") and value is not None)
+    if unknown := sorted(key for key in given if key not in known):
         raise WeightsUnavailable(
-            f"{path} has {unknown[0]!r}, which {kind.__name__} does not know and would ignore: it is of another "
-            f"version or another model; take the configuration of the weights' own release"
+            f"{path} has {unknown[0]!r}, which {kind.__name__} does not know and would ignore: it is of another model, "
+            f"or of a newer diffusers; take the configuration of the weights' own release"
         )

@@ -146,11 +146,15 @@ def _difference(
         kind = _kind(names)
         return f"holds no {component}{f'; it is {kind}' if kind else ''}: name the file or folder that does"
     lack = f"lacks {len(missing)} of the {component}'s {len(expected)} tensors, such as {missing[0]}" if missing else ""
-    extra = f"has {len(unexpected)} tensors too many, such as {unexpected[0]}" if unexpected else ""
+    extra = f"has {_counted(unexpected)} too many, such as {unexpected[0]}" if unexpected else ""
     versions = f"of another version than the configuration in {target.config}; take both of one release"
     if missing and unexpected:
         return f"{lack}, and {extra}: it is {versions}"
     return f"{lack}: it is not whole, or {versions}" if missing else f"{extra}: it is {versions}"
+
+
+def _counted(names: Collection[str]) -> str:
+    return f"{len(names)} tensor{'' if len(names) == 1 else 's'}"
 
 
 def _common_prefix(names: Collection[str]) -> str:

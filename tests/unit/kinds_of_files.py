@@ -203,6 +203,10 @@ def _ltx_gguf(path: Path) -> Path:
     return write_gguf(path, "ltxv", {name: _quantised(tensor) for name, tensor in tensors.items()})
 
 
+def _t5_in_one() -> dict[str, Tensor]:
+    return {f"text_encoders.t5xxl.transformer.{name}": tensor for name, tensor in t5.t5_tensors(SMALL).items()}
+
+
 LOADS = (
     Kind("diffusers folder", lambda shelf: shelf.card(), "transformer"),
     Kind("diffusers folder, in shards with their index", _spoiled("shards", _shards), "transformer"),
@@ -214,6 +218,11 @@ LOADS = (
     Kind(
         "LTX-Video's single file",
         lambda shelf: shelf.single(shelf.file("ltxv-2b-0.9.5.safetensors", _tensors(), CONFIG)), "transformer",
+    ),
+    Kind(
+        "the same in an all-in-one file, beside a text encoder",
+        lambda shelf: shelf.single(shelf.file("all-in-one.safetensors", {**_tensors(), **_t5_in_one()}, CONFIG)),
+        "transformer",
     ),
     Kind(
         "LTX-Video's single file: its autoencoder",
@@ -280,6 +289,11 @@ LOADS = (
 )  # fmt: skip
 
 
+def _padded(shelf: Shelf) -> CheckpointCard:
+    whole = shelf.file("some.safetensors", {"x": torch.zeros(2)}).read_bytes()
+    return shelf.single(shelf.raw("padded.safetensors", whole + bytes(8)))
+
+
 def _header(shelf: Shelf) -> CheckpointCard:
     head = json.dumps({"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
     return shelf.single(shelf.raw("short.safetensors", struct.pack("<Q", len(head)) + head))
@@ -288,6 +302,7 @@ def _header(shelf: Shelf) -> CheckpointCard:
 REFUSED = (
     Kind("cut short", _truncated),
     Kind("cut short within its first tensor", _header),
+    Kind("longer than its header says", _padded),
     Kind("empty", lambda shelf: shelf.single(shelf.raw("empty.safetensors", b""))),
     Kind("Git LFS pointer, from a clone without git-lfs", _spoiled("lfs", _pointer)),
     Kind(
@@ -307,7 +322,10 @@ REFUSED = (
         "LoRA",
         lambda shelf: shelf.part(
             "transformer",
-            shelf.file("lora.safetensors", {f"b.{n}.lora_{ab}.weight": torch.zeros(2, 2) for n in "01" for ab in "AB"}),
+            shelf.file(
+                "lora.safetensors",
+                {f"blocks.{n}.{part}": torch.zeros(2, 2) for n in "01" for part in ("lora_A.weight", "diff", "diff_b")},
+            ),
         ),
     ),
     Kind(
@@ -331,8 +349,8 @@ REFUSED = (
     Kind("folder whose transformer lacks a block", _spoiled("block", _drop_block)),
     Kind("T5 that lacks a block", _t5(lambda t: _without(t, ".block.3."))),
     Kind(
-        "T5 with a prefix, as in all-in-one files",
-        _t5(lambda t: {f"text_encoders.t5xxl.transformer.{name}": tensor for name, tensor in t.items()}),
+        "T5 with a prefix, taken out of an all-in-one file",
+        _t5(lambda _: _t5_in_one()),
     ),
     Kind(
         "tensors that the configuration does not know",
@@ -363,9 +381,22 @@ REFUSED = (
         lambda shelf: shelf.single(shelf.file("lq.safetensors", _tensors(), CONFIG), schedule="uniform"),
     ),
     Kind(
-        "a distilled model with other noise levels",
+        "a sampler that is not here",
+        lambda shelf: shelf.single(shelf.file("odd.safetensors", _tensors(), {"scheduler": {"sampler": "Constant"}})),
+    ),
+    Kind(
+        "a distilled model without `timesteps` on its card",
         lambda shelf: shelf.single(
             shelf.file("distilled.safetensors", _tensors(), {"allowed_inference_steps": [1.0, 0.9937, 0.725]})
+        ),
+    ),
+    Kind(
+        "a distilled model with other noise levels",
+        lambda shelf: shelf.single(
+            shelf.file("levels.safetensors", _tensors(), {"allowed_inference_steps": [1.0, 0.9937, 0.725]}),
+            timesteps=[1000, 900],
+            num_inference_steps=2,
+            guidance_scale=1.0,
         ),
     ),
 )
