@@ -74,6 +74,8 @@ def read_remote_header(files: Sequence[RemoteFile], model: str) -> Header:
 
 def _beginning(file: RemoteFile) -> bytes:
     """A file's header, and perhaps some of what follows."""
+    if file.size == 0:
+        return b""  # of which no part can be asked for
     first = _receive(file, 0, FIRST)
     header = 8 + int.from_bytes(first[:8], "little")
     if len(first) < header <= min(file.size, 8 + MAX_HEADER):

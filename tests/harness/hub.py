@@ -239,12 +239,14 @@ def _handler(hub: Hub, store: bool) -> type[BaseHTTPRequestHandler]:
             start, end = 0, len(content)
             if asked:
                 first, last = asked.removeprefix("bytes=").split("-")
+                if int(first) >= len(content):
+                    return self._fail(416)
                 start, end = int(first), min(int(last) + 1, len(content)) if last else len(content)
                 headers = {**headers, "Content-Range": f"bytes {start}-{end - 1}/{len(content)}"}
             self.send_response(206 if asked else 200)
             self._headers({**headers, "Accept-Ranges": "bytes", "Content-Length": str(end - start)})
             if self.command == "HEAD":
-                return
+                return None
             rest = content[start:end]
             breaks = hub.breaks.get(path)
             part = rest[: breaks.pop(0)] if breaks else rest
@@ -259,6 +261,7 @@ def _handler(hub: Hub, store: bool) -> type[BaseHTTPRequestHandler]:
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     os.close(self.connection.detach())  # at once, before the server ends the connection in order
                 self.close_connection = True
+            return None
 
         def _json(self, data: object) -> None:
             body = json.dumps(data).encode()

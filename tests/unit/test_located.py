@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import termios
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,10 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import close_session, constants
+from rich.console import Console
 
+from cli import prefetch as verb
+from jobs.database import sqlite_url
 from pipelines.card import CheckpointCard
 from pipelines.catalogue import get_card, read_card
 from pipelines.errors import WeightsUnavailable
@@ -178,7 +182,7 @@ def test_the_plan_counts_what_a_branch_has_changed(running: Hub, monkeypatch: py
     files = dict(running.repositories[REPO].commits[located(there, "vae").commit or ""])
     running.push(REPO, {**files, VAE: b"other weights"})
     running.sent.clear()
-    others = sum(len(content) for path, content in files.items() if path.split("/")[0] in COMPONENTS and path != VAE)
+    others = sum(len(content) for path, content in files.items() if path.split("/")[0] in {*COMPONENTS} - {"vae"})
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=others + hub.KEPT_FREE))
     with pytest.raises(WeightsUnavailable, match=r"^m: 0\.0 GB are to be fetched"):
         prefetch(there)
@@ -231,6 +235,40 @@ def environment_of(running: Hub, folder: Path) -> dict[str, str]:
     return {**os.environ, **running.environment(folder / "home"), **own}
 
 
+def test_the_verb_says_where_everything_is_and_checks_it(
+    running: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KINORAY_DATABASE_URL", sqlite_url(tmp_path / "jobs.sqlite3"))
+    models = {"m": card({"repo": REPO}), "other": card({"folder": str(TINY)}).model_copy(update={"id": "other"})}
+    ahead: list[tuple[str, str]] = []
+    after: list[str] = []
+    monkeypatch.setattr(verb, "check_ahead", lambda card, component: ahead.append((card.id, component)))
+    monkeypatch.setattr(verb, "check", lambda card: after.append(card.id))
+    monkeypatch.setattr("pipelines.catalogue.get_card", models.__getitem__)
+    monkeypatch.setattr("deployments.configuration.serve_config.load_config", lambda path: path)
+    monkeypatch.setattr("deployments.configuration.serve_config.served_cards", lambda _: list(models.values()))
+
+    lines = said_by_verb("m", None)
+    commit = running.repositories[REPO].refs["main"]
+    place = Path(constants.HF_HUB_CACHE) / "models--maker--tiny" / "snapshots" / commit
+    assert [line.split(": ")[1] for line in lines if line.startswith("m: ")][-5:] == list(COMPONENTS)
+    assert f"m: vae: {place}/vae ({(TINY / VAE).stat().st_size / 1e6:.2f} MB, commit {commit})" in lines
+    assert (ahead, after) == ([("m", component) for component in COMPONENTS], ["m"])
+
+    lines = said_by_verb(None, tmp_path)
+    assert [line for line in lines if line.startswith("other: vae: ")] == [
+        f"other: vae: {TINY}/vae ({(TINY / VAE).stat().st_size / 1e6:.2f} MB)"
+    ]
+    assert after == ["m", "m", "other"]
+    assert len(ahead) == 5  # nothing was left to fetch
+
+
+def said_by_verb(model: str | None, config: Path | None) -> list[str]:
+    said = StringIO()
+    verb.run_prefetch(Console(file=said, highlight=False), model, config)
+    return said.getvalue().splitlines()
+
+
 @pytest.fixture
 def cards(tmp_path: Path) -> Path:
     """A folder with the operator's card of the repository on the hub."""
@@ -241,6 +279,7 @@ def cards(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cards")
 def test_the_command_shows_progress_and_places_and_then_works_offline(running: Hub, tmp_path: Path) -> None:
     shown = on_a_terminal(["prefetch", "m"], environment_of(running, tmp_path))
@@ -275,6 +314,7 @@ def on_a_terminal(words: list[str], environment: dict[str, str]) -> str:
     return shown.decode()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("cards")
 def test_the_command_fetches_all_that_a_config_file_serves(running: Hub, tmp_path: Path) -> None:
     config = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text())

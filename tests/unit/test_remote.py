@@ -12,6 +12,9 @@ import pytest
 from huggingface_hub import close_session
 from rich.console import Console
 
+from benchmarks.releases import ltx
+from benchmarks.releases.files import write_file
+from benchmarks.releases.networks import Width
 from cli.prefetch import run_prefetch
 from jobs.database import sqlite_url
 from pipelines.card import CheckpointCard, Component
@@ -180,6 +183,22 @@ def test_one_file_with_its_configuration_elsewhere(running: Hub, tmp_path: Path)
     assert sent_of_weights(running) <= 2 * remote.FIRST
 
 
+def test_one_file_with_the_makers_names(running: Hub, tmp_path: Path) -> None:
+    name = "Lightricks/LTX-Video-0.9.5"
+    ltx.write_repository(tmp_path / "ltx", name)
+    write_file(tmp_path / "one.safetensors", ltx.single_file(ltx.REPOSITORIES[name], Width.SMALL), {})
+    content = (tmp_path / "one.safetensors").read_bytes()
+    running.push(SINGLE, {"one.safetensors": content})
+    there = card(
+        {"repo": SINGLE, "file": "one.safetensors", "config": str(tmp_path / "ltx")},
+        {"text_encoder": {"folder": str(TINY)}},
+    )
+    prefetch_all([there], check=check_ahead)
+    header = 8 + int.from_bytes(content[:8], "little")
+    ahead = [remote.FIRST, header - remote.FIRST]  # for each of two networks
+    assert [sent.count for sent in running.downloads("one.safetensors")] == [*ahead, *ahead, len(content)]
+
+
 CUT = plain({"a": (1000, 100)})[:5000]
 PAGE = b"<!doctype html><title>Log in</title>" + b" " * 3000
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
@@ -248,6 +267,9 @@ def test_a_hub_that_sends_nothing_is_said(running: Hub, monkeypatch: pytest.Monk
     monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
     running.failing = [503] * 10
     with pytest.raises(WeightsUnavailable, match=rf"^m: the hub .* answered 503 for {REPO}"):
+        read_remote_header(listed, "m")
+    running.failing = [410]
+    with pytest.raises(WeightsUnavailable, match=rf"^m: the hub .* answered 410 for {REPO}"):
         read_remote_header(listed, "m")
     running.failing = [503, 503]
     assert read_remote_header(listed, "m").entries
