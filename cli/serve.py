@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
+from cli.fetching import fetch_all
 from cli.job_store import check_job_store
-from cli.pins import pinned_card
-from cli.service import StartFailed, default_config, run_service
+from cli.service import default_config, run_service
 from deployments.configuration.serve_config import load_config
 from deployments.configuration.settings import data_dir, load_settings
-from pipelines.card import ModelCard
-from pipelines.errors import WeightsUnavailable
-from pipelines.weights.prefetch import prefetch
 
 QUIET_S = 15.0
 """How long nothing is said of stages that load, at first and between two times."""
@@ -72,21 +69,3 @@ class Loading:
         if stages != self._said and self._clock() >= self._quiet_until:
             self._said, self._quiet_until = stages, self._clock() + QUIET_S
             self._say(f"still loading: {', '.join(stages)}")
-
-
-def fetch_all(cards: Iterable[ModelCard], say: Callable[[str], None]) -> None:
-    """Fetch what is missing of each model, so that no replica has to; say what is wrong with one, and go on.
-
-    Raises:
-        StartFailed: nothing can be fetched or found of any model.
-    """
-    cards = list(cards)
-    wrong: list[str] = []
-    for card in cards:
-        try:
-            prefetch(pinned_card(card, say))
-        except WeightsUnavailable as error:
-            say(error.message)
-            wrong.append(error.message)
-    if len(wrong) == len(cards):
-        raise StartFailed(f"no model can be served: {'; '.join(dict.fromkeys(wrong))}")

@@ -145,6 +145,7 @@ def own(tmp_path: Path) -> OwnService:
     return OwnService(tmp_path)
 
 
+@pytest.mark.long
 def test_a_broken_checkpoint_is_a_sentence_and_the_other_model_goes_on(own: OwnService) -> None:
     own.break_it()
     with own.run("VideoDecoder-mine") as client:  # which no job reaches

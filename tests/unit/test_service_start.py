@@ -14,8 +14,8 @@ from ray import serve as ray_serve
 from ray.serve.schema import ApplicationStatus
 from rich.console import Console
 
-from cli import serve, service
-from cli.serve import fetch_all
+from cli import fetching, serve, service
+from cli.fetching import fetch_all
 from cli.service import StartFailed
 from pipelines.card import ModelCard
 from pipelines.catalogue import get_card
@@ -133,14 +133,14 @@ def test_serve_waits_as_long_as_stages_load(api: Callable[..., Api], monkeypatch
 
 
 def test_stages_that_load_are_named_when_they_change_and_not_too_often() -> None:
-    said: list[str] = []
+    said: list[tuple[float, str]] = []
     now = 0.0
-    loading = serve.Loading(said.append, lambda: now)
+    loading = serve.Loading(lambda sentence: said.append((now, sentence)), lambda: now)
     for second, stages in ((1, ["Ray Serve"]), (14, ["A", "B"]), (15, ["A", "B"]), (29, ["B"]), (31, ["B"]),
                            (50, ["B"]), (60, ["C"])):  # fmt: skip
         now = second
         loading(stages)
-    assert said == ["still loading: A, B", "still loading: B", "still loading: C"]
+    assert said == [(15, "still loading: A, B"), (31, "still loading: B"), (60, "still loading: C")]
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         if card.id in models:
             raise WeightsUnavailable(f"{card.id}: broken")
 
-    monkeypatch.setattr(serve, "prefetch", prefetch)
+    monkeypatch.setattr(fetching, "prefetch", prefetch)
     return models
 
 

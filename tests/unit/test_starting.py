@@ -281,6 +281,13 @@ def test_the_failure_of_a_third_one_does_not_let_the_first_refuse_again(service:
         hole.stage()
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a garbage collection after each failure, which takes long in a process with many tests."""
+    monkeypatch.setattr(starting, "_free_memory", lambda: None)
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_replica_that_refuses_tries_again_by_itself_ever_less_often(service: Service) -> None:
     """A passing fault, such as a disk on the network, does not last until somebody deploys again."""
     replica = service.start_until_it_runs()
@@ -304,6 +311,7 @@ def test_a_replica_that_refuses_tries_again_by_itself_ever_less_often(service: S
     assert service.loads == 10
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_deployment_begins_the_waits_anew(service: Service) -> None:
     replica = service.start_until_it_runs()
     for _ in range(4):

@@ -1,0 +1,108 @@
+"""`kinoray serve` fetches what its models lack: all that fits on the disk, and says what is wrong with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from huggingface_hub import close_session
+
+from cli.fetching import fetch_all, files_to_come
+from cli.job_store import pins
+from cli.service import StartFailed
+from jobs.database import sqlite_url
+from pipelines.card import CheckpointCard
+from pipelines.catalogue import get_card, read_card
+from pipelines.paths import ROOT
+from pipelines.weights import hub
+from pipelines.weights.hub import bytes_to_come
+from pipelines.weights.located import missing
+from pipelines.weights.pin import pin_known
+from tests.harness.hub import Hub, run_hub, use_hub
+
+TINY = ROOT / "models" / "ltx-tiny"
+ONE, TWO = "maker/one", "maker/two"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+
+
+def card(name: str, source: dict[str, Any]) -> CheckpointCard:
+    """ltx-tiny under another name, with its files elsewhere."""
+    values = get_card("ltx-tiny").model_dump(mode="json")
+    found = read_card({**values, "id": name, "source": source})
+    assert isinstance(found, CheckpointCard)
+    return found
+
+
+@pytest.fixture
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with two models, an empty cache and an empty job store."""
+    monkeypatch.setenv("KINORAY_DATABASE_URL", sqlite_url(tmp_path / "jobs.sqlite3"))
+    with run_hub() as running:
+        running.push_folder(ONE, TINY)
+        files = running.repositories[ONE].commits[running.repositories[ONE].refs["main"]]
+        # Not the same contents, which would come once.
+        running.push(TWO, {path: content + b" " for path, content in files.items()})
+        use_hub(running, tmp_path / "home", monkeypatch)
+        yield running
+        close_session()
+
+
+def is_whole(model: CheckpointCard) -> bool:
+    """Whether it is here at the commits that are pinned."""
+    with pins() as record:
+        loaded = pin_known(model, {key: each.commit for key, each in record.all().items()})
+    assert isinstance(loaded, CheckpointCard)
+    return all(missing(loaded, component) is None for component in loaded.all_components())
+
+
+def free(patch: pytest.MonkeyPatch, size: int) -> None:
+    patch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=size + hub.KEPT_FREE))
+
+
+def test_the_disk_must_hold_all_that_comes(running: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = card("one", {"repo": ONE}), card("two", {"repo": TWO})
+    size, both = (bytes_to_come([file for each in models for file in files_to_come(each)])
+                  for models in ((one,), (one, two)))  # fmt: skip
+    assert size < both
+    said: list[str] = []
+    free(monkeypatch, both - 1)
+    running.sent.clear()
+    fetch_all([one, card("local", {"folder": str(TINY)}), two], said.append)
+    (sentence,) = said
+    assert sentence.startswith("two (after one): 0.0 GB are to be fetched")
+    assert (is_whole(one), is_whole(two)) == (True, False)
+    assert len(running.downloads(VAE)) == 1, "nothing of the other one has come"
+    free(monkeypatch, both - size)
+    fetch_all([one, two], said.append)
+    assert is_whole(two)
+    assert said == [sentence]
+    free(monkeypatch, 0)
+    fetch_all([one, two], said.append)
+    assert said == [sentence], "what is there needs no room"
+
+
+def test_what_is_wrong_with_each_is_said_and_the_others_come(running: Hub) -> None:
+    said: list[str] = []
+    away, broken = card("away", {"repo": "nobody/nothing"}), card("broken", {"folder": "no/such/folder"})
+    two = card("two", {"repo": TWO})
+    fetch_all([away, broken, two], said.append)
+    assert [each.split(":")[0] for each in said] == ["away", "broken"]
+    assert is_whole(two)
+    running.requests.clear()
+    fetch_all([two], said.append)
+    assert running.requests == []
+    with pytest.raises(StartFailed, match=r"no model can be served: away: .*; broken: "):
+        fetch_all([away, broken], said.append)
+
+
+def test_models_that_share_files_need_room_once(running: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = card("one", {"repo": ONE}), card("other", {"repo": ONE})
+    free(monkeypatch, bytes_to_come(files_to_come(one)))
+    said: list[str] = []
+    fetch_all([one, other], said.append)
+    assert said == []
+    assert is_whole(other)
+    assert running.faults == []
