@@ -1,7 +1,8 @@
 """Stage 2: noise to latents, one step at a time.
 
-The arithmetic and its order are those of diffusers' `LTXPipeline.__call__` and `LTXImageToVideoPipeline.__call__`. The
-loop is ours, so that it can stop between any two steps and resume elsewhere with the same bits.
+The arithmetic and its order are those of diffusers' `LTXPipeline.__call__` and `LTXImageToVideoPipeline.__call__`; the
+schedule and positions that cards of 0.9.5 and later choose are those of `LTXConditionPipeline`. The loop is ours, so
+that it can stop between any two steps and resume elsewhere with the same bits.
 """
 
 from __future__ import annotations
