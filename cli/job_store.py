@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sqlalchemy import make_url
+
 from deployments.configuration.settings import database_url
 from jobs.costs import mean_seconds
 from jobs.database import UNREACHABLE, Database, DatabaseUnusable, open_database
@@ -13,6 +15,11 @@ from jobs.record import Job
 from jobs.store import JobStore
 from pipelines.errors import ConfigError
 from pipelines.stages import Stage
+
+
+def job_store_name() -> str:
+    """The job store's URL without its password."""
+    return make_url(database_url()).render_as_string(hide_password=True)
 
 
 def check_job_store() -> None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from cli.job_store import pins
+from cli.job_store import job_store_name, pins
 from pipelines.card import ModelCard
 from pipelines.errors import ConfigError
 from pipelines.weights.hub import commit_of
-from pipelines.weights.pin import Commits, pin, unpinned
+from pipelines.weights.located import whole_commit
+from pipelines.weights.pin import MAIN, Commits, pin, unpinned
 
 
 def pinned_card(card: ModelCard, say: Callable[[str], None]) -> ModelCard:
     """The card as this service's replicas load it, with a commit for each branch of the hub that it names.
 
-    A pin that the job store has is used; a new one is recorded there. `kinoray prefetch` and `kinoray serve` fetch what
-    this returns. If the job store cannot be reached, this says so and returns the card as it is.
+    A pin that the job store has is used. A new one is recorded there: the commit that the hub's cache has whole, or
+    else the one that the branch is now. `kinoray prefetch` and `kinoray serve` fetch what this returns. If the job
+    store cannot be reached, this says so and returns the card as it is.
 
     Args:
-        say: told why nothing was recorded.
+        say: told in which job store a commit was recorded, which must be the service's, or why none was.
 
     Raises:
         WeightsUnavailable: a repository has no such branch, or neither the hub nor its cache knows the commit.
@@ -29,7 +31,17 @@ def pinned_card(card: ModelCard, say: Callable[[str], None]) -> ModelCard:
         with pins() as record:
 
             def commit(repo: str, revision: str | None) -> str:
-                return record.pinned(repo, revision, lambda: commit_of(repo, revision, model=card.id))
+                found: list[str] = []
+
+                def find() -> str:
+                    found.append(whole_commit(card, repo, revision) or commit_of(repo, revision, model=card.id))
+                    return found[0]
+
+                pinned = record.pinned(repo, revision, find)
+                if found:
+                    where = f"{card.id}: {repo} {revision or MAIN}"
+                    say(f"{where} is pinned to {pinned} in the job store {job_store_name()}")
+                return pinned
 
             return pin(card, commit)
     except ConfigError as error:
@@ -68,7 +80,7 @@ def move_pins(card: ModelCard) -> Iterator[str]:
     with pins() as record:
         for (repo, revision), commit in commits.items():
             before = record.move(repo, revision, commit)
-            where = f"{card.id}: {repo} {revision or 'main'}"
+            where = f"{card.id}: {repo} {revision or MAIN}"
             if before == commit:
                 yield f"{where} is still at {commit}"
             else:

@@ -82,6 +82,7 @@ def pinned(card: ModelCard, stage: Stage) -> ModelCard:
     if not unpinned(card, components):
         return card  # and the job store is not needed
     from pipelines.weights.hub import commit_of
+    from pipelines.weights.located import whole_commit
 
     def pin_all() -> ModelCard:
         with Database(database_url()) as database:
@@ -90,7 +91,11 @@ def pinned(card: ModelCard, stage: Stage) -> ModelCard:
                 database.migrate()
 
             def commit(repo: str, revision: str | None) -> str:
-                return pins.pinned(repo, revision, lambda: commit_of(repo, revision, model=card.id))
+                return pins.pinned(
+                    repo,
+                    revision,
+                    lambda: whole_commit(card, repo, revision, components) or commit_of(repo, revision, model=card.id),
+                )
 
             return pin(card, commit, components)
 

@@ -94,13 +94,11 @@ def download(file: RemoteFile, model: str) -> Path:
             if _receive(url, file, partial, model):
                 _check_contents(partial, etag, file, model)
             _move(partial, blob if links else place, file)
-        elif not links:
+        elif not links:  # as on SMB
             # Other files may link to the blob. The client would copy it to where others look for the whole file.
             shutil.copyfile(blob, partial)
             _move(partial, place, file)
-    if not links:  # as on SMB
-        return place
-    return Path(hf_hub_download(file.repo, file.path, revision=file.commit))  # it only links the blob
+    return Path(hf_hub_download(file.repo, file.path, revision=file.commit))  # it links the blob if it must
 
 
 def _move(source: Path, target: Path, file: RemoteFile) -> None:

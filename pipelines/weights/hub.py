@@ -17,7 +17,7 @@ from pipelines.errors import WeightsUnavailable
 from pipelines.weights.download import RemoteFile, cache_folder, download, partial_size
 from pipelines.weights.files import description_files, weight_files
 from pipelines.weights.hub_errors import offline, sentences
-from pipelines.weights.pin import is_commit
+from pipelines.weights.pin import MAIN, is_commit
 
 TIMEOUT_S = 30
 KEPT_FREE = 2**28
@@ -129,7 +129,7 @@ def commit_of(repo: str, revision: str | None, *, model: str | None = None) -> s
 
 def cached_commit(need: Need) -> str | None:
     """The commit that the cache knows for a need's revision, without the network."""
-    revision = need.revision or "main"
+    revision = need.revision or MAIN
     if is_commit(revision):
         return revision
     with sentences(need.model, need.repo, need.revision):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipelines.errors import WeightsUnavailable
+from pipelines.weights.pin import MAIN
 
 
 def hub_name() -> str:
@@ -50,7 +51,7 @@ def sentences(model: str, repo: str, revision: str | None) -> Iterator[None]:
     except (OfflineModeIsEnabled, RevisionResolutionError) as error:
         if not constants.is_offline_mode():
             raise WeightsUnavailable(f"{model}: {_unreachable(error, model, repo)}") from error
-        raise offline(model, repo, f"the commit of {revision or 'main'}") from error
+        raise offline(model, repo, f"the commit of {revision or MAIN}") from error
     except httpx2.TransportError as error:
         raise WeightsUnavailable(f"{model}: {_unreachable(error, model, repo)}") from error
     except OSError as error:
@@ -72,7 +73,7 @@ def _answered(error: Exception, model: str, repo: str, revision: str | None) -> 
     if isinstance(error, errors.DisabledRepoError):
         return f"{repo} was disabled on {hub_name()}; see {page}"
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repo} has no revision {revision or 'main'!r}; correct `revision` in configs/models/{model}.yaml"
+        return f"{repo} has no revision {revision or MAIN!r}; correct `revision` in configs/models/{model}.yaml"
     if isinstance(error, errors.RemoteEntryNotFoundError):
         return f"{error.response.url} is not there; correct the source in configs/models/{model}.yaml"
     if status == 401 and "Invalid credentials" in str(error):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.card import WEIGHTLESS, CheckpointCard, Component, Source
+from pipelines.card import WEIGHTLESS, CheckpointCard, Component, ModelCard, Source
 from pipelines.errors import WeightsUnavailable
 from pipelines.paths import ROOT
 from pipelines.weights.files import description_files, weight_files
-from pipelines.weights.hub import Lack, Need, Snapshot, fetch, in_cache
-from pipelines.weights.pin import hub_config
+from pipelines.weights.hub import Lack, Need, Snapshot, cached_commit, fetch, in_cache
+from pipelines.weights.pin import MAIN, hub_config
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,32 @@ def located(card: CheckpointCard, component: Component) -> Located:
     file = fetch(where.file) if isinstance(where.file, Need) else where.file
     folder = fetch(where.folder) if isinstance(where.folder, Need) else where.folder
     return _located(card, component, folder, file)
+
+
+def whole_commit(
+    card: ModelCard, repo: str, revision: str | None, components: Iterable[Component] | None = None
+) -> str | None:
+    """The commit that a branch or tag is in the cache, if all that a card needs of it is there; without the network.
+
+    The hub may have a newer one, which would have to be fetched.
+
+    Args:
+        components: those that need something; by default, all of the card's.
+    """
+    if not isinstance(card, CheckpointCard):
+        return None
+    try:
+        needs = [
+            need
+            for component in (card.all_components() if components is None else components)
+            for need in places(card, component).needs
+            if (need.repo, need.revision or MAIN) == (repo, revision or MAIN)
+        ]
+        if not needs or any(isinstance(in_cache(need), Lack) for need in needs):
+            return None
+    except WeightsUnavailable:
+        return None
+    return cached_commit(needs[0])
 
 
 def missing(card: CheckpointCard, component: Component) -> Missing | None:

@@ -10,6 +10,7 @@ from pipelines.card import CheckpointCard, Component, ModelCard
 from pipelines.weights.download import RemoteFile
 from pipelines.weights.hub import Lack, Need, bytes_to_come, check_space, fetch, first_look, in_cache, pinned
 from pipelines.weights.located import Located, located, places
+from pipelines.weights.pin import MAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,5 +93,5 @@ def _plan(needs: list[Need]) -> list[Need]:
 def _by_revision(needs: list[Need]) -> list[list[Need]]:
     groups: dict[tuple[str, str], list[Need]] = {}
     for need in needs:
-        groups.setdefault((need.repo, need.revision or "main"), []).append(need)
+        groups.setdefault((need.repo, need.revision or MAIN), []).append(need)
     return list(groups.values())

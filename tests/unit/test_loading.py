@@ -83,6 +83,17 @@ def test_every_replica_loads_the_commit_that_the_first_one_found(hub: Hub, store
     assert revision(pinned(on_the_hub(), Stage.DENOISE)) == TWO
 
 
+@pytest.mark.usefixtures("store")
+def test_what_the_cache_has_whole_is_pinned_and_the_hub_not_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def whole_commit(card: ModelCard, repo: str, revision: str | None, components: object) -> str | None:
+        assert (card.id, repo, revision, components) == ("ltx-tiny", "maker/model", None, card.STAGES[Stage.DENOISE])
+        return TWO
+
+    monkeypatch.setattr("pipelines.weights.located.whole_commit", whole_commit)
+    assert revision(pinned(on_the_hub(), Stage.DENOISE)) == TWO
+    assert hub.asked == []
+
+
 def test_what_is_not_on_the_hub_needs_no_job_store(monkeypatch: pytest.MonkeyPatch) -> None:
     def never() -> str:
         raise AssertionError("no job store is needed")

@@ -19,12 +19,12 @@ from rich.console import Console
 
 from cli import prefetch as verb
 from jobs.database import sqlite_url
-from pipelines.card import CheckpointCard
+from pipelines.card import CheckpointCard, Source
 from pipelines.catalogue import get_card, read_card
 from pipelines.errors import WeightsUnavailable
 from pipelines.paths import ROOT
 from pipelines.weights import hub
-from pipelines.weights.located import located, missing
+from pipelines.weights.located import located, missing, whole_commit
 from pipelines.weights.prefetch import prefetch, prefetch_all
 from tests.harness.hub import Hub, run_hub, use_hub
 
@@ -155,6 +155,25 @@ def test_a_single_file_on_the_hub_with_its_configuration_from_another_commit(run
     )
 
 
+def test_a_branch_is_known_by_what_the_cache_has_whole(running: Hub) -> None:
+    there = card({"repo": REPO})
+    assert whole_commit(there, REPO, None) is None
+    old = prefetch_all([there])[0].located.commit
+    running.push(REPO, {VAE: b"newer"})
+    running.requests.clear()
+    for of in (there, card({"repo": REPO, "revision": "main"})):
+        assert whole_commit(of, REPO, None) == whole_commit(of, REPO, "main") == old
+    assert whole_commit(there, REPO, "next") is None
+    assert whole_commit(there, "a/b", None) is None
+    assert whole_commit(card({"repo": REPO, "variant": "fp16"}), REPO, None) is None
+    assert whole_commit(get_card("simulated"), REPO, None) is None
+    (located(there.model_copy(update={"source": Source(repo=REPO, revision=old)}), "vae").folder / VAE).unlink()
+    assert whole_commit(there, REPO, None) is None
+    assert whole_commit(there, REPO, None, ("transformer", "scheduler")) == old
+    assert whole_commit(there, REPO, None, ("vae", "scheduler")) is None
+    assert running.requests == []
+
+
 # Whole models
 
 
@@ -251,7 +270,8 @@ def test_the_verb_says_where_everything_is_and_checks_it(
     lines = said_by_verb("m", None)
     commit = running.repositories[REPO].refs["main"]
     place = Path(constants.HF_HUB_CACHE) / "models--maker--tiny" / "snapshots" / commit
-    assert [line.split(": ")[1] for line in lines if line.startswith("m: ")][-5:] == list(COMPONENTS)
+    assert lines[0] == f"m: {REPO} main is pinned to {commit} in the job store {sqlite_url(tmp_path / 'jobs.sqlite3')}"
+    assert [line.split(": ")[1] for line in lines[1:]] == list(COMPONENTS)
     assert f"m: vae: {place}/vae ({(TINY / VAE).stat().st_size / 1e6:.2f} MB, commit {commit})" in lines
     assert (ahead, after) == ([("m", component) for component in COMPONENTS], ["m"])
 
@@ -325,7 +345,7 @@ def test_the_command_fetches_all_that_a_config_file_serves(running: Hub, tmp_pat
     done = kinoray("prefetch", "--all", str(path), running=running, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith(("m: ", "svd-tiny: "))]
-    assert [line.split(": ")[0] for line in lines] == ["m"] * 5 + ["svd-tiny"] * 5
+    assert [line.split(": ")[0] for line in lines] == ["m"] * 6 + ["svd-tiny"] * 5
     assert len(running.downloads(VAE)) == 1
 
 

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from cli import models, pins
+from cli.job_store import job_store_name
 from cli.job_store import pins as open_pins
 from cli.models import entry, run_models
 from cli.pins import move_pins, pinned_card
@@ -58,9 +59,12 @@ def revisions(card: ModelCard) -> tuple[str | None, str | None]:
     return card.source.revision, card.components["tokenizer"].revision
 
 
-def test_what_is_fetched_first_is_pinned(hub: Hub) -> None:
+def test_what_is_fetched_first_is_pinned(hub: Hub, tmp_path: Path) -> None:
     said: list[str] = []
     assert revisions(pinned_card(on_the_hub(), said.append)) == (ONE, ONE)
+    store = f"is pinned to {ONE} in the job store {sqlite_url(tmp_path / 'jobs.sqlite3')}"
+    assert said == [f"ltx-tiny: maker/t5 v1 {store}", f"ltx-tiny: maker/model main {store}"]
+    said.clear()
     hub.commit = TWO
     assert revisions(pinned_card(on_the_hub(), said.append)) == (ONE, ONE)
     with open_pins() as record:
@@ -68,6 +72,21 @@ def test_what_is_fetched_first_is_pinned(hub: Hub) -> None:
             ("maker/model", "main"): ONE, ("maker/t5", "v1"): ONE,
         }  # fmt: skip
     assert said == []
+
+
+@pytest.mark.usefixtures("hub")
+def test_what_the_cache_has_whole_is_pinned_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def whole_commit(card: ModelCard, repo: str, revision: str | None) -> str | None:
+        assert card.id == "ltx-tiny"
+        return TWO if (repo, revision) == ("maker/model", None) else None
+
+    monkeypatch.setattr(pins, "whole_commit", whole_commit)
+    assert revisions(pinned_card(on_the_hub(), lambda _: None)) == (TWO, ONE)
+
+
+def test_the_job_store_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KINORAY_DATABASE_URL", NOWHERE)
+    assert job_store_name() == "postgresql://nobody:***@127.0.0.1:9/nothing"
 
 
 @pytest.mark.usefixtures("hub")
