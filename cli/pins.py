@@ -12,7 +12,7 @@ from pipelines.weights.located import whole_commit
 from pipelines.weights.pin import MAIN, Commits, pin, unpinned
 
 
-def pinned_card(card: ModelCard, say: Callable[[str], None]) -> ModelCard:
+def pinned_card(card: ModelCard, say: Callable[[str], None], *, note: Callable[[str], None] | None = None) -> ModelCard:
     """The card as this service's replicas load it, with a commit for each branch of the hub that it names.
 
     A pin that the job store has is used. A new one is recorded there: the commit that the hub's cache has whole, or
@@ -20,7 +20,8 @@ def pinned_card(card: ModelCard, say: Callable[[str], None]) -> ModelCard:
     store cannot be reached, this says so and returns the card as it is.
 
     Args:
-        say: told in which job store a commit was recorded, which must be the service's, or why none was.
+        say: told why nothing was recorded.
+        note: told in which job store a commit was recorded: outside of the service it may be another than its own.
 
     Raises:
         WeightsUnavailable: a repository has no such branch, or neither the hub nor its cache knows the commit.
@@ -38,9 +39,9 @@ def pinned_card(card: ModelCard, say: Callable[[str], None]) -> ModelCard:
                     return found[0]
 
                 pinned = record.pinned(repo, revision, find)
-                if found:
+                if found and note is not None:
                     where = f"{card.id}: {repo} {revision or MAIN}"
-                    say(f"{where} is pinned to {pinned} in the job store {job_store_name()}")
+                    note(f"{where} is pinned to {pinned} in the job store {job_store_name()}")
                 return pinned
 
             return pin(card, commit)

@@ -23,7 +23,7 @@ def run_prefetch(console: Console, model: str | None, config: Path | None) -> No
     def say(sentence: str) -> None:
         console.print(sentence, markup=False, soft_wrap=True)
 
-    cards = [pinned_card(card, say) for card in _cards(model, config)]
+    cards = [pinned_card(card, say, note=say) for card in _cards(model, config)]
     for each in prefetch_all(cards, check=check_ahead):
         commit = f", commit {each.located.commit}" if each.located.commit else ""
         say(f"{each.model}: {each.component}: {each.place} ({_size(each.size)}{commit})")

@@ -61,12 +61,12 @@ def revisions(card: ModelCard) -> tuple[str | None, str | None]:
 
 def test_what_is_fetched_first_is_pinned(hub: Hub, tmp_path: Path) -> None:
     said: list[str] = []
-    assert revisions(pinned_card(on_the_hub(), said.append)) == (ONE, ONE)
-    store = f"is pinned to {ONE} in the job store {sqlite_url(tmp_path / 'jobs.sqlite3')}"
-    assert said == [f"ltx-tiny: maker/t5 v1 {store}", f"ltx-tiny: maker/model main {store}"]
-    said.clear()
+    noted: list[str] = []
+    assert revisions(pinned_card(on_the_hub(), said.append, note=noted.append)) == (ONE, ONE)
     hub.commit = TWO
-    assert revisions(pinned_card(on_the_hub(), said.append)) == (ONE, ONE)
+    assert revisions(pinned_card(on_the_hub(), said.append, note=noted.append)) == (ONE, ONE)
+    store = f"is pinned to {ONE} in the job store {sqlite_url(tmp_path / 'jobs.sqlite3')}"
+    assert noted == [f"ltx-tiny: maker/t5 v1 {store}", f"ltx-tiny: maker/model main {store}"]
     with open_pins() as record:
         assert {key: pin.commit for key, pin in record.all().items()} == {
             ("maker/model", "main"): ONE, ("maker/t5", "v1"): ONE,
