@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import NoReturn
 
+from pipelines.card import PICKLES
 from pipelines.errors import WeightsUnavailable
 
 DESCRIPTIONS = ("*.json", "*.model", "*.txt")
@@ -24,7 +25,6 @@ _NAMES = (
     re.compile(rf"{_STEM}{_SHARD}\.(?P<variant>[\w-]+)\.safetensors"),
 )
 _INDEX = re.compile(r".*\.index(\.(?P<variant>[\w-]+))?\.json")
-_PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 _CONFIGURATIONS = {
     "scheduler": "scheduler_config.json", "feature_extractor": "preprocessor_config.json", "tokenizer": None,
 }  # fmt: skip
@@ -93,6 +93,30 @@ def description_files(names: Iterable[str], *, component: str, variant: str | No
     return found
 
 
+def component_files(
+    paths: Iterable[str], *, component: str, variant: str | None, weights: bool, where: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Choose a component's files among all `paths` of a diffusers checkpoint.
+
+    Args:
+        weights: whether those with tensors are wanted too.
+
+    Returns:
+        The paths of its descriptions, and those of its weights.
+
+    Raises:
+        WeightsUnavailable: they are not all there; `where` begins the sentence.
+    """
+    folder = f"{component}/"
+    names = [path.removeprefix(folder) for path in paths if path.startswith(folder) and "/" not in path[len(folder) :]]
+    if not names:
+        raise WeightsUnavailable(f"{where} has no folder {component}; it must be a diffusers checkpoint")
+    where = f"{where}: {component}"
+    descriptions = description_files(names, component=component, variant=variant, where=where)
+    tensors = weight_files(names, variant=variant, where=where) if weights else ()
+    return tuple(folder + name for name in descriptions), tuple(folder + name for name in tensors)
+
+
 def _describes(name: str, variant: str | None) -> bool:
     if not any(fnmatch(name, pattern) for pattern in DESCRIPTIONS):
         return False
@@ -129,7 +153,7 @@ def _refuse(names: list[str], variant: str | None, there: dict[str | None, list[
         raise WeightsUnavailable(
             f"{where} has no variant {variant!r} of its weights; there is {' and '.join(plain + others)}"
         )
-    if pickled := [name for name in names if name.endswith(_PICKLED)]:
+    if pickled := [name for name in names if name.endswith(tuple(PICKLES))]:
         raise WeightsUnavailable(
             f"{where} has its weights only as pickle ({pickled[0]}), which runs code when loaded; if you trust it, "
             "load it with diffusers or transformers and write it by `save_pretrained(FOLDER, safe_serialization=True)`"

@@ -15,7 +15,7 @@ from typing import Any
 from pipelines.card import WEIGHTLESS, Component
 from pipelines.errors import WeightsUnavailable
 from pipelines.weights.download import RemoteFile, cache_folder, download, partial_size
-from pipelines.weights.files import description_files, weight_files
+from pipelines.weights.files import component_files
 from pipelines.weights.hub_errors import offline, sentences
 from pipelines.weights.pin import MAIN, is_commit
 
@@ -43,30 +43,21 @@ class Need:
     def at(self, commit: str) -> Need:
         return replace(self, revision=commit)
 
-    def choose(self, paths: Collection[str], where: str | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def choose(self, paths: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The paths that are needed among all of the repository's: those of descriptions, and those of weights.
 
         Raises:
             WeightsUnavailable: they are not all there.
         """
-        where = where or f"{self.model}: {self.repo}"
-        if self.file is not None:
-            if self.file not in paths:
-                raise WeightsUnavailable(
-                    f"{where} has no file {self.file}; correct `file` in configs/models/{self.model}.yaml"
-                )
-            return (), (self.file,)
-        folder = f"{self.component}/"
-        names = [
-            path.removeprefix(folder) for path in paths if path.startswith(folder) and "/" not in path[len(folder) :]
-        ]
-        if not names:
-            raise WeightsUnavailable(f"{where} has no folder {self.component}; it must be a diffusers checkpoint")
-        where = f"{where}: {self.component}"
-        chosen = description_files(names, component=self.component, variant=self.variant, where=where)
-        wanted = self.weights and self.component not in WEIGHTLESS
-        weights = weight_files(names, variant=self.variant, where=where) if wanted else ()
-        return tuple(folder + name for name in chosen), tuple(folder + name for name in weights)
+        where = f"{self.model}: {self.repo}"
+        if self.file is None:
+            wanted = self.weights and self.component not in WEIGHTLESS
+            return component_files(paths, component=self.component, variant=self.variant, weights=wanted, where=where)
+        if self.file not in paths:
+            raise WeightsUnavailable(
+                f"{where} has no file {self.file}; correct `file` in configs/models/{self.model}.yaml"
+            )
+        return (), (self.file,)
 
 
 @dataclass(frozen=True, slots=True)

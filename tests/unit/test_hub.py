@@ -132,6 +132,25 @@ def test_a_snapshot_of_a_tool_that_kept_no_listing_is_judged_by_its_names(runnin
     assert fetch(need("text_encoder")) == found
 
 
+def test_without_a_listing_each_need_is_judged_by_what_it_names(running: Hub) -> None:
+    single = need(file="ltxv.safetensors")
+    fetch(single)
+    described = Need("m", REPO, None, "vae", weights=False)
+    found = fetch(described)
+    forget(next(found.folder.parent.parent.joinpath("trees").iterdir()))
+    running.requests.clear()
+    assert in_cache(described) == found
+    assert in_cache(need()) == Lack((), "vae")
+    one = in_cache(single)
+    assert isinstance(one, Snapshot)
+    assert one.weights == (found.folder / "ltxv.safetensors",)
+    one.weights[0].unlink()
+    assert in_cache(single) == Lack((), "ltxv.safetensors")
+    (found.folder / "vae" / "config.json").unlink()
+    assert in_cache(described) == Lack((), "vae")
+    assert running.requests == []
+
+
 def forget(listing: Path) -> None:
     from huggingface_hub import _tree_cache
 
