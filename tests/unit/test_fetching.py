@@ -106,3 +106,15 @@ def test_models_that_share_files_need_room_once(running: Hub, monkeypatch: pytes
     assert said == []
     assert is_whole(other)
     assert running.faults == []
+
+
+def test_the_commit_that_is_pinned_comes_not_the_branch(running: Hub) -> None:
+    commit = running.repositories[ONE].refs["main"]
+    with pins() as record:
+        record.pinned(ONE, None, lambda: commit)
+    files = running.repositories[ONE].commits[commit]
+    running.push(ONE, {path: content + b"later" for path, content in files.items()})
+    one = card("one", {"repo": ONE})
+    fetch_all([one], lambda _: None)
+    assert is_whole(one)
+    assert len(running.downloads(VAE)) == 1
