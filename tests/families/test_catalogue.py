@@ -56,14 +56,15 @@ def test_each_model_is_served_from_its_release(models: list[str], tmp_path: Path
         assert "error" not in prefetched.ended(within_s=300)
         fetched = len(hub.sent)
         service = Command("serve", "--config", str(path), data=tmp_path / "data", **environment)
+        client = ServiceClient(url)
         try:
             service.wait_for(lambda: is_ready(url))
-            client = ServiceClient(url)
-            jobs = [client.finish(create(client, model, models[0])) for model in served]
+            created = [create(client, model, models[0]) for model in served]
+            jobs = [client.finish(job) for job in created]
             assert [len(frames(client.content(job["id"]))) for job in jobs] == [SMALL["num_frames"]] * len(models)
             assert all(job["result_metadata"]["model_revision"] for job in jobs)
-            client.http.close()
         finally:
+            client.http.close()
             service.stop(signal.SIGTERM)
         assert len(hub.sent) == fetched, "the service fetched what prefetch should have"
 
@@ -104,8 +105,11 @@ def create(client: ServiceClient, model: str, with_image: str) -> str:
     image = model.startswith("small-svd") or model == f"small-{with_image}"
     if not model.startswith("small-svd"):
         fields["prompt"] = "a red circle"
-    files = {"input_reference": ("image.png", PNG, "image/png")} if image else None
-    response = client.http.post("/v1/videos", data=fields, files=files)
+    if image:
+        files = {"input_reference": ("image.png", PNG, "image/png")}
+        response = client.http.post("/v1/videos", data=fields, files=files)
+    else:
+        response = client.http.post("/v1/videos", json=fields)
     assert response.status_code == 200, response.text
     return str(response.json()["id"])
 
