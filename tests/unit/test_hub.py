@@ -463,6 +463,7 @@ def test_without_links_a_file_takes_its_place_in_one_step(running: Hub, monkeypa
     assert (path.is_symlink(), path.read_bytes()) == (False, FILES[FP16])
     assert {each.name for each in blobs.iterdir()} == before
     assert len(copy.targets) == 1
+    assert not [shard for shard in fetch(need("text_encoder")).weights if shard.is_symlink()]  # in a new folder
     running.requests.clear()
     assert fetch(need(variant="fp16")).weights == (path,)
     assert running.requests == []
