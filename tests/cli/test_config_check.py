@@ -42,6 +42,7 @@ def check(card: ModelCard, folder: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_whole_weights_are_sound(card: ModelCard, tmp_path: Path) -> None:
     done = check(card, tmp_path)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (0, f"{tmp_path}/serve.yaml is sound"), done.stderr
@@ -56,6 +57,7 @@ def test_a_file_that_is_cut_short_is_an_error(card: ModelCard, tmp_path: Path) -
     assert f"{path} is cut short" in done.stderr
 
 
+@pytest.mark.long
 def test_weights_that_are_elsewhere_are_no_error(card: ModelCard, tmp_path: Path) -> None:
     (tmp_path / "checkpoint").rename(tmp_path / "elsewhere")
     done = check(card, tmp_path)

@@ -7,6 +7,7 @@ import shutil
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,12 @@ class Kind:
     """How far the numbers may be from those of the release, as a share of their size."""
 
 
+@cache
+def _svd_tensors() -> dict[str, Tensor]:
+    return svd.single_file(svd.REPOSITORIES[SVD], SMALL)
+
+
+@cache
 def _tensors() -> dict[str, Tensor]:
     return ltx.single_file(RELEASE, SMALL)
 
@@ -283,7 +290,7 @@ LOADS = (
     Kind("Stable Video Diffusion's variant fp16", lambda shelf: shelf.svd_card(variant="fp16"), "unet", 2e-3),
     Kind(
         "Stable Video Diffusion's single file",
-        lambda shelf: shelf.svd_card(shelf.file("svd_xt.safetensors", svd.single_file(svd.REPOSITORIES[SVD], SMALL))),
+        lambda shelf: shelf.svd_card(shelf.file("svd_xt.safetensors", _svd_tensors())),
         "unet",
     ),
 )  # fmt: skip
@@ -330,7 +337,7 @@ REFUSED = (
     ),
     Kind(
         "Stable Video Diffusion's file for LTX-Video",
-        lambda shelf: shelf.single(shelf.file("svd.safetensors", svd.single_file(svd.REPOSITORIES[SVD], SMALL))),
+        lambda shelf: shelf.single(shelf.file("svd.safetensors", _svd_tensors())),
     ),
     Kind(
         "`svd_xt_image_decoder.safetensors`",
