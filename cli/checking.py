@@ -8,9 +8,10 @@ from rich.console import Console
 
 from cli.pins import recorded_commits
 from deployments.configuration.serve_config import load_config, served_cards
-from pipelines.card import CheckpointCard, ModelCard
+from pipelines.card import CheckpointCard, Component, ModelCard
 from pipelines.errors import ConfigError
 from pipelines.weights.check import is_here, problems
+from pipelines.weights.located import missing
 from pipelines.weights.pin import pin_known
 
 
@@ -32,14 +33,16 @@ def check_config_file(console: Console, path: Path) -> None:
         raise ConfigError(f"{path}: {'; '.join(wrong)}")
     console.print(f"{path} is sound", soft_wrap=True)
     for card in cards:
-        if absent := _absent(card):
-            say(
-                f"{card.id}: {', '.join(absent)} not on this machine and not checked; `./kinoray prefetch {card.id}` "
-                "fetches and checks"
-            )
+        for place, components in _absent(card).items():
+            hint = "" if place.startswith("/") else f"; `./kinoray prefetch {card.id}` fetches and checks it"
+            say(f"{card.id}: {place} is not on this machine: {', '.join(components)} not checked{hint}")
 
 
-def _absent(card: ModelCard) -> list[str]:
-    if not isinstance(card, CheckpointCard):
-        return []
-    return [component for component in card.all_components() if not is_here(card, component)]
+def _absent(card: ModelCard) -> dict[str, list[Component]]:
+    """The components that are not here, by the path or repository that they are to come from."""
+    absent: dict[str, list[Component]] = {}
+    if isinstance(card, CheckpointCard):
+        for component in card.all_components():
+            if not is_here(card, component) and (lack := missing(card, component)) is not None:
+                absent.setdefault(lack.place, []).append(component)
+    return absent

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from cli.job_store import job_store_name, pins
 from pipelines.card import ModelCard
 from pipelines.errors import ConfigError
-from pipelines.weights.hub import commit_of
+from pipelines.weights.hub import commit_of, newest_commit
 from pipelines.weights.located import whole_commit
 from pipelines.weights.pin import MAIN, Commits, pin, unpinned
 
@@ -70,14 +70,14 @@ def move_pins(card: ModelCard) -> Iterator[str]:
     """Pin a card's branches to the commits that they are at now; yields a sentence for each.
 
     Raises:
-        WeightsUnavailable: a repository has no such branch, or neither the hub nor its cache knows the commit.
+        WeightsUnavailable: a repository has no such branch, or the hub cannot be reached.
         ConfigError: the job store cannot be reached.
     """
     named = unpinned(card)
     if not named:
         yield f"{card.id}: nothing to update, since its card names no branch or tag of the hub"
         return
-    commits = {each: commit_of(*each, model=card.id) for each in named}  # all of them, before any pin moves
+    commits = {each: newest_commit(*each, model=card.id) for each in named}  # all of them, before any pin moves
     with pins() as record:
         for (repo, revision), commit in commits.items():
             before = record.move(repo, revision, commit)
@@ -87,5 +87,5 @@ def move_pins(card: ModelCard) -> Iterator[str]:
             else:
                 yield (
                     f"{where} was {f'at {before}' if before else 'not pinned'} and is at {commit}; replicas that "
-                    "start from now on load it"
+                    f"start from now on load it: run `./kinoray prefetch {card.id}` first"
                 )

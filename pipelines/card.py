@@ -44,6 +44,11 @@ class Source(StrictModel):
     Local paths start at the repository's root.
     """
 
+    @field_validator("folder", "file", "config", mode="before")
+    @classmethod
+    def _at_home(cls, place: object) -> object:
+        return str(Path(place).expanduser()) if isinstance(place, str) and place.startswith("~") else place
+
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if (self.folder is None) == (self.repo is None and self.file is None):
@@ -225,4 +230,11 @@ class CheckpointCard(ModelCard):
         return self.components.get(component, self.source)
 
     def shared_by(self, stage: Stage) -> object:
-        return (type(self), *(self.component_source(each) for each in self.STAGES[stage]), *sorted(self.dtype.items()))
+        return (type(self), *(self._place(each) for each in self.STAGES[stage]), *sorted(self.dtype.items()))
+
+    def _place(self, component: Component) -> object:
+        """A value that is equal where a component comes from the same place."""
+        source = self.component_source(component)
+        if component in WEIGHTLESS and source.repo is None:  # of a single file it is what the file's `config` has
+            return str(source.folder if source.file is None else source.config)
+        return source

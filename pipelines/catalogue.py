@@ -61,11 +61,22 @@ def load_card(path: Path) -> ModelCard:
 def _read(path: Path) -> ModelCard:
     try:
         card = read_card(yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, ValidationError, ConfigError) as error:
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_problems(error)}") from error
+    except (yaml.YAMLError, ConfigError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if card.id != path.stem:
         raise ConfigError(f"{path}: id is {card.id!r}, the file's name says {path.stem!r}; make them the same")
     return card
+
+
+def _problems(error: ValidationError) -> str:
+    """What is wrong with the keys of a card, one clause for each."""
+    clauses = []
+    for each in error.errors():
+        key, said = ".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, ")
+        clauses.append(f"{key}: {said}" if key else said)
+    return "; ".join(clauses)
 
 
 def _check(card: ModelCard) -> None:

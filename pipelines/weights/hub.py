@@ -54,9 +54,7 @@ class Need:
             wanted = self.weights and self.component not in WEIGHTLESS
             return component_files(paths, component=self.component, variant=self.variant, weights=wanted, where=where)
         if self.file not in paths:
-            raise WeightsUnavailable(
-                f"{where} has no file {self.file}; correct `file` in configs/models/{self.model}.yaml"
-            )
+            raise WeightsUnavailable(f"{where} has no file {self.file}; correct `file` in the card {self.model}.yaml")
         return (), (self.file,)
 
 
@@ -115,6 +113,19 @@ def commit_of(repo: str, revision: str | None, *, model: str | None = None) -> s
         return revision
     with sentences(model or repo, repo, revision):
         commit: str = HfApi().resolve_revision(repo, revision=revision).resolved
+    return commit
+
+
+def newest_commit(repo: str, revision: str | None, *, model: str) -> str:
+    """The commit that a branch or tag is now, as the hub itself says.
+
+    Raises:
+        WeightsUnavailable: the hub cannot be reached, or has no such repository or revision.
+    """
+    from huggingface_hub import HfApi
+
+    with sentences(model, repo, revision):
+        commit: str = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT_S).sha
     return commit
 
 

@@ -21,7 +21,7 @@ def way_out(model: str) -> str:
     """What to do where there is no hub."""
     return (
         "Where no hub can be reached, copy the checkpoint here and set "
-        f"`source: {{folder: /path/to/it}}` in configs/models/{model}.yaml"
+        f"`source: {{folder: /path/to/it}}` in the card {model}.yaml"
     )
 
 
@@ -73,16 +73,16 @@ def _answered(error: Exception, model: str, repo: str, revision: str | None) -> 
     if isinstance(error, errors.DisabledRepoError):
         return f"{repo} was disabled on {hub_name()}; see {page}"
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repo} has no revision {revision or MAIN!r}; correct `revision` in configs/models/{model}.yaml"
+        return f"{repo} has no revision {revision or MAIN!r}; correct `revision` in the card {model}.yaml"
     if isinstance(error, errors.RemoteEntryNotFoundError):
-        return f"{error.response.url} is not there; correct the source in configs/models/{model}.yaml"
+        return f"{error.response.url} is not there; correct the source in the card {model}.yaml"
     if status == 401 and "Invalid credentials" in str(error):
         return (
             f"{hub_name()} refuses the token in HF_TOKEN; take a valid one from https://huggingface.co/settings/tokens"
         )
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403, 404):
         token = "the token in HF_TOKEN does not open it" if get_token() else "it is private and needs HF_TOKEN"
-        return f"{hub_name()} shows no repository {repo}: its name is wrong in configs/models/{model}.yaml, or {token}"
+        return f"{hub_name()} shows no repository {repo}: its name is wrong in the card {model}.yaml, or {token}"
     return f"{hub_name()} answered {status} for {repo}; run `./kinoray prefetch {model}` again later. {way_out(model)}"
 
 

@@ -156,6 +156,9 @@ def _in_folder(
 ) -> tuple[Path, ...]:
     """The weights of a component in a local diffusers folder, which must be whole."""
     place = folder / component
+    if not folder.is_dir():
+        instead = "is a file: name it as `file`" if folder.is_file() else "is no folder on this machine"
+        raise WeightsUnavailable(f"{card.id}: {folder} {instead}, in the card {card.id}.yaml")
     if not place.is_dir():
         raise WeightsUnavailable(f"{card.id}: {folder} has no folder {component}; it must be a diffusers checkpoint")
     names = [each.name for each in place.iterdir() if each.is_file()]
@@ -171,9 +174,7 @@ def _single_file(card: CheckpointCard, source: Source, component: Component) -> 
         return Need(card.id, source.repo, source.revision, component, file=source.file)
     path = ROOT / (source.file or "")
     if not path.is_file():
-        raise WeightsUnavailable(
-            f"{card.id}: there is no file {path}; set source.file in configs/models/{card.id}.yaml"
-        )
+        raise WeightsUnavailable(f"{card.id}: there is no file {path}; set source.file in the card {card.id}.yaml")
     return path
 
 
@@ -184,7 +185,5 @@ def _config(card: CheckpointCard, source: Source, component: Component) -> Path 
     if folder.is_dir():
         return folder
     if (named := hub_config(config)) is None:
-        raise WeightsUnavailable(
-            f"{card.id}: there is no folder {folder}; set `config` in configs/models/{card.id}.yaml"
-        )
+        raise WeightsUnavailable(f"{card.id}: there is no folder {folder}; set `config` in the card {card.id}.yaml")
     return Need(card.id, *named, component, weights=False)

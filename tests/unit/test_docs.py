@@ -155,3 +155,8 @@ def test_a_source_that_is_shown_can_be_read(block: str) -> None:
     read = read_card({**card, "components": {}, **yaml.safe_load(block)})
     assert isinstance(read, CheckpointCard)
     assert any(source.file and source.file.endswith(".gguf") for source in read.components.values())
+
+
+def test_a_whole_card_that_is_shown_can_be_read() -> None:
+    (card,) = [block for block in blocks("docs/models.md", "yaml") if block.startswith("id: ")]
+    assert read_card(yaml.safe_load(card)).id == "my-ltx"

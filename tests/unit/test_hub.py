@@ -22,7 +22,7 @@ from huggingface_hub.utils import WeakFileLock
 from pipelines.errors import WeightsUnavailable
 from pipelines.paths import ROOT
 from pipelines.weights import download, hub
-from pipelines.weights.hub import Lack, Need, Snapshot, cached_commit, commit_of, fetch, in_cache
+from pipelines.weights.hub import Lack, Need, Snapshot, cached_commit, commit_of, fetch, in_cache, newest_commit
 from tests.harness.hub import MEMBER, STRANGER, Hub, run_hub, use_hub
 
 REPO = "maker/video"
@@ -559,11 +559,25 @@ def test_no_connection(running: Hub, monkeypatch: pytest.MonkeyPatch, revision: 
     monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: pytest.fail("it waits")))
     sentence = (
         rf"^m: {REPO} could not be fetched, since the hub http://127\.0\.0\.1:9 cannot be reached \(ConnectError\)\. "
-        r"Where no hub can be reached, copy the checkpoint here and set `source: \{folder: /path/to/it\}` in configs/"
+        r"Where no hub can be reached, copy the checkpoint here and set `source: \{folder: /path/to/it\}` in the card "
     )
     with pytest.raises(WeightsUnavailable, match=sentence):
         fetch(need(revision=revision))
     assert running.requests == []
+
+
+def test_the_newest_commit_is_the_hubs_own_word(running: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the hub cannot be asked, the commit that the cache knows is not passed off as the newest."""
+    fetch(need())
+    moved = running.push(REPO, {**FILES, "README.md": b"new"})
+    assert newest_commit(REPO, None, model="m") == moved
+    with monkeypatch.context() as offline:
+        offline.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(WeightsUnavailable, match=f"^m: .*{REPO}.* HF_HUB_OFFLINE is set"):
+            newest_commit(REPO, None, model="m")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(WeightsUnavailable, match=r"^m: .* cannot be reached"):
+        newest_commit(REPO, None, model="m")
 
 
 def test_the_usual_hub_has_no_address_in_its_sentences(monkeypatch: pytest.MonkeyPatch) -> None:

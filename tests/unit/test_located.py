@@ -71,13 +71,20 @@ def test_a_local_folder() -> None:
 def test_what_a_local_folder_lacks_is_said(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     here = card({"folder": str(folder)})
+    with pytest.raises(WeightsUnavailable, match=f"^m: {folder} is no folder on this machine, in the card m.yaml$"):
+        located(here, "vae")
+    folder.touch()
+    with pytest.raises(WeightsUnavailable, match=f"^m: {folder} is a file: name it as `file`, in the card m.yaml$"):
+        located(here, "vae")
+    folder.unlink()
+    folder.mkdir()
     sentence = f"m: {folder} has no folder vae; it must be a diffusers checkpoint"
     with pytest.raises(WeightsUnavailable, match=f"^{sentence}$"):
         located(here, "vae")
     found = missing(here, "vae")
     assert found is not None
     assert (found.place, found.what) == (str(folder), sentence)
-    shutil.copytree(TINY, folder)
+    shutil.copytree(TINY, folder, dirs_exist_ok=True)
     assert missing(here, "vae") is None
     (folder / VAE).rename(folder / "vae" / "diffusion_pytorch_model.fp16.safetensors")
     with pytest.raises(WeightsUnavailable, match=f"^m: {folder}/vae has only the variant fp16"):
@@ -91,9 +98,7 @@ def test_what_a_local_folder_lacks_is_said(tmp_path: Path) -> None:
 def test_a_local_single_file(tmp_path: Path) -> None:
     file = tmp_path / ONE
     here = card({"file": str(file), "config": str(TINY)}, {"text_encoder": {"folder": str(TINY)}})
-    with pytest.raises(
-        WeightsUnavailable, match=f"^m: there is no file {file}; set source.file in configs/models/m.yaml"
-    ):
+    with pytest.raises(WeightsUnavailable, match=f"^m: there is no file {file}; set source.file in the card m.yaml"):
         located(here, "vae")
     assert missing(here, "vae") is not None
     assert located(here, "scheduler").weights == ()  # its files are those of `config`

@@ -38,6 +38,7 @@ class Hub:
 def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     hub = Hub()
     monkeypatch.setattr(pins, "commit_of", hub.commit_of)
+    monkeypatch.setattr(pins, "newest_commit", hub.commit_of)
     return hub
 
 
@@ -109,7 +110,7 @@ def test_what_the_hub_says_is_not_taken_for_a_fault_of_the_job_store(hub: Hub) -
 
 
 def test_a_pin_moves_and_says_from_where_to_where(hub: Hub) -> None:
-    later = "replicas that start from now on load it"
+    later = "replicas that start from now on load it: run `./kinoray prefetch ltx-tiny` first"
     assert list(move_pins(on_the_hub())) == [
         f"ltx-tiny: maker/t5 v1 was not pinned and is at {ONE}; {later}",
         f"ltx-tiny: maker/model main was not pinned and is at {ONE}; {later}",
@@ -133,7 +134,7 @@ def test_no_pin_moves_where_one_of_them_cannot(hub: Hub, monkeypatch: pytest.Mon
         hub.gone = len(asked) == 2
         return Hub.commit_of(hub, repo, revision, model=model)
 
-    monkeypatch.setattr(pins, "commit_of", commit_of)
+    monkeypatch.setattr(pins, "newest_commit", commit_of)
     with pytest.raises(WeightsUnavailable):
         list(move_pins(on_the_hub()))
     with open_pins() as record:

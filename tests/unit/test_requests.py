@@ -12,6 +12,7 @@ from pipelines.catalogue import get_card, load_card, load_catalogue, read_card
 from pipelines.errors import ConfigError, InvalidRequest
 from pipelines.paths import ROOT
 from pipelines.requests import GenerationRequest, resolve
+from pipelines.stages import Stage
 
 
 def request(**fields: object) -> RequestFields:
@@ -163,3 +164,33 @@ def test_a_card_keeps_to_its_own_limits(tmp_path: Path, wrong: str, says: str) -
     path.write_text(good.replace(wrong, says))
     with pytest.raises(ConfigError, match=r"ltx-tiny\.yaml: "):
         load_card(path)
+
+
+def test_models_with_one_text_encoder_share_it_whatever_files_their_transformers_are() -> None:
+    data = get_card("ltx-tiny").model_dump(mode="json")
+    t5 = {"file": "/t5.safetensors", "config": "/ltx"}
+    cards = [
+        read_card({**data, "source": source, "components": {"text_encoder": t5}})
+        for source in (
+            {"folder": "/ltx"},
+            {"file": "/one.safetensors", "config": "/ltx"},
+            {"file": "/two.safetensors", "config": "/ltx"},
+        )
+    ]
+    assert len({card.shared_by(Stage.TEXT_ENCODE) for card in cards}) == 1
+    assert len({card.shared_by(Stage.DECODE) for card in cards}) == 3
+
+
+def test_a_card_may_name_a_path_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = Source.model_validate({"file": "~/x.safetensors", "config": "~/ltx"})
+    assert (source.file, source.config) == (f"{tmp_path}/x.safetensors", f"{tmp_path}/ltx")
+
+
+def test_a_wrong_card_is_said_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "ltx-tiny.yaml"
+    good = (ROOT / "configs/models/ltx-tiny.yaml").read_text()
+    path.write_text(good.replace("  schedule: uniform\n", ""))
+    with pytest.raises(ConfigError) as refused:
+        load_card(path)
+    assert refused.value.message == f"{path}: defaults.schedule: Field required"
