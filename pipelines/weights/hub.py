@@ -20,6 +20,7 @@ from pipelines.weights.hub_errors import offline, sentences
 from pipelines.weights.pin import MAIN, is_commit
 
 TIMEOUT_S = 30
+LOOKS, LOOK_EVERY_S = 5, 0.2
 KEPT_FREE = 2**28
 """Bytes that fetching leaves free on the disk."""
 
@@ -186,13 +187,26 @@ def fetch(need: Need) -> Snapshot:
         with sentences(need.model, need.repo, need.revision):
             for file in found.files:
                 download(file, need.model)
-        found = in_cache(need)
+        found = _settled(need)
     if isinstance(found, Lack):
         raise WeightsUnavailable(
             f"{need.model}: {found.reason} of {need.repo} came, and is no longer whole in the cache: another process "
             f"removes or changes files there; run `./kinoray prefetch {need.model}` again"
         )
     return found
+
+
+def _settled(need: Need) -> Snapshot | Lack:
+    """What the cache holds once nobody is putting the same file in place, which takes it away for a moment."""
+    from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_fixed
+
+    looks = Retrying(
+        retry=retry_if_result(lambda found: isinstance(found, Lack)),
+        stop=stop_after_attempt(LOOKS),
+        wait=wait_fixed(LOOK_EVERY_S),
+        retry_error_callback=lambda _: in_cache(need),
+    )
+    return looks(in_cache, need)
 
 
 def first_look(need: Need) -> Snapshot | Lack:
