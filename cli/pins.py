@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from cli.job_store import job_store_name, pins
 from pipelines.card import ModelCard
 from pipelines.errors import ConfigError
-from pipelines.weights.hub import commit_of, newest_commit
-from pipelines.weights.located import whole_commit
+from pipelines.weights.hub import newest_commit
+from pipelines.weights.located import commit_to_pin
 from pipelines.weights.pin import MAIN, Commits, pin, unpinned
 
 
@@ -35,7 +35,7 @@ def pinned_card(card: ModelCard, say: Callable[[str], None], *, note: Callable[[
                 found: list[str] = []
 
                 def find() -> str:
-                    found.append(whole_commit(card, repo, revision) or commit_of(repo, revision, model=card.id))
+                    found.append(commit_to_pin(card, repo, revision))
                     return found[0]
 
                 pinned = record.pinned(repo, revision, find)
@@ -60,7 +60,7 @@ def recorded_commits(cards: Iterable[ModelCard], say: Callable[[str], None]) -> 
         return {}
     try:
         with pins() as record:
-            return {key: each.commit for key, each in record.all().items()}
+            return record.commits()
     except (ConfigError, OSError) as error:  # a SQLite store needs a folder that can be written
         say(f"which commits are pinned is not known: {error}")
         return {}

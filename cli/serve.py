@@ -13,8 +13,8 @@ from rich.markup import escape
 from cli.fetching import fetch_all
 from cli.job_store import check_job_store
 from cli.service import default_config, run_service
-from deployments.configuration.serve_config import load_config
-from deployments.configuration.settings import data_dir, load_settings
+from deployments.configuration.serve_config import load_config, served_cards
+from deployments.configuration.settings import data_dir
 
 QUIET_S = 15.0
 """How long nothing is said of stages that load, at first and between two times."""
@@ -36,8 +36,7 @@ def run_forever(console: Console, path: Path | None) -> None:
             told.add(sentence)
             console.print(f"[red]cannot start:[/] {escape(sentence)}", emoji=False, soft_wrap=True)
 
-    for application in config["applications"]:
-        fetch_all(load_settings(application.get("args") or {}).cards().values(), say)
+    fetch_all(served_cards(config), say)
     console.print(f"Starting Kinoray from {path} ...")
     loading = Loading(lambda sentence: console.print(sentence, markup=False, soft_wrap=True))
     try:

@@ -325,7 +325,7 @@ class Api:
     def _commits(self) -> Commits:
         """The commits that are recorded; none while the job store cannot be reached, as it is not needed otherwise."""
         try:
-            return {key: pin.commit for key, pin in self.pins.all().items()}
+            return self.pins.commits()
         except UNREACHABLE:
             return {}
 

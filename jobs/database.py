@@ -200,6 +200,16 @@ class Database:
             assert after is not None
             return before, after
 
+    def has(self, table: Table) -> bool:
+        """Whether a table is there."""
+        with self.read() as connection:
+            return inspect(connection).has_table(table.name)
+
+    def ensure(self, table: Table) -> None:
+        """Migrate a SQLite store that has not this table: a replica may be the first to open it."""
+        if self.is_sqlite and not self.has(table):
+            self.migrate()
+
     def require_current(self) -> None:
         """Raise DatabaseUnusable unless the tables are those of this version."""
         from alembic.script import ScriptDirectory

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import inspect, select
+from sqlalchemy import select
 
 from jobs.database import Database, insert_if_absent, insert_into
 from jobs.schema import pins
@@ -32,11 +32,6 @@ class Pins:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    def has_table(self) -> bool:
-        """Whether the table is there: a replica may start before a SQLite store has its tables."""
-        with self._database.read() as connection:
-            return inspect(connection).has_table(pins.name)
 
     def pinned(self, repo: str, revision: str | None, resolve: Callable[[], str]) -> str:
         """The commit of a repository's branch or tag; the first to ask calls `resolve`, and its answer is recorded.
@@ -61,6 +56,10 @@ class Pins:
             insert = insert_into(connection, pins).values(**key, **value)
             connection.execute(insert.on_conflict_do_update(index_elements=list(pins.primary_key), set_=value))
         return before
+
+    def commits(self) -> dict[tuple[str, str], str]:
+        """The commit of every pin, by repository and revision."""
+        return {key: each.commit for key, each in self.all().items()}
 
     def all(self) -> dict[tuple[str, str], Pin]:
         """Every pin, by repository and revision. There are a few for each model."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Row, case, delete, inspect, select, update
+from sqlalchemy import Row, case, delete, select, update
 
 from jobs.database import Database, insert_into
 from jobs.schema import stage_failures
@@ -34,11 +34,6 @@ class StageFailures:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    def has_table(self) -> bool:
-        """Whether the table is there: a replica may start before a SQLite store has its tables."""
-        with self._database.read() as connection:
-            return inspect(connection).has_table(stage_failures.name)
 
     def failed(self, deployment: str, message: str, at: float, *, deployed_at: float) -> int:
         """Record that a replica could not load its stage; returns how many have failed in a row, this one included."""

@@ -16,6 +16,7 @@ from deployments.configuration.settings import Settings, database_url
 from deployments.events import emit, log
 from jobs.database import UNREACHABLE, Database
 from jobs.pins import Pins
+from jobs.schema import pins
 from pipelines.card import CheckpointCard, Component, ModelCard
 from pipelines.families import stages_of
 from pipelines.protocols import Loaded, Loader, Resources
@@ -81,21 +82,15 @@ def pinned(card: ModelCard, stage: Stage) -> ModelCard:
     components = card.STAGES[stage]
     if not unpinned(card, components):
         return card  # and the job store is not needed
-    from pipelines.weights.hub import commit_of
-    from pipelines.weights.located import whole_commit
+    from pipelines.weights.located import commit_to_pin
 
     def pin_all() -> ModelCard:
         with Database(database_url()) as database:
-            pins = Pins(database)
-            if database.is_sqlite and not pins.has_table():
-                database.migrate()
+            database.ensure(pins)
+            record = Pins(database)
 
             def commit(repo: str, revision: str | None) -> str:
-                return pins.pinned(
-                    repo,
-                    revision,
-                    lambda: whole_commit(card, repo, revision, components) or commit_of(repo, revision, model=card.id),
-                )
+                return record.pinned(repo, revision, lambda: commit_to_pin(card, repo, revision, components))
 
             return pin(card, commit, components)
 

@@ -28,6 +28,7 @@ from deployments.application import Application, look
 from deployments.configuration.settings import database_url
 from deployments.events import emit
 from jobs.database import Database
+from jobs.schema import stage_failures
 from jobs.stage_failures import GIVEN_UP_AT, StageFailure, StageFailures
 from pipelines.errors import KinorayError, ReplicaUnavailable, StageUnavailable
 
@@ -98,20 +99,16 @@ def here() -> Here:
 @contextmanager
 def open_record() -> Iterator[StageFailures]:
     """The record of failed starts in the job store. A replica may be the first to open a SQLite store."""
-    url = database_url()
-    with Database(url) as database:
-        record = StageFailures(database)
-        if database.is_sqlite and not record.has_table():
-            database.migrate()
-        yield record
+    with Database(database_url()) as database:
+        database.ensure(stage_failures)
+        yield StageFailures(database)
 
 
 def forget_failures(deployment: str) -> None:
     """Clear a deployment's failures, at the cost of two small queries if there are none."""
     with Database(database_url()) as database:
-        record = StageFailures(database)
-        if record.has_table():
-            record.started(deployment)
+        if database.has(stage_failures):
+            StageFailures(database).started(deployment)
 
 
 class Starting(Generic[T]):

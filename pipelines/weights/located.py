@@ -10,7 +10,7 @@ from pipelines.card import WEIGHTLESS, CheckpointCard, Component, ModelCard, Sou
 from pipelines.errors import WeightsUnavailable
 from pipelines.paths import ROOT
 from pipelines.weights.files import description_files, weight_files
-from pipelines.weights.hub import Lack, Need, Snapshot, cached_commit, fetch, in_cache
+from pipelines.weights.hub import Lack, Need, Snapshot, cached_commit, commit_of, fetch, in_cache
 from pipelines.weights.pin import MAIN, hub_config
 
 
@@ -80,6 +80,20 @@ def located(card: CheckpointCard, component: Component) -> Located:
     file = fetch(where.file) if isinstance(where.file, Need) else where.file
     folder = fetch(where.folder) if isinstance(where.folder, Need) else where.folder
     return _located(card, component, folder, file)
+
+
+def commit_to_pin(
+    card: ModelCard, repo: str, revision: str | None, components: Iterable[Component] | None = None
+) -> str:
+    """The commit to which a branch or tag is pinned when nobody has yet: the cache's, if it is whole, or the hub's.
+
+    Args:
+        components: those that need something; by default, all of the card's.
+
+    Raises:
+        WeightsUnavailable: there is no such repository or revision, or neither hub nor cache know it.
+    """
+    return whole_commit(card, repo, revision, components) or commit_of(repo, revision, model=card.id)
 
 
 def whole_commit(

@@ -74,8 +74,8 @@ def make_recipe(header: Header, expected: Mapping[str, Tensor], layout: Layout, 
         WeightsUnavailable: one is missing, left over or of another shape; the sentence says what the file is.
     """
     scales = _scales(header)
-    stored = _without_contents(header, besides={*scales.values(), *filter(SCALED_BESIDES.search, header.entries)})
-    stored = {name: stored[name] for name in layout.own(stored)}
+    besides = {*scales.values(), *filter(SCALED_BESIDES.search, header.entries)}
+    stored = _without_contents(header, layout.own([name for name in header.entries if name not in besides]))
     found = layout.find(stored, expected)
     recipe = {name: Part(part.name, part.transform, scales.get(part.name)) for name, part in found.items()}
     missing = [name for name in expected if name not in recipe]
@@ -118,10 +118,9 @@ def _scales(header: Header) -> dict[str, str]:
     return scales
 
 
-def _without_contents(header: Header, besides: Collection[str]) -> dict[str, Tensor]:
+def _without_contents(header: Header, names: Collection[str]) -> dict[str, Tensor]:
     import torch
 
-    names = [name for name in header.entries if name not in besides]
     return {name: torch.empty(header.entries[name].shape, device="meta") for name in names}
 
 

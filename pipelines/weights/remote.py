@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from pipelines.card import CheckpointCard, Component
 from pipelines.errors import WeightsUnavailable
 from pipelines.weights.download import RemoteFile
-from pipelines.weights.header import Header, read_header
+from pipelines.weights.header import LONGEST_HEADER, Header, read_header
 from pipelines.weights.hub import TIMEOUT_S, Need, Snapshot, fetch, in_cache, listed_weights
 from pipelines.weights.hub_errors import sentences
 from pipelines.weights.load import GGUF, check_network, prepare_by
@@ -23,8 +23,6 @@ from pipelines.weights.located import places
 
 FIRST = 100_000
 """Bytes that are asked for first: the headers of nearly all files are shorter."""
-MAX_HEADER = 100_000_000
-"""The longest header, in bytes, that safetensors reads."""
 
 
 def check_ahead(card: CheckpointCard, component: Component) -> None:
@@ -78,7 +76,7 @@ def _beginning(file: RemoteFile) -> bytes:
         return b""  # of which no part can be asked for
     first = _receive(file, 0, FIRST)
     header = 8 + int.from_bytes(first[:8], "little")
-    if len(first) < header <= min(file.size, 8 + MAX_HEADER):
+    if len(first) < header <= min(file.size, 8 + LONGEST_HEADER):
         first += _receive(file, len(first), header)
     return first
 

@@ -53,7 +53,7 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def is_whole(model: CheckpointCard) -> bool:
     """Whether it is here at the commits that are pinned."""
     with pins() as record:
-        loaded = pin_known(model, {key: each.commit for key, each in record.all().items()})
+        loaded = pin_known(model, record.commits())
     assert isinstance(loaded, CheckpointCard)
     return all(missing(loaded, component) is None for component in loaded.all_components())
 

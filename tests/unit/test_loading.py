@@ -47,7 +47,7 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     hub = Hub()
-    monkeypatch.setattr("pipelines.weights.hub.commit_of", hub.commit_of)
+    monkeypatch.setattr("pipelines.weights.located.commit_of", hub.commit_of)
     return hub
 
 

@@ -37,7 +37,7 @@ class Hub:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     hub = Hub()
-    monkeypatch.setattr(pins, "commit_of", hub.commit_of)
+    monkeypatch.setattr("pipelines.weights.located.commit_of", hub.commit_of)
     monkeypatch.setattr(pins, "newest_commit", hub.commit_of)
     return hub
 
@@ -69,7 +69,7 @@ def test_what_is_fetched_first_is_pinned(hub: Hub, tmp_path: Path) -> None:
     store = f"is pinned to {ONE} in the job store {sqlite_url(tmp_path / 'jobs.sqlite3')}"
     assert noted == [f"ltx-tiny: maker/t5 v1 {store}", f"ltx-tiny: maker/model main {store}"]
     with open_pins() as record:
-        assert {key: pin.commit for key, pin in record.all().items()} == {
+        assert record.commits() == {
             ("maker/model", "main"): ONE, ("maker/t5", "v1"): ONE,
         }  # fmt: skip
     assert said == []
@@ -77,11 +77,12 @@ def test_what_is_fetched_first_is_pinned(hub: Hub, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("hub")
 def test_what_the_cache_has_whole_is_pinned_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    def whole_commit(card: ModelCard, repo: str, revision: str | None) -> str | None:
+    def whole_commit(card: ModelCard, repo: str, revision: str | None, components: object) -> str | None:
+        assert components is None
         assert card.id == "ltx-tiny"
         return TWO if (repo, revision) == ("maker/model", None) else None
 
-    monkeypatch.setattr(pins, "whole_commit", whole_commit)
+    monkeypatch.setattr("pipelines.weights.located.whole_commit", whole_commit)
     assert revisions(pinned_card(on_the_hub(), lambda _: None)) == (TWO, ONE)
 
 

@@ -231,7 +231,7 @@ def test_a_long_header_is_read_whole(running: Hub, monkeypatch: pytest.MonkeyPat
     assert read_remote_header(_listed(running, VAE), "m").entries.keys() == read_header([TINY / VAE]).entries.keys()
     assert [(sent.start, sent.count) for sent in running.downloads(VAE)] == [(0, 1000), (1000, HEADER - 1000)]
     running.sent.clear()
-    monkeypatch.setattr(remote, "MAX_HEADER", HEADER - 9)
+    monkeypatch.setattr(remote, "LONGEST_HEADER", HEADER - 9)
     with pytest.raises(WeightsUnavailable):
         read_remote_header(_listed(running, VAE), "m")
     assert [(sent.start, sent.count) for sent in running.downloads(VAE)] == [(0, 1000)]
