@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from cli.pins import pinned_card
 from cli.service import StartFailed
-from pipelines.card import CheckpointCard, ModelCard
+from pipelines.card import ModelCard
 from pipelines.errors import WeightsUnavailable
 from pipelines.weights.download import RemoteFile
-from pipelines.weights.hub import Lack, bytes_to_come, check_space, first_look, in_cache, pinned
-from pipelines.weights.located import places
-from pipelines.weights.prefetch import prefetch
+from pipelines.weights.hub import bytes_to_come, check_space
+from pipelines.weights.prefetch import files_to_come, prefetch
 
 
 def fetch_all(cards: Iterable[ModelCard], say: Callable[[str], None]) -> None:
@@ -30,7 +29,7 @@ def fetch_all(cards: Iterable[ModelCard], say: Callable[[str], None]) -> None:
         wrong.append(error.message)
 
     chosen: list[ModelCard] = []
-    coming: dict[str, list[RemoteFile]] = {}  # by model
+    coming: dict[str, Sequence[RemoteFile]] = {}  # by model
     for each in cards:
         try:
             card = pinned_card(each, say)
@@ -48,22 +47,3 @@ def fetch_all(cards: Iterable[ModelCard], say: Callable[[str], None]) -> None:
             note(error)
     if len(wrong) == len(cards):
         raise StartFailed(f"no model can be served: {'; '.join(dict.fromkeys(wrong))}")
-
-
-def files_to_come(card: ModelCard) -> list[RemoteFile]:
-    """What is to be fetched of a model; asks the hub for listings only.
-
-    Raises:
-        WeightsUnavailable: a component is not where the card says, or the hub cannot be asked.
-    """
-    if not isinstance(card, CheckpointCard):
-        return []
-    files: list[RemoteFile] = []
-    for component in card.all_components():
-        for need in places(card, component).needs:
-            found = first_look(need)
-            if isinstance(found, Lack):
-                found = in_cache(pinned(need, found))
-            if isinstance(found, Lack):
-                files += found.files
-    return files

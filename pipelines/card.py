@@ -64,8 +64,10 @@ class Source(StrictModel):
         return self
 
     def path(self) -> Path | None:
-        """The local folder, absolute; None when the weights live elsewhere."""
-        return None if self.folder is None else (ROOT / self.folder)
+        """The local folder or file, absolute; None when the weights are from the hub."""
+        if self.repo is not None:
+            return None
+        return ROOT / (self.folder or self.file or "")
 
 
 class Compression(StrictModel):

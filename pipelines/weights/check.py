@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from pipelines.card import CheckpointCard, Component, ModelCard
 from pipelines.errors import WeightsUnavailable
-from pipelines.paths import ROOT
 from pipelines.weights.description import description_of
 from pipelines.weights.hub import Snapshot, in_cache
 from pipelines.weights.load import check_network
@@ -41,8 +40,8 @@ def is_here(card: CheckpointCard, component: Component) -> bool:
 
     A local path must exist, but need not be whole: what it lacks is something to say.
     """
-    source = card.component_source(component)
-    if source.repo is None and not (source.path() or ROOT / (source.file or "")).exists():
+    local = card.component_source(component).path()
+    if local is not None and not local.exists():
         return False
     try:
         needs = places(card, component).needs

@@ -125,27 +125,26 @@ def whole_commit(
 def missing(card: CheckpointCard, component: Component) -> Missing | None:
     """What of a component is not on this machine, without fetching and without the network; None if it is whole."""
     source = card.component_source(component)
-    place = source.repo or str(source.path() or ROOT / (source.file or ""))
     try:
         where = places(card, component)
-        found = {need: in_cache(need) for need in where.needs}
-        for need, lack in found.items():
-            if isinstance(lack, Lack):
-                return Missing(need.repo, lack.reason)
-        file, folder = (_found(each, found) for each in (where.file, where.folder))
+        file, folder = _seen(where.file), _seen(where.folder)
+        if isinstance(file, Missing):
+            return file
+        if isinstance(folder, Missing):
+            return folder
         assert folder is not None
         _located(card, component, folder, file)
     except WeightsUnavailable as error:
-        return Missing(place, error.message)
+        return Missing(source.repo or str(source.path()), error.message)
     return None
 
 
-def _found(place: Path | Need | None, found: dict[Need, Snapshot | Lack]) -> Path | Snapshot | None:
+def _seen(place: Path | Need | None) -> Path | Snapshot | Missing | None:
+    """What is there of a place, without the network."""
     if not isinstance(place, Need):
         return place
-    snapshot = found[place]
-    assert isinstance(snapshot, Snapshot)
-    return snapshot
+    found = in_cache(place)
+    return Missing(place.repo, found.reason) if isinstance(found, Lack) else found
 
 
 def _located(
@@ -184,9 +183,8 @@ def _in_folder(
 
 
 def _single_file(card: CheckpointCard, source: Source, component: Component) -> Path | Need:
-    if source.repo is not None:
-        return Need(card.id, source.repo, source.revision, component, file=source.file)
-    path = ROOT / (source.file or "")
+    if (path := source.path()) is None:
+        return Need(card.id, source.repo or "", source.revision, component, file=source.file)
     if not path.is_file():
         raise WeightsUnavailable(f"{card.id}: there is no file {path}; set source.file in the card {card.id}.yaml")
     return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,19 @@ class Prefetched:
         return sum(path.stat().st_size for path in files)
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What must be fetched."""
+
+    needs: Sequence[Need]
+    """Each at its commit."""
+    files: Sequence[RemoteFile]
+    """Of all of them together."""
+
+
+Parts = Sequence[tuple[CheckpointCard, Component]]
+
+
 def prefetch(card: ModelCard) -> list[Path]:
     """Fetch what is missing of a model onto this machine, with progress bars; returns the places of its components.
 
@@ -54,26 +67,40 @@ def prefetch_all(
     Raises:
         WeightsUnavailable: a component is not where its card says, not whole, or cannot be fetched.
     """
-    parts = [(card, each) for card in cards if isinstance(card, CheckpointCard) for each in card.all_components()]
-    by_part = [(card, component, places(card, component).needs) for card, component in parts]
-    for card, component, needs in by_part:
-        if not needs:
-            located(card, component)  # what is wrong with local files is said before anything is fetched
-    plan = _plan([need for *_, needs in by_part for need in needs])
-    if plan and check is not None:
+    parts = _parts(cards)
+    plan = _plan(parts)
+    check_space(", ".join(dict.fromkeys(need.model for need in plan.needs)), bytes_to_come(plan.files))
+    if plan.needs and check is not None:
         for card, component in parts:
             check(card, component)
-    for need in plan:
+    for need in plan.needs:
         fetch(need)
     return [Prefetched(card.id, component, located(card, component)) for card, component in parts]
 
 
-def _plan(needs: list[Need]) -> list[Need]:
-    """The needs that must be fetched, each at its commit; raises WeightsUnavailable when the disk cannot hold them.
+def files_to_come(card: ModelCard) -> Sequence[RemoteFile]:
+    """What is to be fetched of a model; asks the hub for listings only.
+
+    Raises:
+        WeightsUnavailable: a component is not where its card says, or the hub cannot be asked.
+    """
+    return _plan(_parts([card])).files
+
+
+def _plan(parts: Parts) -> Plan:
+    """What must be fetched for components.
 
     Components from one branch are fetched from one commit: when one of them is not whole in the cache, the hub is asked
     which commit the branch is now, and all of them are brought to it.
+
+    Raises:
+        WeightsUnavailable: a component is not where its card says, or the hub cannot be asked.
     """
+    needs: list[Need] = []
+    for card, component in parts:
+        if not (those := places(card, component).needs):
+            located(card, component)  # what is wrong with local files is said before anything is fetched
+        needs += those
     fetched: list[Need] = []
     files: list[RemoteFile] = []
     for group in _by_revision(needs):
@@ -86,8 +113,11 @@ def _plan(needs: list[Need]) -> list[Need]:
             if isinstance(lack, Lack):
                 files += lack.files
                 fetched.append(need.at(commit))
-    check_space(", ".join(dict.fromkeys(need.model for need in fetched)), bytes_to_come(files))
-    return fetched
+    return Plan(fetched, files)
+
+
+def _parts(cards: Iterable[ModelCard]) -> Parts:
+    return [(card, each) for card in cards if isinstance(card, CheckpointCard) for each in card.all_components()]
 
 
 def _by_revision(needs: list[Need]) -> list[list[Need]]:

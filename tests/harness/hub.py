@@ -124,6 +124,17 @@ def run_hub() -> Iterator[Hub]:
         raise hub.faults[0]
 
 
+@contextmanager
+def own_hub(home: Path, patch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A running hub that this process uses, with a cache in `home`."""
+    from huggingface_hub import close_session
+
+    with run_hub() as hub:
+        use_hub(hub, home, patch)
+        yield hub
+        close_session()
+
+
 def use_hub(hub: Hub, home: Path, patch: pytest.MonkeyPatch) -> None:
     """Let this process use a hub and a cache in `home`, without a token."""
     from huggingface_hub import constants

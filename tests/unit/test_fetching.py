@@ -5,49 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from huggingface_hub import close_session
 
-from cli.fetching import fetch_all, files_to_come
+from cli.fetching import fetch_all
 from cli.job_store import pins
 from cli.service import StartFailed
 from jobs.database import sqlite_url
 from pipelines.card import CheckpointCard
-from pipelines.catalogue import get_card, read_card
-from pipelines.paths import ROOT
 from pipelines.weights import hub
 from pipelines.weights.hub import bytes_to_come
 from pipelines.weights.located import missing
 from pipelines.weights.pin import pin_known
-from tests.harness.hub import Hub, run_hub, use_hub
+from pipelines.weights.prefetch import files_to_come
+from tests.harness.elsewhere import TINY, VAE, card
+from tests.harness.hub import Hub, own_hub
 
-TINY = ROOT / "models" / "ltx-tiny"
 ONE, TWO = "maker/one", "maker/two"
-VAE = "vae/diffusion_pytorch_model.safetensors"
-
-
-def card(name: str, source: dict[str, Any]) -> CheckpointCard:
-    """ltx-tiny under another name, with its files elsewhere."""
-    values = get_card("ltx-tiny").model_dump(mode="json")
-    found = read_card({**values, "id": name, "source": source})
-    assert isinstance(found, CheckpointCard)
-    return found
 
 
 @pytest.fixture
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with two models, an empty cache and an empty job store."""
     monkeypatch.setenv("KINORAY_DATABASE_URL", sqlite_url(tmp_path / "jobs.sqlite3"))
-    with run_hub() as running:
+    with own_hub(tmp_path / "home", monkeypatch) as running:
         running.push_folder(ONE, TINY)
         files = running.repositories[ONE].commits[running.repositories[ONE].refs["main"]]
         # Not the same contents, which would come once.
         running.push(TWO, {path: content + b" " for path, content in files.items()})
-        use_hub(running, tmp_path / "home", monkeypatch)
         yield running
-        close_session()
 
 
 def is_whole(model: CheckpointCard) -> bool:
@@ -63,14 +49,14 @@ def free(patch: pytest.MonkeyPatch, size: int) -> None:
 
 
 def test_the_disk_must_hold_all_that_comes(running: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = card("one", {"repo": ONE}), card("two", {"repo": TWO})
+    one, two = card({"repo": ONE}, name="one"), card({"repo": TWO}, name="two")
     size, both = (bytes_to_come([file for each in models for file in files_to_come(each)])
                   for models in ((one,), (one, two)))  # fmt: skip
     assert size < both
     said: list[str] = []
     free(monkeypatch, both - 1)
     running.sent.clear()
-    fetch_all([one, card("local", {"folder": str(TINY)}), two], said.append)
+    fetch_all([one, card({"folder": str(TINY)}, name="local"), two], said.append)
     (sentence,) = said
     assert sentence.startswith("two (after one): 0.0 GB are to be fetched")
     assert (is_whole(one), is_whole(two)) == (True, False)
@@ -86,8 +72,8 @@ def test_the_disk_must_hold_all_that_comes(running: Hub, monkeypatch: pytest.Mon
 
 def test_what_is_wrong_with_each_is_said_and_the_others_come(running: Hub) -> None:
     said: list[str] = []
-    away, broken = card("away", {"repo": "nobody/nothing"}), card("broken", {"folder": "no/such/folder"})
-    two = card("two", {"repo": TWO})
+    away, broken = card({"repo": "nobody/nothing"}, name="away"), card({"folder": "no/such/folder"}, name="broken")
+    two = card({"repo": TWO}, name="two")
     fetch_all([away, broken, two], said.append)
     assert [each.split(":")[0] for each in said] == ["away", "broken"]
     assert is_whole(two)
@@ -99,7 +85,7 @@ def test_what_is_wrong_with_each_is_said_and_the_others_come(running: Hub) -> No
 
 
 def test_models_that_share_files_need_room_once(running: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other = card("one", {"repo": ONE}), card("other", {"repo": ONE})
+    one, other = card({"repo": ONE}, name="one"), card({"repo": ONE}, name="other")
     free(monkeypatch, bytes_to_come(files_to_come(one)))
     said: list[str] = []
     fetch_all([one, other], said.append)
@@ -114,7 +100,7 @@ def test_the_commit_that_is_pinned_comes_not_the_branch(running: Hub) -> None:
         record.pinned(ONE, None, lambda: commit)
     files = running.repositories[ONE].commits[commit]
     running.push(ONE, {path: content + b"later" for path, content in files.items()})
-    one = card("one", {"repo": ONE})
+    one = card({"repo": ONE}, name="one")
     fetch_all([one], lambda _: None)
     assert is_whole(one)
     assert len(running.downloads(VAE)) == 1

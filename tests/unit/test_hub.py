@@ -8,22 +8,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from huggingface_hub import close_session, constants, snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.utils import WeakFileLock
 
 from pipelines.errors import WeightsUnavailable
 from pipelines.paths import ROOT
 from pipelines.weights import download, hub
 from pipelines.weights.hub import Lack, Need, Snapshot, cached_commit, commit_of, fetch, in_cache, newest_commit
-from tests.harness.hub import MEMBER, STRANGER, Hub, run_hub, use_hub
+from tests.harness.hub import MEMBER, STRANGER, Hub, own_hub
+from tests.harness.processes import until
 
 REPO = "maker/video"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -51,11 +51,9 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100)
     monkeypatch.setattr(download, "WAIT_S", 0)
-    with run_hub() as running:
+    with own_hub(tmp_path, monkeypatch) as running:
         running.push(REPO, FILES)
-        use_hub(running, tmp_path, monkeypatch)
         yield running
-        close_session()
 
 
 def need(component: str = "vae", **fields: str | None) -> Need:
@@ -278,7 +276,7 @@ def test_a_killed_process_leaves_what_it_got(running: Hub, tmp_path: Path) -> No
     running.holds[VAE] = 12 * 2**20
     first = start(running, tmp_path)
     blobs = tmp_path / "hub" / "models--maker--video" / "blobs"
-    until(lambda: any(each.stat().st_size >= 10 * 2**20 for each in blobs.glob("*.incomplete")))
+    until(lambda: any(each.stat().st_size >= 10 * 2**20 for each in blobs.glob("*.incomplete")), "half has come")
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     running.holds.clear()
@@ -295,7 +293,7 @@ def test_processes_fetch_each_file_once(running: Hub, tmp_path: Path, count: int
     running.open.clear()
     processes = [start(running, tmp_path) for _ in range(count)]
     heads = [f"/{REPO}/resolve/{main(running)}/{VAE}", "HEAD"]
-    until(lambda: sum([each.path, each.method] == heads for each in list(running.requests)) >= count)
+    until(lambda: sum([each.path, each.method] == heads for each in list(running.requests)) >= count, "all ask")
     running.open.set()  # all of them want the file now, and none has it
     assert [process.wait(DEADLINE_S) for process in processes] == [0] * count
     assert len(running.downloads(VAE)) == 1
@@ -311,7 +309,7 @@ def test_processes_without_locks_end_well(running: Hub, tmp_path: Path) -> None:
         "huggingface_hub.utils.WeakFileLock = f.WeakFileLock = lambda *_, **__: contextlib.nullcontext();"
     )
     processes = [start(running, tmp_path, without) for _ in range(3)]
-    until(lambda: sum(each.store for each in list(running.requests)) >= 3)
+    until(lambda: sum(each.store for each in list(running.requests)) >= 3, "all three fetch")
     running.open.set()
     assert [process.wait(DEADLINE_S) for process in processes] == [0] * 3
     assert fetch(need()).weights[0].read_bytes() == FILES[VAE]
@@ -321,13 +319,6 @@ def start(running: Hub, home: Path, before: str = "") -> subprocess.Popen[bytes]
     code = f"{before}from pipelines.weights.hub import Need, fetch; fetch(Need('m', '{REPO}', None, 'vae'))"
     environment = {**os.environ, **running.environment(home)}
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment)
-
-
-def until(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # Sizes and space
@@ -491,7 +482,7 @@ def test_a_file_that_another_process_repairs_meanwhile_is_left_to_it(running: Hu
     with ThreadPoolExecutor() as pool:
         with WeakFileLock(lock):
             other = pool.submit(fetch, need())
-            until(lambda: any(request.method == "HEAD" for request in list(running.requests)))
+            until(lambda: any(request.method == "HEAD" for request in list(running.requests)), "it asks")
             path.write_bytes(FILES[VAE])
             blob.unlink()
         assert other.result().weights == (path,)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
-from huggingface_hub import close_session, constants
+from huggingface_hub import constants
 from rich.console import Console
 
 from cli import checking
@@ -18,38 +17,25 @@ from cli.models import entry
 from cli.pins import recorded_commits
 from jobs.database import sqlite_url
 from pipelines.card import CheckpointCard
-from pipelines.catalogue import get_card, read_card
 from pipelines.errors import ConfigError, WeightsUnavailable
-from pipelines.paths import ROOT
 from pipelines.weights.check import is_here, problems
 from pipelines.weights.located import located
 from pipelines.weights.pin import pin_known
 from pipelines.weights.prefetch import prefetch
-from tests.harness.hub import Hub, run_hub, use_hub
+from tests.harness.elsewhere import TINY, card
+from tests.harness.hub import Hub, own_hub
 
-TINY = ROOT / "models" / "ltx-tiny"
 REPO, LATER = "maker/tiny", "maker/later"
 NOWHERE = "postgresql://nobody:secret@127.0.0.1:9/nothing"
-VAE = "vae/diffusion_pytorch_model.safetensors"
-
-
-def card(source: dict[str, Any], **components: dict[str, Any]) -> CheckpointCard:
-    """ltx-tiny with its files elsewhere."""
-    values = get_card("ltx-tiny").model_dump(mode="json")
-    found = read_card({**values, "id": "m", "source": source, "components": components})
-    assert isinstance(found, CheckpointCard)
-    return found
 
 
 @pytest.fixture
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with the demo model, an empty cache and an empty job store."""
     monkeypatch.setenv("KINORAY_DATABASE_URL", sqlite_url(tmp_path / "jobs.sqlite3"))
-    with run_hub() as running:
+    with own_hub(tmp_path / "home", monkeypatch) as running:
         running.push_folder(REPO, TINY)
-        use_hub(running, tmp_path / "home", monkeypatch)
         yield running
-        close_session()
 
 
 def record(hub: Hub) -> str:
@@ -77,7 +63,9 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> Callable[[CheckpointCard], str]:
 
 def test_a_local_file_whose_configuration_is_on_the_hub_is_not_fetched_for(running: Hub, tmp_path: Path) -> None:
     file = tmp_path / "ltxv.safetensors"
-    there = card({"file": str(file), "config": REPO}, text_encoder={"folder": str(TINY)}, tokenizer={"folder": "no"})
+    there = card(
+        {"file": str(file), "config": REPO}, {"text_encoder": {"folder": str(TINY)}, "tokenizer": {"folder": "no"}}
+    )
     assert not is_here(there, "vae")
     file.touch()
     assert [is_here(there, each) for each in ("vae", "scheduler", "text_encoder", "tokenizer")] == [
@@ -100,7 +88,7 @@ def test_a_local_path_that_is_not_whole_is_here_and_wrong(tmp_path: Path) -> Non
     assert any(f"{tmp_path} has no folder vae" in each for each in problems(folder))
     file = tmp_path / "ltxv.safetensors"
     file.touch()
-    without = card({"file": str(file), "config": str(tmp_path / "away")}, text_encoder={"folder": str(TINY)})
+    without = card({"file": str(file), "config": str(tmp_path / "away")}, {"text_encoder": {"folder": str(TINY)}})
     assert is_here(without, "vae")
     assert any(f"there is no folder {tmp_path}/away" in each for each in problems(without))
 

@@ -10,49 +10,37 @@ from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import close_session, constants
+from huggingface_hub import constants
 from rich.console import Console
 
 from cli import prefetch as verb
 from jobs.database import sqlite_url
-from pipelines.card import CheckpointCard, Source
-from pipelines.catalogue import get_card, read_card
+from pipelines.card import Source
+from pipelines.catalogue import get_card
 from pipelines.errors import WeightsUnavailable
 from pipelines.paths import ROOT
 from pipelines.weights import hub
 from pipelines.weights.located import located, missing, whole_commit
 from pipelines.weights.prefetch import prefetch, prefetch_all
 from pipelines.weights.remote import FIRST
-from tests.harness.hub import Hub, run_hub, use_hub
+from tests.harness.elsewhere import TINY, VAE, card
+from tests.harness.hub import Hub, own_hub
 
-TINY = ROOT / "models" / "ltx-tiny"
 REPO, SINGLE = "maker/tiny", "maker/single"
 COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
-VAE = "vae/diffusion_pytorch_model.safetensors"
 ONE = "ltxv.safetensors"
-
-
-def card(source: dict[str, Any], components: dict[str, dict[str, Any]] | None = None) -> CheckpointCard:
-    """ltx-tiny with its files elsewhere."""
-    values = get_card("ltx-tiny").model_dump(mode="json")
-    found = read_card({**values, "id": "m", "source": source, "components": components or {}})
-    assert isinstance(found, CheckpointCard)
-    return found
 
 
 @pytest.fixture
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with the demo model in one repository and a single file in another; an empty cache."""
-    with run_hub() as running:
+    with own_hub(tmp_path / "home", monkeypatch) as running:
         running.push_folder(REPO, TINY)
         running.push(SINGLE, {ONE: b"all in one"})
-        use_hub(running, tmp_path / "home", monkeypatch)
         yield running
-        close_session()
 
 
 # Local sources

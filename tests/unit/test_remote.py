@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from huggingface_hub import close_session
 from rich.console import Console
 
 from benchmarks.releases import ltx
@@ -18,9 +17,7 @@ from benchmarks.releases.networks import Width
 from cli.prefetch import run_prefetch
 from jobs.database import sqlite_url
 from pipelines.card import CheckpointCard, Component
-from pipelines.catalogue import get_card, read_card
 from pipelines.errors import WeightsUnavailable
-from pipelines.paths import ROOT
 from pipelines.weights import remote
 from pipelines.weights.check import check
 from pipelines.weights.download import RemoteFile
@@ -29,11 +26,10 @@ from pipelines.weights.hub import Lack, Need, pinned
 from pipelines.weights.load import check_network
 from pipelines.weights.prefetch import prefetch_all
 from pipelines.weights.remote import check_ahead, read_remote_header
-from tests.harness.hub import Hub, run_hub, use_hub
+from tests.harness.elsewhere import TINY, VAE, card
+from tests.harness.hub import Hub, own_hub
 
-TINY = ROOT / "models" / "ltx-tiny"
 REPO, SINGLE = "maker/tiny", "maker/single"
-VAE = "vae/diffusion_pytorch_model.safetensors"
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 TEXT_ENCODER = "text_encoder/model.safetensors"
 WEIGHTS = (VAE, TRANSFORMER, TEXT_ENCODER)
@@ -42,18 +38,8 @@ FILES = {path.relative_to(TINY).as_posix(): path.read_bytes() for path in TINY.r
 
 @pytest.fixture
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with run_hub() as running:
-        use_hub(running, tmp_path / "home", monkeypatch)
+    with own_hub(tmp_path / "home", monkeypatch) as running:
         yield running
-        close_session()
-
-
-def card(source: dict[str, Any], components: dict[str, dict[str, Any]] | None = None) -> CheckpointCard:
-    """ltx-tiny with its files elsewhere."""
-    values = get_card("ltx-tiny").model_dump(mode="json")
-    found = read_card({**values, "id": "m", "source": source, "components": components or {}})
-    assert isinstance(found, CheckpointCard)
-    return found
 
 
 def plain(tensors: Mapping[str, tuple[int, ...]], **metadata: str) -> bytes:
