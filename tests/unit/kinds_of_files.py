@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.gguf_files import T5_NAMES, Stored, stored, write_gguf
 from benchmarks.gguf_files import Kind as GGUFKind
+from benchmarks.gguf_files import Stored, stored, t5_name, write_gguf
 from benchmarks.random_weights import ltx_card, svd_card
 from benchmarks.releases import ltx, svd, t5
 from benchmarks.releases.files import cast_to, write_file, write_weights
@@ -199,10 +199,8 @@ def _quantised(tensor: Tensor) -> Stored:
 
 
 def _t5_gguf(path: Path) -> Path:
-    names = {name: T5_NAMES.get_name(name, try_suffixes=(".weight",)) for name in t5.t5_tensors(SMALL)}
-    return write_gguf(
-        path, "t5encoder", {str(names[name]): _quantised(tensor) for name, tensor in t5.t5_tensors(SMALL).items()}
-    )
+    tensors = {str(t5_name(name)): _quantised(tensor) for name, tensor in t5.t5_tensors(SMALL).items()}
+    return write_gguf(path, "t5encoder", tensors)
 
 
 def _ltx_gguf(path: Path) -> Path:
