@@ -76,7 +76,7 @@ def ltx_card(folder: Path, **defaults: object) -> LTXCard:
             "limits": {"max_size": 512, "max_pixels": 2**24, "max_num_frames": 65},
             "defaults": {
                 "width": 64, "height": 64, "num_frames": 9, "fps": 25, "num_inference_steps": 4, "guidance_scale": 3.0,
-                "schedule": "uniform", "causal_positions": False,
+                "schedule": "uniform", "causal_positions": False, "t5_attends_to_padding": True,
                 "decode_timestep": 0.05, "decode_noise_scale": 0.025, "max_sequence_length": 32, **defaults,
             },
         }

@@ -161,6 +161,10 @@ class ModelCard(StrictModel):
     example_image: Path | None = None
     """An image for trying the model; a relative path starts at the repository's root."""
 
+    def values(self, said: Mapping[str, object]) -> dict[str, object]:
+        """The values of a video's parameters, but for the family and a seed: the defaults, and what a request says."""
+        return {**self.defaults.model_dump(), **said}
+
     @abstractmethod
     def default_parameters(self) -> Parameters:
         """The parameters of an empty request; the stages warm up with them."""

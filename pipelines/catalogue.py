@@ -83,8 +83,13 @@ def _check(card: ModelCard) -> None:
     """Make a request of the card's own defaults, and its graphs: what is wrong here would be wrong for every client."""
     from pipelines.requests import GenerationRequest, resolve
 
-    settable = {name: value for name, value in card.defaults.model_dump().items() if value is not None}
-    fields = {name: value for name, value in settable.items() if name in GenerationRequest.model_fields}
+    defaults = card.defaults.model_dump(exclude_none=True)
+    settable = GenerationRequest.model_fields.keys() & {
+        name
+        for name, value in defaults.items()
+        if not isinstance(value, tuple)  # a list is the card's alone
+    }
+    fields = {name: defaults[name] for name in settable}
     prompt = "a prompt" if card.TAKES_PROMPT else None
     request = GenerationRequest.model_validate({**fields, "prompt": prompt})
     parameters = resolve(request, card, has_image=card.NEEDS_IMAGE)

@@ -80,7 +80,7 @@ def resolve(
         said["num_frames"] = _nearest_frames(seconds, said.get("fps", card.defaults.fps), card)
     said.setdefault("seed", secrets.randbelow(2**32))
     family = family_of(card)
-    parameters = family.parameters.model_validate({**card.defaults.model_dump(), **said, "family": card.family})
+    parameters = family.parameters.model_validate({**card.values(said), "family": card.family})
     _check_frames(parameters.num_frames, card)
     _check_pixels(parameters, card)
     family.check(card, parameters)

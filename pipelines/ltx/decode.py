@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +15,9 @@ from pipelines.ltx.outputs import FinalLatents
 from pipelines.ltx.packing import latent_grid
 from pipelines.protocols import Resources
 from pipelines.weights.load import load_network
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLLTXVideo
 
 
 class VideoDecoder:
@@ -43,9 +48,9 @@ class VideoDecoder:
         mean, std = (part.view(1, -1, 1, 1, 1).cpu().float() for part in (vae.latents_mean, vae.latents_std))
         latents = (final.latents * std / vae.config.scaling_factor + mean).to(dtype)
         timestep = None
+        generator = torch.Generator("cpu")
+        generator.set_state(final.rng_state)
         if vae.config.timestep_conditioning:
-            generator = torch.Generator("cpu")
-            generator.set_state(final.rng_state)
             noise = torch.randn(latents.shape, generator=generator, dtype=dtype)
             noise_scale = parameters.decode_noise_scale
             if noise_scale is None:
@@ -53,10 +58,26 @@ class VideoDecoder:
             share = torch.tensor([noise_scale], dtype=dtype)[:, None, None, None, None]
             latents = (1 - share) * latents + share * noise
             timestep = torch.tensor([parameters.decode_timestep], dtype=dtype, device=device)
-        video = vae.decode(latents.to(device), timestep, return_dict=False)[0]  # [1, 3, F, H, W] in [-1, 1]
+        with seeded_noise(vae, generator):
+            video = vae.decode(latents.to(device), timestep, return_dict=False)[0]  # [1, 3, F, H, W] in [-1, 1]
         return (video[0].permute(1, 0, 2, 3) * 0.5 + 0.5).clamp(0, 1)
 
     def chunks(self, latents: Sequence[FinalLatents], parameters: LTXParameters) -> Iterator[Tensor]:
         """Yield the whole video as one chunk."""
         (final,) = latents
         yield self.decode(final, parameters)
+
+
+@contextmanager
+def seeded_noise(vae: AutoencoderKLLTXVideo, generator: torch.Generator) -> Iterator[None]:
+    """Make the noise that 0.9.1's decoder adds to its own layers depend on the video's seed.
+
+    The layers take it from PyTorch's global generators, so that in diffusers the same seed gives different videos.
+    """
+    if not any(vae.config.decoder_inject_noise):
+        yield
+        return
+    devices = [vae.device] if vae.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(int(torch.randint(2**63 - 1, (), generator=generator)))
+        yield

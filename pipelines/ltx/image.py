@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, Resampling
 from PIL.Image import new as new_image
 
 from pipelines.devices import place
+from pipelines.fit import fitted
 from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.outputs import ImageConditioning
+from pipelines.ltx.softening import softened
 from pipelines.protocols import Resources
 from pipelines.weights.load import load_network
 
@@ -32,10 +34,21 @@ class ImageEncoder:
 
     @torch.no_grad()
     def encode(self, image: Image, parameters: LTXParameters) -> ImageConditioning:
-        """Resize (the aspect ratio is not kept, as in diffusers) and encode. Results are on the CPU."""
-        pixels = self.processor.preprocess(
-            image, height=parameters.height, width=parameters.width
-        )  # [1, 3, H, W] in [-1, 1]
+        """Fit the picture to the video's size, soften it and encode it. Results are on the CPU."""
+        width, height = parameters.width, parameters.height
+        picture = given_picture(image, parameters)
+        pixels = self.processor.preprocess(picture, height=height, width=width)  # [1, 3, H, W] in [-1, 1]
         pixels = pixels.to(self.placement.device, self.placement.dtype)
         moments = self.vae.encode(pixels.unsqueeze(2)).latent_dist.parameters
         return ImageConditioning(moments.cpu(), self.vae.latents_mean.cpu(), self.vae.latents_std.cpu())
+
+
+def given_picture(image: Image, parameters: LTXParameters) -> Image:
+    """The picture that the autoencoder sees: fitted and, where the makers have it so, softened."""
+    width, height = parameters.width, parameters.height
+    picture = fitted(image, width, height, parameters.fit)
+    blur, crf = parameters.image_blur, parameters.image_crf
+    if not blur and crf is None:
+        return picture
+    # To be stretched it has still its own size; the makers soften what has the video's.
+    return softened(picture.resize((width, height), Resampling.LANCZOS), blur=blur, crf=crf)

@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.ltx.card import LTXDefaults, Schedule
+from pipelines.ltx.card import LTXDefaults
+from pipelines.ltx.schedule import Schedule
 
 SAMPLERS: Mapping[str, Schedule] = {"Uniform": "uniform", "LinearQuadratic": "linear-quadratic"}
 NEAR = 2e-3

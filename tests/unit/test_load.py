@@ -110,7 +110,8 @@ def distilled(**changes: object) -> LTXDefaults:
     return LTXDefaults.model_validate(
         {
             "width": 64, "height": 64, "num_frames": 9, "fps": 25, "num_inference_steps": 2, "guidance_scale": 1.0,
-            "schedule": "linear-quadratic", "causal_positions": True, "timesteps": [1000, 725], **changes,
+            "schedule": "linear-quadratic", "causal_positions": True, "t5_attends_to_padding": False,
+            "timesteps": [1000, 725], **changes,
         }
     )  # fmt: skip
 

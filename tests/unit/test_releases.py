@@ -150,8 +150,8 @@ def test_a_card_has_its_releases_schedule(model: str) -> None:
     release = ltx.SINGLE_FILES[file] if file else ltx.REPOSITORIES[repository or ""]
     assert card.defaults.causal_positions == release.causal
     assert card.defaults.schedule == ("linear-quadratic" if release.causal else "uniform")
+    assert card.defaults.t5_attends_to_padding != release.causal
     assert card.defaults.max_sequence_length == (256 if release.causal else 128)
-    assert card.defaults.guidance_scale == (1 if "distilled" in release.name else 3 if release.size == "2B" else 5)
     levels = [timestep / 1000 for timestep in card.defaults.timesteps or ()]
     # 0.9.6 distilled does not list its levels, but was trained on those of its schedule's eight steps.
     trained = release.levels or (ltx_releases.DISTILLED_LEVELS if "distilled" in release.name else ())

@@ -57,7 +57,9 @@ LEVELS = (1000, 993.75, 987.5, 981.25, 975, 909.375, 725, 421.875)
 def test_a_distilled_model_has_its_own_schedule() -> None:
     card = get_card("ltx-video-0.9.8-2b-distilled")
     assert resolve(request(), card).model_dump()["timesteps"] == LEVELS
-    with pytest.raises(InvalidRequest, match="must be 8"):
+    shorter = resolve(request(num_inference_steps=4), card).model_dump()
+    assert shorter["timesteps"] == (1000, 987.5, 975, 725)
+    with pytest.raises(InvalidRequest, match="must be 4 or 7 or 8: ltx-video-0.9.8-2b-distilled is distilled for these"):
         resolve(request(num_inference_steps=20), card)
 
 

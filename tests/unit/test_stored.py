@@ -115,8 +115,8 @@ def test_a_row_of_a_newer_release_can_be_read_paged_and_finished(jobs: Jobs) -> 
 
 def test_parameters_of_a_newer_release_have_no_effect_and_are_named(caplog: pytest.LogCaptureFixture) -> None:
     known = get_card("ltx-tiny").default_parameters()
-    assert read_parameters({**known.model_dump(mode="json"), "stg_scale": 1.0}) == known
-    assert "stg_scale" in caplog.text
+    assert read_parameters({**known.model_dump(mode="json"), "lighting": 1.0}) == known
+    assert "lighting" in caplog.text
 
 
 class Inner(StrictModel):

@@ -1,0 +1,29 @@
+"""What the releases of LTX-Video do differently between two predictions of the transformer."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Sampler(Protocol):
+    """How a denoise begins, how a given picture enters it, and how a prediction moves the latents.
+
+    A sampler belongs to one denoise. All random numbers come from the denoise's generator, in diffusers' order.
+    S is the number of tokens.
+    """
+
+    @property
+    def initial(self) -> Tensor:
+        """The packed latents that the denoise begins with, [1, S, C] float32 on the stage's device."""
+
+    def prepare(self, latents: Tensor, timestep: Tensor, generator: torch.Generator) -> Tensor:
+        """The latents that a step shows the transformer."""
+
+    def timesteps(self, timestep: Tensor, batch: int) -> Tensor:
+        """What the transformer is told of the noise in each clip, [B] or [B, 1], or in each token, [B, S]."""
+
+    def advance(self, prediction: Tensor, timestep: Tensor, latents: Tensor, generator: torch.Generator) -> Tensor:
+        """The latents after a step, [1, S, C] float32."""
