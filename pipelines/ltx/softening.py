@@ -1,7 +1,7 @@
 """Soften a given picture into what a frame of a video looks like, on which LTX-Video was trained.
 
-Source: LTX-Video's `inference.py`, which blurs a given picture, and `crf_compressor.py`, which then compresses it as one
-frame of H.264. They round the blurred picture towards zero; here it is rounded to the nearest level, so that a flat
+Source: LTX-Video's `inference.py`, which blurs a given picture, and `crf_compressor.py`, which then compresses it as
+one frame of H.264. They round the blurred picture towards zero; here it is rounded to the nearest level, so that a flat
 picture keeps its color.
 """
 

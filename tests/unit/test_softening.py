@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipelines.ltx.softening import softened
 from pipelines.paths import ROOT
+from pipelines.video import H264
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 Y, X = np.mgrid[0:64, 0:96]
@@ -98,6 +99,13 @@ def test_the_pixels_are_the_same_twice_and_on_a_cpu_without_vector_units() -> No
     assert here == elsewhere
     assert (here[0], here[2]) == (here[1], here[3])
     assert len(set(here)) == 2
+
+
+def test_x264_is_told_what_keeps_a_video_the_same_on_every_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another CPU cannot be had here, so that the settings are passed on is shown with one that every CPU can see."""
+    before = after(NOISE, crf=29)
+    monkeypatch.setitem(H264, "x264-params", f"{H264['x264-params']}:no-deblock=1")
+    assert not np.array_equal(after(NOISE, crf=29), before)
 
 
 def test_a_picture_of_an_odd_size_is_not_one_of_a_video() -> None:
