@@ -25,20 +25,22 @@ def train(
     model: Annotated[Model, typer.Argument(help="What to train from scratch: the autoencoder first.")],
     out: Annotated[Path, typer.Option(help="Where the finished model goes.")],
     seed: Annotated[int, typer.Option(help="Of weights and data.")] = 0,
+    autoencoder: Annotated[Path | None, typer.Option(help="One that is trained already, to train the rest on.")] = None,
 ) -> None:
     """Train a demo model from scratch."""
     import torch
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(2)
-    vae = out.with_name(out.name + "-vae")
+    vae = autoencoder or out.with_name(out.name + "-vae")
     if model is Model.LTX:
         from training.ltx.dit import train_dit as train_rest
         from training.ltx.vae import train_vae
     else:
         from training.svd.unet import train_unet as train_rest
         from training.svd.vae import train_vae
-    train_vae(vae, seed)
+    if autoencoder is None:
+        train_vae(vae, seed)
     train_rest(vae, out, seed)
 
 

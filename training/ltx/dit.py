@@ -1,7 +1,7 @@
 """Train ltx-tiny's text encoder and transformer together, on the latents of a trained autoencoder.
 
-Flow matching with logit-normal noise levels. A quarter of the batch keeps its first latent frame clean, which teaches
-image-to-video; a tenth loses its prompt, which teaches classifier-free guidance. An average of the weights is saved.
+Flow matching, on the positions and with the conditions of LTX-Video 0.9.5 and later (`training.ltx.given`). A tenth of
+the clips lose their prompt, which teaches classifier-free guidance. An average of the weights is saved.
 """
 
 from __future__ import annotations
@@ -13,20 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LTXPipeline, LTXVideoTransformer3DModel
+from diffusers import (
+    AutoencoderKLLTXVideo,
+    FlowMatchEulerDiscreteScheduler,
+    LTXConditionPipeline,
+    LTXVideoTransformer3DModel,
+)
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from pipelines.catalogue import get_card
 from pipelines.ltx.card import LTXCard
-from pipelines.ltx.packing import pack
+from pipelines.ltx.packing import causal_positions, pack
+from training.ltx.given import KEYFRAME, given_first, keyframes, noise_levels, noised
 from training.ltx.tokenizer import build_tokenizer
 from training.optimization import Optimization, cosine, in_bfloat16
 from training.world import Scene, describe, render, sample_scene
 
 log = logging.getLogger(__name__)
 
-STEPS = 2800
+STEPS = 3600
 LEARNING_RATE = 2e-3
 # (num_frames, height, width, clips, batch, weight)
 POOLS = (
@@ -35,7 +41,7 @@ POOLS = (
     (9, 96, 64, 800, 16, 0.05),
     (17, 64, 64, 400, 12, 0.02),
 )
-PROMPT_DROPOUT, IMAGE_SHARE, EMA = 0.1, 0.25, 0.998
+PROMPT_DROPOUT, EMA = 0.1, 0.998
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Pool:
     scenes: list[Scene]
     latents: Tensor  # [N, f*h*w, C] packed, normalised
     grid: tuple[int, int, int]  # f, h, w
+    size: tuple[int, int, int]  # frames, height and width in pixels
     batch: int
 
 
@@ -79,9 +86,6 @@ def train_dit(vae_folder: Path, out: Path, seed: int = 0) -> None:
     transformer = build_transformer(vae.config.latent_channels)
     pools = [_encode(vae, rng, *size[:5]) for size in POOLS]
     weights = [size[5] for size in POOLS]
-    rope = (
-        card.compression.temporal / card.defaults.fps, card.compression.spatial, card.compression.spatial,
-    )  # fmt: skip
     optimization = Optimization([transformer, text_encoder], LEARNING_RATE, cosine(STEPS), average=EMA)
     started, total_loss = time.monotonic(), 0.0
     for step in range(STEPS):
@@ -95,19 +99,30 @@ def train_dit(vae_folder: Path, out: Path, seed: int = 0) -> None:
             truncation=True,
             return_tensors="pt",
         )
-        embeds = text_encoder(tokens.input_ids)[0]
+        embeds = text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)[0]  # as `LTXConditionPipeline`
         clean = pool.latents[index]
         noise = torch.randn_like(clean)
-        sigma = _noise_levels(pool)
-        mixed = (1 - sigma[..., None]) * clean + sigma[..., None] * noise
-        num_frames, height, width = pool.grid
+        level = noise_levels(pool.batch)
+        frames, rows, columns = pool.grid
+        given = given_first(pool.batch, frames, rows * columns)  # [B, S]
+        sigma = torch.where(given, 0.0, level[:, None])
+        mixed = (1 - level[:, None, None]) * clean + level[:, None, None] * noise
+        mixed = torch.where(given[..., None], noised(clean, level), mixed)
+        positions = causal_positions(pool.grid, card.compression, card.defaults.fps).repeat(pool.batch, 1, 1)
+        extra = 0
+        if rng.random() < KEYFRAME:
+            scenes = [pool.scenes[i] for i in index.tolist()]
+            keys = keyframes(vae, rng, scenes, pool.size, card.compression, card.defaults.fps)
+            extra = keys.latents.shape[1]
+            mixed = torch.cat([noised(keys.latents, level), mixed], dim=1)
+            sigma = torch.cat([torch.zeros(pool.batch, extra), sigma], dim=1)
+            positions = torch.cat([keys.positions, positions], dim=2)
         prediction = transformer(
             hidden_states=mixed, encoder_hidden_states=embeds, timestep=sigma * 1000,
-            encoder_attention_mask=tokens.attention_mask, num_frames=num_frames, height=height, width=width,
-            rope_interpolation_scale=rope, return_dict=False,
-        )[0]  # fmt: skip
-        noised = (sigma > 0).float()[..., None]  # a clean first frame is given, not predicted
-        loss = ((prediction - (noise - clean)).square() * noised).mean() / noised.mean()
+            encoder_attention_mask=tokens.attention_mask, video_coords=positions, return_dict=False,
+        )[0][:, extra:]  # fmt: skip
+        predicted = (~given).float()[..., None]  # what is given is not predicted
+        loss = ((prediction - (noise - clean)).square() * predicted).mean() / predicted.mean()
         optimization.step(loss)
         total_loss += loss.item()
         if (step + 1) % 100 == 0:
@@ -117,16 +132,6 @@ def train_dit(vae_folder: Path, out: Path, seed: int = 0) -> None:
         if (step + 1) % 1000 == 0 or step + 1 == STEPS:
             with optimization.averaged():
                 _save(out, vae, tokenizer, text_encoder, transformer)
-
-
-def _noise_levels(pool: Pool) -> Tensor:
-    """Sigma per token, [B, f*h*w]: one per clip, zero on the first frame of the image-to-video share."""
-    num_frames, height, width = pool.grid
-    per_clip = torch.sigmoid(torch.randn(pool.batch) * 1.2 + 0.3)
-    sigma = per_clip[:, None].repeat(1, num_frames * height * width)
-    given = torch.rand(pool.batch) < IMAGE_SHARE
-    sigma[given, : height * width] = 0.0
-    return sigma
 
 
 @torch.no_grad()
@@ -144,7 +149,8 @@ def _encode(
     mean, std = (part.view(1, -1, 1, 1, 1) for part in (vae.latents_mean, vae.latents_std))
     frames, rows, columns = latents.shape[2:]
     log.info("encoded %d clips of %dx%d", len(scenes), width, height)
-    return Pool(scenes, pack((latents - mean) / std).contiguous(), (frames, rows, columns), batch)
+    packed = pack((latents - mean) / std).contiguous()
+    return Pool(scenes, packed, (frames, rows, columns), (num_frames, height, width), batch)
 
 
 def _save(
@@ -156,4 +162,5 @@ def _save(
 ) -> None:
     """Save in bfloat16, which halves the files; training goes on in float32."""
     halves = in_bfloat16(vae=vae, text_encoder=text_encoder, transformer=transformer)
-    LTXPipeline(scheduler=FlowMatchEulerDiscreteScheduler(), tokenizer=tokenizer, **halves).save_pretrained(out)
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    LTXConditionPipeline(scheduler=scheduler, tokenizer=tokenizer, **halves).save_pretrained(out)
