@@ -36,6 +36,8 @@ class Timings(StrictModel):
     """The time of all encoding."""
     step: Pace
     """The time of one denoising step."""
+    passes_per_step: float = Field(default=1.0, ge=1)
+    """The forward passes of the denoiser in that step, as it was measured: guidance makes them two or three."""
     decode: Pace
 
 

@@ -91,8 +91,9 @@ def test_the_command_goes_by_what_the_job_store_has_measured(store: Database) ->
 
 
 def test_the_command_goes_by_a_gpu_that_was_measured(store: Database) -> None:  # noqa: ARG001 an empty one
-    step = measured("h200", "ltx-video-0.9.5").step
-    assert f"│ denoise     │ {40 * step.fixed_s:.2f} " in run(gpu="h200", seconds=[])
+    timings = measured("h200", "ltx-video-0.9.5")
+    assert timings.passes_per_step == 2, "measured without spatio-temporal guidance"
+    assert f"│ denoise     │ {40 * 3 / 2 * timings.step.fixed_s:.2f} " in run(gpu="h200", seconds=[])
     assert "│ denoise     │ 4.00 " in run(gpu="h200", seconds=["denoise=4"])
 
 
