@@ -46,7 +46,7 @@ def test_a_keyframe_is_the_latent_of_one_picture_at_its_time(vae: AutoencoderKLL
 
 def test_only_whole_first_frames_are_given_and_never_all() -> None:
     torch.manual_seed(0)
-    mask = given.given_first(batch=1000, frames=5, tokens=16).unflatten(1, (5, 16))
+    mask = given.given_first(batch=1000, frames=5, tokens=16).view(-1, 5, 16)
     assert torch.equal(mask.all(2), mask.any(2)), "whole frames"
     counts = mask.all(2).sum(1)
     assert torch.equal(mask.all(2).long().cumprod(1).sum(1), counts), "without gaps, from the first on"
