@@ -88,6 +88,17 @@ class Limits(StrictModel):
     max_num_frames: int = Field(ge=1)
     max_prompt_chars: int = Field(default=4000, ge=1)
 
+    def allow(self, width: int, height: int, num_frames: int) -> bool:
+        """Whether a video may have this size and length."""
+        sides = all(
+            self.min_size <= side <= self.max_size and side % self.size_multiple == 0 for side in (width, height)
+        )
+        return sides and width * height * num_frames <= self.max_pixels
+
+
+Size = Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")]
+"""`WIDTHxHEIGHT` in pixels, as in a request's `size`."""
+
 
 class RequestFields(BaseModel):
     """The request fields that every family supports; None means the model's default."""
@@ -158,8 +169,27 @@ class ModelCard(StrictModel):
     compression: Compression
     limits: Limits
     defaults: Defaults
+    recommended_sizes: tuple[Size, ...] = ()
+    """The sizes with which the model works best, the first one before all others."""
+    advice: str | None = None
+    """What makes good videos, in a few sentences for those who write requests."""
     example_image: Path | None = None
     """An image for trying the model; a relative path starts at the repository's root."""
+
+    @model_validator(mode="after")
+    def _recommends_what_it_allows(self) -> Self:
+        for size in self.recommended_sizes:
+            width, height = map(int, size.split("x"))
+            if not self.limits.allow(width, height, self.defaults.num_frames):
+                raise ValueError(
+                    f"recommended_sizes has {size}, which limits do not allow for {self.defaults.num_frames} frames"
+                )
+        return self
+
+    @property
+    def allowed_num_inference_steps(self) -> tuple[int, ...]:
+        """The possible values of num_inference_steps, ascending; empty if any number is possible."""
+        return ()
 
     def values(self, said: Mapping[str, object]) -> dict[str, object]:
         """The values of a video's parameters, but for the family and a seed: the defaults, and what a request says."""

@@ -16,6 +16,7 @@ from pipelines.card import ModelCard, RequestFields
 from pipelines.errors import InvalidRequest
 from pipelines.output import OutputFields
 from pipelines.requests import GenerationRequest, with_family_fields
+from pipelines.stages import Stage
 from pipelines.weights.origin import download_gb, origins
 from pipelines.weights.pin import Commits
 
@@ -187,8 +188,19 @@ class Model(BaseModel):
     available: bool
     """False when a stage of it was given up, so that its jobs fail. While one loads or is tried again, they wait."""
     unavailable_reason: str | None
+    prompt: Literal["required", "ignored"]
+    input_reference: Literal["required", "optional", "ignored"]
+    """Whether it takes a picture."""
     limits: dict[str, Any]
     defaults: dict[str, Any]
+    """The values of the fields that a request does not set, and what its card alone sets. A list of guidance has a
+    value for each noise level in `guidance_timesteps`."""
+    allowed_num_inference_steps: list[int] | None
+    """The only possible values of a distilled model; null if any number is possible."""
+    recommended_sizes: list[str]
+    """The sizes with which it works best, the first one before all others."""
+    advice: str | None
+    """What makes good videos."""
 
     @classmethod
     def of(cls, card: ModelCard, commits: Commits, unavailable_reason: str | None) -> Model:
@@ -196,8 +208,17 @@ class Model(BaseModel):
         return cls(
             id=card.id, name=card.name, family=card.family, license=card.license, source=origins(card, commits),
             download_gb=download_gb(card), available=unavailable_reason is None, unavailable_reason=unavailable_reason,
+            prompt="required" if card.TAKES_PROMPT else "ignored", input_reference=_takes_image(card),
             limits=limits, defaults=card.defaults.model_dump(exclude_none=True),
+            allowed_num_inference_steps=list(card.allowed_num_inference_steps) or None,
+            recommended_sizes=list(card.recommended_sizes), advice=card.advice,
         )  # fmt: skip
+
+
+def _takes_image(card: ModelCard) -> Literal["required", "optional", "ignored"]:
+    if card.NEEDS_IMAGE:
+        return "required"
+    return "optional" if Stage.IMAGE_ENCODE in card.STAGES else "ignored"
 
 
 class ModelList(BaseModel):

@@ -171,14 +171,20 @@ class Submission:
 
 
 def _remixed(fields: dict[str, Any], source: Job) -> dict[str, Any]:
-    """The source's request, overridden by the fields given now. The seed stays unless it is given."""
+    """The source's request, overridden by the fields given now. The seed stays unless it is given.
+
+    A list among its parameters was no request's but the card's, which gives it again.
+    """
     if "model" in fields:
         raise InvalidRequest("a remix is made by the model of its source; leave model out", param="model")
     said_otherwise = {name for field in fields for name in SHAPE.get(field, ())}
     kept = {
         name: value
         for name, value in source.parameters.items()
-        if name in GenerationRequest.model_fields and name not in said_otherwise and value is not None
+        if name in GenerationRequest.model_fields
+        and name not in said_otherwise
+        and value is not None
+        and not isinstance(value, list)
     }
     return {**kept, "prompt": source.prompt, "model": source.model, **fields}
 

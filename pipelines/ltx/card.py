@@ -85,13 +85,29 @@ class LTXDefaults(GuidanceSettings, PictureSettings, Defaults):
         for shorter in self.shorter_timesteps:
             if unknown := sorted(set(shorter) - set(self.timesteps or ())):
                 raise ValueError(f"shorter_timesteps has {unknown[0]:g}, which is not one of timesteps")
+        for each in self._all_timesteps():
+            if each[:1] != (1000.0,) or each[-1] <= 0 or list(each) != sorted(set(each), reverse=True):
+                raise ValueError(
+                    "timesteps must descend from 1000, and none may be 0: after the last one no noise is left"
+                )
+        if len(self.schedules()) < len(self._all_timesteps()):
+            raise ValueError("shorter_timesteps must differ in length, by which a request chooses one")
+        return self
+
+    @model_validator(mode="after")
+    def _condition_can_be_noised(self) -> Self:
+        if self.image_cond_noise_scale < 0:
+            raise ValueError("image_cond_noise_scale must not be negative; 0 is off")
         if self.image_cond_noise_scale and not self.causal_positions:
             raise ValueError("image_cond_noise_scale needs causal_positions")
         return self
 
+    def _all_timesteps(self) -> list[tuple[float, ...]]:
+        return [*self.shorter_timesteps, *((self.timesteps,) if self.timesteps is not None else ())]
+
     def schedules(self) -> dict[int, tuple[float, ...]]:
         """The possible values of `timesteps` by their length; empty if any number of steps is possible."""
-        return {len(each): each for each in (*self.shorter_timesteps, *((self.timesteps,) if self.timesteps else ()))}
+        return {len(each): each for each in self._all_timesteps()}
 
 
 class LTXParameters(GuidanceSettings, PictureSettings, Parameters):
@@ -150,6 +166,11 @@ class LTXCard(CheckpointCard):
 
         return NETWORKS
 
+    @property
+    def allowed_num_inference_steps(self) -> tuple[int, ...]:
+        """The lengths of a distilled model's schedules, ascending; empty if any number of steps is possible."""
+        return tuple(sorted(self.defaults.schedules()))
+
     def default_parameters(self) -> LTXParameters:
         """The parameters of an empty request; the stages warm up with them."""
         return LTXParameters(**self.values({}), seed=0)
@@ -164,11 +185,11 @@ class LTXCard(CheckpointCard):
 
     def check(self, parameters: LTXParameters) -> None:
         """Check what no single field can check. Raises InvalidRequest."""
-        steps, schedules = parameters.num_inference_steps, self.defaults.schedules()
-        if schedules and steps not in schedules:
-            allowed = " or ".join(map(str, sorted(schedules)))
+        steps, allowed = parameters.num_inference_steps, self.allowed_num_inference_steps
+        if allowed and steps not in allowed:
+            numbers = " or ".join(map(str, allowed))
             raise InvalidRequest(
-                f"num_inference_steps must be {allowed}: {self.id} is distilled for these schedules; it is {steps}",
+                f"num_inference_steps must be {numbers}: {self.id} is distilled for these schedules; it is {steps}",
                 param="num_inference_steps",
             )
         if not parameters.stg_blocks and any(parameters.guidance_at(each).stg_scale > 0 for each in parameters.levels):

@@ -28,7 +28,7 @@ class Door:
 
     def __init__(self, jobs: Jobs, folder: Path, **settings: Any) -> None:
         self.artifacts = FolderStore(folder / "artifacts")
-        given = Settings(models=("ltx-tiny", "svd-tiny"), **settings)
+        given = Settings(**{"models": ("ltx-tiny", "svd-tiny"), **settings})
         self.uploads = Uploads(given, jobs.database, self.artifacts)
         self.submission = Submission(given, jobs.database, self.artifacts, self.uploads, ThreadPoolExecutor(1))
 

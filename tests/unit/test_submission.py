@@ -105,6 +105,15 @@ def test_a_remix_of_a_remix_has_the_first_ones_shape(jobs: Jobs, tmp_path: Path)
     assert (again.remixed_from, again.prompt) == (remix.id, "r")
 
 
+def test_a_remix_has_the_lists_of_the_card_again(jobs: Jobs, tmp_path: Path) -> None:
+    door = Door(jobs, tmp_path, models=("ltx-video-0.9.8-13b-dev",))
+    source = door.ask(fields={"stg_scale": 2})
+    assert isinstance(source.parameters["guidance_scale"], list)
+    remix = door.ask(fields={"prompt": "q"}, remix_of=source)
+    assert remix.parameters == source.parameters
+    assert remix.parameters["stg_scale"] == 2
+
+
 def test_an_upload_is_a_request_of_its_key(jobs: Jobs, tmp_path: Path) -> None:
     door = Door(jobs, tmp_path)
     two = Caller("k", SCOPES, KeyLimits(requests_per_minute=2))
