@@ -14,7 +14,7 @@ import yaml
 from deployments import metrics
 from deployments.api import app
 from deployments.configuration.settings import Settings
-from deployments.http.schemas import CreateVideo, Video
+from deployments.http.schemas import CreateVideo, Model, Video
 from pipelines.card import CheckpointCard
 from pipelines.catalogue import load_catalogue, read_card
 from pipelines.paths import ROOT
@@ -35,7 +35,7 @@ def test_every_setting_is_documented(key: str) -> None:
     assert f"`{key}`" in page("docs/configuration.md")
 
 
-@pytest.mark.parametrize("field", [*CreateVideo.model_fields, *Video.model_fields])
+@pytest.mark.parametrize("field", [*CreateVideo.model_fields, *Video.model_fields, *Model.model_fields])
 def test_every_field_is_documented(field: str) -> None:
     assert f"`{field}`" in page("docs/http-api.md")
 
