@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ class VideoDecoder:
 
     def __init__(self, card: SVDCard, resources: Resources) -> None:
         placement = place(card, resources)  # first: it keeps diffusers from importing an xformers that cannot run
+        if card.decode_dtype is not None:
+            placement = replace(placement, dtype=getattr(torch, card.decode_dtype))
         self.vae = load_network(card, "vae", dtype=placement.dtype, device=placement.device, without="encoder")
         self.card = card
         self.placement = placement

@@ -13,6 +13,7 @@ from PIL.Image import new as new_image
 from torch import Tensor
 
 from pipelines.devices import place
+from pipelines.fit import fitted
 from pipelines.protocols import Resources
 from pipelines.svd.card import SVDCard, SVDParameters
 from pipelines.svd.outputs import ImageConditioning
@@ -48,8 +49,12 @@ class ImageEncoder:
 
     @torch.no_grad()
     def encode(self, image: Image, parameters: SVDParameters) -> ImageConditioning:
-        """Resize (the aspect ratio is not kept, as in diffusers), add noise and encode. Results are on the CPU."""
+        """Fit the picture to the video's size, add noise and encode. Results are on the CPU.
+
+        CLIP sees what the video begins with, not what is cropped. Its input is square: it stretches what it is given.
+        """
         device, dtype = self.placement.device, self.placement.dtype
+        image = fitted(image, parameters.width, parameters.height, parameters.fit)
         embeds = self.clip(self._clip_pixels(image).to(device, dtype)).image_embeds.unsqueeze(1)
         generator = torch.Generator("cpu").manual_seed(parameters.seed)
         pixels = self.processor.preprocess(

@@ -1,4 +1,4 @@
-"""The reference of the fidelity tests: diffusers' own pipeline with the same parameters."""
+"""The reference of the fidelity tests: diffusers' own pipeline with the same parameters and the same fitted picture."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from pipelines.fit import fitted
 from pipelines.svd.card import SVDParameters
 
 
 def reference_video(pipeline: Any, parameters: SVDParameters, image: Image) -> Tensor:
     """Run a `StableVideoDiffusionPipeline`; [F, 3, H, W] float32 in [0, 1]."""
     frames = pipeline(
-        image=image,
+        image=fitted(image, parameters.width, parameters.height, parameters.fit),
         width=parameters.width,
         height=parameters.height,
         num_frames=parameters.num_frames,
