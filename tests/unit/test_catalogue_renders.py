@@ -46,7 +46,7 @@ def render(card: CheckpointCard, image: Image | None) -> torch.Tensor:
     prompt = "a red circle moves left" if card.TAKES_PROMPT else None
     request = GenerationRequest.model_validate({**SMALL, "seed": 1, "prompt": prompt})
     parameters = resolve(request, card, has_image=image is not None)
-    options = {**card.defaults.model_dump(), **SMALL}
+    options = {**card.values({}), **SMALL}
     assert parameters.model_dump(exclude={"family", "seed"}) == options
     return LocalPipeline(card, gpu=False).generate(prompt or "", parameters, image)
 

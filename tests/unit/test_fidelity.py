@@ -1,9 +1,11 @@
-"""Staged output equals diffusers' own pipelines, bit for bit, also when stopped and resumed in another process."""
+"""Staged output equals its reference, bit for bit, also when stopped and resumed in another process."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,63 +13,132 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.fidelity import LTX_CASES, SVD_CASES, SVD_FLOAT16_CASES, Case, Subject, ltx, picture, svd
+from benchmarks.fidelity import Case, Subject, picture, released, tiny
 from pipelines.card import ModelCard
-from pipelines.catalogue import read_card
+from pipelines.catalogue import get_card, read_card
 from pipelines.families import stages_of
-from pipelines.protocols import DenoiseInputs, Resources
+from pipelines.ltx.card import LTXCard
+from pipelines.protocols import DenoiseInputs, DenoiseRun, Resources
 from pipelines.requests import read_parameters
 from pipelines.serialization import from_bytes, to_bytes
 
 SUBJECTS: dict[str, Any] = {
-    "ltx-conditioned": lambda folder: ltx(folder, timestep_conditioning=True),
-    "ltx-plain": lambda folder: ltx(folder, timestep_conditioning=False),
-    "svd-float32": lambda folder: svd(folder, dtype="float32"),
-    "svd-float16": lambda folder: svd(folder, dtype="float16"),
+    "ltx-conditioned": lambda folder: tiny.ltx(folder, timestep_conditioning=True),
+    "ltx-plain": lambda folder: tiny.ltx(folder, timestep_conditioning=False),
+    "ltx-conditions": tiny.conditions,
+    "svd-float32": lambda folder: tiny.svd(folder, dtype="float32"),
+    "svd-float16": lambda folder: tiny.svd(folder, dtype="float16"),
 }
 CASES = {
-    "ltx-conditioned": LTX_CASES,
-    "ltx-plain": LTX_CASES,
-    "svd-float32": SVD_CASES,
-    "svd-float16": SVD_FLOAT16_CASES,
+    "ltx-conditioned": tiny.LTX_CASES,
+    "ltx-plain": tiny.LTX_CASES,
+    "ltx-conditions": tiny.CONDITION_CASES,
+    "svd-float32": tiny.SVD_CASES,
+    "svd-float16": tiny.SVD_FLOAT16_CASES,
 }
 EACH_CASE = [pytest.param(name, case, id=f"{name}: {case}") for name in SUBJECTS for case in CASES[name]]
+QUICK = {
+    "ltx-video-0.9.5",
+    "ltx-video-0.9.6-distilled",
+}  # of a repository and of a single file; between them, all modes
+EACH_RELEASED = [
+    pytest.param(model, reference, case, marks=[] if model in QUICK else pytest.mark.long, id=f"{model}: {case}")
+    for model in released.MODELS
+    for reference, cases in enumerate((released.BY_DIFFUSERS, released.PLAINLY))
+    for case in cases.get(model, [])
+]
+PICTURE = Case(tiny.SMALL, from_image=True, settings=tiny.NOISE)
+STOCHASTIC = Case(tiny.SMALL, from_image=True, settings={**tiny.NOISE, "stochastic_sampling": True})
+ELSEWHERE = [
+    ("ltx-conditioned", tiny.LTX_CASES[10]),
+    ("ltx-conditions", PICTURE),
+    ("ltx-conditions", STOCHASTIC),
+    ("svd-float16", tiny.SVD_FLOAT16_CASES[0]),
+]
 
 
 @pytest.fixture(scope="module")
-def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subject]:
-    return {name: build(tmp_path_factory.mktemp(name)) for name, build in SUBJECTS.items()}
+def subjects(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Subject]:
+    return cache(lambda name: SUBJECTS[name](tmp_path_factory.mktemp(name)))
+
+
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Subject]]:
+    folder = tmp_path_factory.mktemp("releases")
+    return cache(lambda model: list(released.release(model, folder)))
 
 
 @pytest.mark.parametrize(("name", "case"), EACH_CASE)
-def test_equals_diffusers(subjects: dict[str, Subject], name: str, case: Case) -> None:
-    assert subjects[name].difference(case) == 0
+def test_equals_diffusers(subjects: Callable[[str], Subject], name: str, case: Case) -> None:
+    assert subjects(name).difference(case) == 0
 
 
 @pytest.mark.parametrize(("name", "case"), EACH_CASE)
-def test_a_stop_after_every_step_changes_no_bit(subjects: dict[str, Subject], name: str, case: Case) -> None:
-    assert subjects[name].difference_when_resumed(case) == 0
+def test_a_stop_after_every_step_changes_no_bit(subjects: Callable[[str], Subject], name: str, case: Case) -> None:
+    assert subjects(name).difference_when_resumed(case) == 0
 
 
-@pytest.mark.parametrize(("name", "case"), [("ltx-conditioned", LTX_CASES[-1]), ("svd-float16", SVD_FLOAT16_CASES[0])])
-def test_finishes_in_another_process(subjects: dict[str, Subject], name: str, case: Case, tmp_path: Path) -> None:
-    staged = subjects[name].staged
+@pytest.mark.parametrize(("model", "reference", "case"), EACH_RELEASED)
+def test_a_release_equals_its_reference(
+    releases: Callable[[str], list[Subject]], model: str, reference: int, case: Case
+) -> None:
+    subject = releases(model)[reference]
+    assert subject.difference(case) <= case.bound
+    assert subject.difference_when_resumed(case) == 0
+
+
+def test_every_release_is_compared_and_what_diffusers_cannot_do_with_the_plain_reference() -> None:
+    assert set(released.BY_DIFFUSERS) == set(released.MODELS)
+    beyond = {model for model in released.MODELS if is_beyond_diffusers(model)}
+    assert set(released.PLAINLY) == beyond
+
+
+def is_beyond_diffusers(model: str) -> bool:
+    card = get_card(model)
+    assert isinstance(card, LTXCard)
+    defaults = card.defaults
+    return bool(defaults.stg_scale or defaults.guidance_timesteps or defaults.stochastic_sampling)
+
+
+def test_a_difference_is_told_with_what_it_may_be() -> None:
+    case = Case({}, bound=1e-6, reason="sums in another order")
+    assert case.verdict(0.0) == "equal bits"
+    assert case.verdict(5e-7) == "differs by 5.0e-07, up to 1e-06 may be: sums in another order"
+    assert case.verdict(2e-6) == "differs by 2.0e-06"
+    assert Case({}).verdict(5e-7) == "differs by 5.0e-07"
+
+
+def test_finishes_in_another_process(subjects: Callable[[str], Subject], tmp_path: Path) -> None:
+    """One process for all, since its start takes seconds."""
+    started = {
+        tmp_path / str(number): start(subjects(name), case, tmp_path / str(number))
+        for number, (name, case) in enumerate(ELSEWHERE)
+    }
+    subprocess.run([sys.executable, "-m", __name__, *map(str, started)], check=True)
+    for (name, case), (folder, run) in zip(ELSEWHERE, started.items(), strict=True):
+        while run.step_index < run.num_steps:
+            run.step()
+        finished = from_bytes(type(run.result()), (folder / "final").read_bytes())
+        assert to_bytes(finished) == to_bytes(run.result()), f"{name}: {case}"
+        staged = subjects(name).staged
+        parameters = case.parameters(staged.card)
+        assert torch.equal(*(staged.decode([final], parameters) for final in (finished, run.result())))
+
+
+def start(subject: Subject, case: Case, folder: Path) -> DenoiseRun[Any, Any]:
+    """Run the first step, and write all that another process needs for the rest."""
+    staged = subject.staged
     parameters = case.parameters(staged.card)
     inputs = staged.condition("a red circle", parameters, picture())
     run = staged.denoiser.begin(parameters, inputs)
     run.step()
-    (tmp_path / "card").write_text(staged.card.model_dump_json())
-    (tmp_path / "parameters").write_text(parameters.model_dump_json())
+    folder.mkdir()
+    (folder / "card").write_text(staged.card.model_dump_json())
+    (folder / "parameters").write_text(parameters.model_dump_json())
     for stage, value in {"text": inputs.text, "image": inputs.image, "state": run.state}.items():
         if value is not None:
-            (tmp_path / stage).write_bytes(to_bytes(value))
-    subprocess.run([sys.executable, "-m", __name__, str(tmp_path)], check=True)
-    while run.step_index < run.num_steps:
-        run.step()
-    finished = from_bytes(type(run.result()), (tmp_path / "final").read_bytes())
-    assert to_bytes(finished) == to_bytes(run.result())
-    videos = [staged.decode([final], parameters) for final in (finished, run.result())]
-    assert torch.equal(*videos)
+            (folder / stage).write_bytes(to_bytes(value))
+    return run
 
 
 @pytest.mark.parametrize(
@@ -78,8 +149,8 @@ def test_finishes_in_another_process(subjects: dict[str, Subject], name: str, ca
     ],
     ids=["one step to a terminal sigma", "one frame with guidance"],
 )
-def test_does_what_diffusers_cannot(subjects: dict[str, Subject], name: str, case: Case) -> None:
-    staged = subjects[name].staged
+def test_does_what_diffusers_cannot(subjects: Callable[[str], Subject], name: str, case: Case) -> None:
+    staged = subjects(name).staged
     image = picture() if case.from_image else None
     video = staged.generate("x", case.parameters(staged.card), image)
     assert torch.isfinite(video).all()
@@ -87,8 +158,8 @@ def test_does_what_diffusers_cannot(subjects: dict[str, Subject], name: str, cas
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
-def test_every_stage_warms_up(subjects: dict[str, Subject], name: str) -> None:
-    staged = subjects[name].staged
+def test_every_stage_warms_up(subjects: Callable[[str], Subject], name: str) -> None:
+    staged = subjects(name).staged
     stages = stages_of(staged.card)
     for load in (stages.text, stages.image, stages.denoise, stages.decode):
         if load is not None:
@@ -118,4 +189,5 @@ def _finish(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _finish(Path(sys.argv[1]))
+    for each in sys.argv[1:]:
+        _finish(Path(each))
