@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from diffusers import (
     AutoencoderKLLTXVideo,
     AutoencoderKLTemporalDecoder,
     FlowMatchEulerDiscreteScheduler,
-    LTXPipeline,
+    LTXConditionPipeline,
     LTXVideoTransformer3DModel,
     StableVideoDiffusionPipeline,
     UNetSpatioTemporalConditionModel,
@@ -29,6 +30,9 @@ from transformers import (
     T5EncoderModel,
 )
 
+from benchmarks.releases.ltx_networks import Size, transformer_config, vae_config
+from benchmarks.releases.networks import Width
+from benchmarks.releases.t5 import DERIVED, t5_config
 from pipelines.card import Source
 from pipelines.catalogue import get_card
 from pipelines.ltx.card import LTXCard
@@ -38,7 +42,7 @@ from training.svd.unet import build_scheduler
 
 
 def checkpoint(model: str, folder: Path, device: torch.device) -> LTXCard | SVDCard:
-    """Write a model's checkpoint, tens of gigabytes, and return its card with that folder as the source.
+    """Write a model's checkpoint, tens of gigabytes, and return its card with that folder as the source of all.
 
     Args:
         model: one of `ARCHITECTURES`.
@@ -54,7 +58,7 @@ def checkpoint(model: str, folder: Path, device: torch.device) -> LTXCard | SVDC
         networks["text_encoder"].float()  # as it is published, in four shards
     pipeline = architecture.pipeline(**networks, **architecture.rest())
     pipeline.save_pretrained(folder, variant=card.source.variant, max_shard_size="5GB")
-    return card.model_copy(update={"source": Source(folder=folder, variant=card.source.variant)})
+    return card.model_copy(update={"source": Source(folder=folder, variant=card.source.variant), "components": {}})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,35 +71,14 @@ class Architecture:
     rest: Callable[[], dict[str, Any]]
 
 
-def _ltx_networks() -> dict[str, torch.nn.Module]:
-    """4.8 billion parameters of T5-XXL, 1.9 of the transformer, 1.2 of the autoencoder."""
-    text_encoder = T5EncoderModel(
-        T5Config(
-            vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64,
-            feed_forward_proj="gated-gelu",
-        )
-    ).eval()  # fmt: skip
-    vae = AutoencoderKLLTXVideo(
-        latent_channels=128,
-        block_out_channels=(128, 256, 512, 1024, 2048),
-        down_block_types=("LTXVideo095DownBlock3D",) * 4,
-        decoder_block_out_channels=(256, 512, 1024),
-        layers_per_block=(4, 6, 6, 2, 2),
-        decoder_layers_per_block=(5, 5, 5, 5),
-        spatio_temporal_scaling=(True,) * 4,
-        decoder_spatio_temporal_scaling=(True,) * 3,
-        decoder_inject_noise=(False,) * 4,
-        downsample_type=("spatial", "temporal", "spatiotemporal", "spatiotemporal"),
-        upsample_residual=(True,) * 3,
-        upsample_factor=(2,) * 3,
-        timestep_conditioning=True,
-        encoder_causal=True,
-        decoder_causal=False,
-        spatial_compression_ratio=32,
-        temporal_compression_ratio=8,
-    ).eval()
-    transformer = LTXVideoTransformer3DModel().eval()  # diffusers' defaults are this model's
-    return {"text_encoder": text_encoder, "vae": vae, "transformer": transformer}
+def _ltx_networks(size: Size) -> dict[str, torch.nn.Module]:
+    """4.8 billion parameters of T5-XXL, 1.9 or 13.0 of the transformer, 1.2 of the autoencoder of 0.9.5 and later."""
+    text = {key: value for key, value in t5_config(Width.FULL).items() if key not in DERIVED}
+    return {
+        "text_encoder": T5EncoderModel(T5Config(**text)).eval(),
+        "vae": AutoencoderKLLTXVideo.from_config(vae_config("0.9.5", Width.FULL)).eval(),
+        "transformer": LTXVideoTransformer3DModel.from_config(transformer_config(size, Width.FULL)).eval(),
+    }
 
 
 def _ltx_rest() -> dict[str, Any]:
@@ -123,7 +106,9 @@ def _svd_rest() -> dict[str, Any]:
 
 
 ARCHITECTURES = {
-    "ltx-video-0.9.5": Architecture(LTXPipeline, _ltx_networks, _ltx_rest),
+    "ltx-video-0.9.5": Architecture(LTXConditionPipeline, partial(_ltx_networks, "2B"), _ltx_rest),
+    "ltx-video-0.9.8-2b-distilled": Architecture(LTXConditionPipeline, partial(_ltx_networks, "2B"), _ltx_rest),
+    "ltx-video-0.9.8-13b-distilled": Architecture(LTXConditionPipeline, partial(_ltx_networks, "13B"), _ltx_rest),
     "svd-xt": Architecture(StableVideoDiffusionPipeline, _svd_networks, _svd_rest),
 }
 

@@ -1,7 +1,10 @@
 """What each stage of the published models costs on this machine's GPU, and diffusers in one process: `make bench-gpu`.
 
-The weights are random and of the real size and dtype, so that nothing is fetched; a video is one of the model's
-defaults. The measured seconds can be kept for `kinoray plan --gpu` and for simulated models.
+The weights are random and of the real size and dtype, so that nothing is fetched. A model's default video comes first,
+then LTX-Video's other ways: with a picture, and without the spatio-temporal guidance (STG) that diffusers lacks. The
+seconds of the default video can be kept for `kinoray plan --gpu` and for simulated models.
+
+    python -m benchmarks.gpu [OUT.yaml, or - for none] [MODEL ...]
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.fidelity import PROMPT, Case, largest, picture, verdict
+from benchmarks.fidelity import PROMPT, Case, in_memory, largest, picture, verdict
+from benchmarks.fidelity.tiny import pipeline_for
 from benchmarks.full_size import ARCHITECTURES, checkpoint
 from pipelines.card import ModelCard, Parameters
 from pipelines.families import stages_of
@@ -60,17 +64,28 @@ class Cost:
         return f"{self.load_s:.1f} s | {self.seconds:.3f} s | {weights:.1f} GB | {peak:.1f} GB"
 
 
+def ways_of(card: LTXCard | SVDCard) -> dict[str, Case]:
+    """The videos of a model that are measured, the default one first; diffusers can make those without STG."""
+    if isinstance(card, SVDCard):
+        return {"picture": Case({}, from_image=True)}
+    if not card.defaults.stg_scale:
+        return {"text": Case({}), "picture": Case({}, from_image=True)}
+    plain = {"stg_scale": 0.0}
+    return {"text, STG": Case({}), "text": Case(plain), "picture": Case(plain, from_image=True)}
+
+
 @dataclass(slots=True)
 class Bench:
-    """One model, stage by stage: each is loaded, warmed up, timed and freed before the next, as on a GPU of its own."""
+    """One video, stage by stage: each is loaded, warmed up, timed and freed before the next, as on a GPU of its own."""
 
     card: LTXCard | SVDCard
     device: torch.device
+    case: Case
     costs: dict[Stage, Cost] = field(default_factory=dict)
 
     def stages(self) -> Tensor:
         """Time every stage on what the one before it made; the video, [F, 3, H, W] float32 on the CPU."""
-        parameters, image = self.parameters(), picture() if self.card.NEEDS_IMAGE else None
+        parameters, image = self.parameters(), picture() if self.case.from_image else None
         stages = stages_of(self.card)
         text = pixels = None
         if stages.text is not None:
@@ -101,21 +116,26 @@ class Bench:
 
     def stock(self) -> tuple[Cost, Tensor]:
         """The same video by diffusers, with every network on the GPU."""
-        parameters, folder = self.parameters(), self.card.source.path()
-        dtype = getattr(torch, self.card.dtype["cuda"])
-        kind = ARCHITECTURES[self.card.id].pipeline
+        parameters, source = self.parameters(), self.card.source
+        image = picture() if self.case.from_image else None
+        dtype = getattr(torch, self.card.dtype["cuda" if self.device.type == "cuda" else "cpu"])
 
         def load() -> Any:
-            loaded = kind.from_pretrained(folder, dtype=dtype, variant=self.card.source.variant).to(self.device)
+            loaded: Any = diffusers.DiffusionPipeline.from_pretrained(
+                source.path(), dtype=dtype, variant=source.variant
+            )
+            loaded = in_memory(loaded) if self.device.type == "cpu" else loaded.to(self.device)
+            if isinstance(self.card, LTXCard):
+                loaded = pipeline_for(loaded, parameters, image)
             loaded.set_progress_bar_config(disable=True)
-            _reference(loaded, parameters.model_copy(update={"num_inference_steps": 2}), picture())
+            _reference(loaded, parameters.model_copy(update={"num_inference_steps": 2}), image)
             return loaded
 
-        return self._measured(load, lambda pipeline: _reference(pipeline, parameters, picture()).float().cpu())
+        return self._measured(load, lambda pipeline: _reference(pipeline, parameters, image).float().cpu())
 
     def parameters(self) -> Parameters:
-        """The model's defaults."""
-        return Case({}, from_image=self.card.NEEDS_IMAGE).parameters(self.card)
+        """Those of the video."""
+        return self.case.parameters(self.card)
 
     def _time(self, stage: Stage, loader: Loader[ModelCard, Loaded], work: Callable[[Loaded], T]) -> T:
         def load() -> Loaded:
@@ -128,10 +148,11 @@ class Bench:
 
     def _measured(self, load: Callable[[], S], work: Callable[[S], T]) -> tuple[Cost, T]:
         _collect()
-        torch.cuda.reset_peak_memory_stats()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
         loaded = load()
-        torch.cuda.synchronize()
+        self._synchronize()
         load_s = time.perf_counter() - started
         _collect()
         weights = torch.cuda.memory_allocated()
@@ -139,19 +160,48 @@ class Bench:
         while len(seconds) < ROUNDS and sum(seconds) < ENOUGH_S:
             started = time.perf_counter()
             made = work(loaded)
-            torch.cuda.synchronize()
+            self._synchronize()
             seconds.append(time.perf_counter() - started)
         return Cost(load_s, statistics.median(seconds), weights, torch.cuda.max_memory_allocated()), made
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def measure(card: LTXCard | SVDCard, device: torch.device) -> Bench:
+    """Print a model's rows of the table; what its default video cost."""
+    benches = {way: Bench(card, device, case) for way, case in ways_of(card).items()}
+    for way, bench in benches.items():
+        start = f"| {card.id} | {way}"
+        ours = bench.stages()
+        for stage, cost in bench.costs.items():
+            print(f"{start} | {stage} | {cost} |", flush=True)
+        total = sum(cost.seconds for cost in bench.costs.values())
+        compared = ""
+        if "STG" not in way:
+            stock, theirs = bench.stock()
+            print(f"{start} | diffusers, all at once | {stock} |", flush=True)
+            compared = f", ratio {total / stock.seconds:.3f}, {verdict(largest(ours, theirs))}"
+        print(f"{start} | ours, stage after stage | | {total:.3f} s{compared} | | |", flush=True)
+    return next(iter(benches.values()))
 
 
 def timings(bench: Bench) -> dict[str, Any]:
     """What was measured, in the words of a simulated model's card."""
-    steps = bench.parameters().num_inference_steps
-    costs = bench.costs
+    parameters, costs = bench.parameters(), bench.costs
+    steps = parameters.num_inference_steps
     encode = sum(costs[stage].seconds for stage in (Stage.TEXT_ENCODE, Stage.IMAGE_ENCODE) if stage in costs)
-    times = {"text": encode, "step": costs[Stage.DENOISE].seconds / steps, "decode": costs[Stage.DECODE].seconds}
-    load = {"load_s": round(max(cost.load_s for cost in costs.values()), 1)}
-    return {**load, **{stage: {"fixed_s": round(seconds, 4)} for stage, seconds in times.items()}}
+    paces = {"text": encode, "step": costs[Stage.DENOISE].seconds / steps, "decode": costs[Stage.DECODE].seconds}
+    fixed = {stage: {"fixed_s": round(seconds, 4)} for stage, seconds in paces.items()}
+    passes = parameters.denoising_work / parameters.megapixels / steps
+    return {
+        "load_s": round(max(cost.load_s for cost in costs.values()), 1),
+        "text": fixed["text"],
+        "step": fixed["step"],
+        "passes_per_step": round(passes, 2),
+        "decode": fixed["decode"],
+    }
 
 
 def main(models: list[str], out: Path | None = None, device: torch.device = GPU) -> None:
@@ -159,31 +209,22 @@ def main(models: list[str], out: Path | None = None, device: torch.device = GPU)
     name = torch.cuda.get_device_name(device)
     software = f"PyTorch {torch.__version__}, diffusers {diffusers.__version__}"
     print(f"{name}, {software}; medians of up to {ROUNDS} runs\n")
-    print(
-        "| model | stage | load and warm-up | a video | weights | peak memory |\n|---|---|---|---|---|---|", flush=True
-    )
-    measured: dict[str, Any] = {}
+    print("| model | video | stage | load and warm-up | seconds | weights | peak memory |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    kept: dict[str, Any] = {}
     for model in models or list(ARCHITECTURES):
         with tempfile.TemporaryDirectory(prefix="kinoray-gpu-") as folder:
-            bench = Bench(checkpoint(model, Path(folder), device), device)
-            ours = bench.stages()
-            for stage, cost in bench.costs.items():
-                print(f"| {model} | {stage} | {cost} |", flush=True)
-            stock, theirs = bench.stock()
-        total = sum(cost.seconds for cost in bench.costs.values())
-        same = verdict(largest(ours, theirs))
-        print(f"| {model} | diffusers, all at once | {stock} |")
-        print(f"| {model} | ours, stage after stage | | {total:.3f} s, ratio {total / stock.seconds:.3f}, {same} | | |")
-        measured[model] = timings(bench)
+            kept[model] = timings(measure(checkpoint(model, Path(folder), device), device))
     if out is not None:
         how = "random weights of the real size, each model's default video."
-        body = yaml.safe_dump({"gpu": name, "models": measured}, sort_keys=False, default_flow_style=None)
+        body = yaml.safe_dump({"gpu": name, "models": kept}, sort_keys=False, default_flow_style=None)
         out.write_text(f"# {software}. Written by `make bench-gpu`:\n# {how}\n{body}")
 
 
-def _reference(pipeline: Any, parameters: Any, image: Image.Image) -> Tensor:
+def _reference(pipeline: Any, parameters: Any, image: Image.Image | None) -> Tensor:
     if parameters.family == "ltx":
-        return ltx_reference(pipeline, parameters, PROMPT)
+        return ltx_reference(pipeline, parameters, PROMPT, image)
+    assert image is not None
     return svd_reference(pipeline, parameters, image)
 
 
@@ -193,4 +234,4 @@ def _collect() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[2:], Path(sys.argv[1]) if sys.argv[1:] else None)
+    main(sys.argv[2:], Path(sys.argv[1]) if sys.argv[1:] and sys.argv[1] != "-" else None)

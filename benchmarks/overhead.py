@@ -20,6 +20,7 @@ import torch
 import yaml
 from diffusers import LTXPipeline
 
+from benchmarks.fidelity.tiny import pipeline_for
 from cli.service import default_config, for_model, free_port, run_service
 from deployments.configuration.serve_config import load_config
 from pipelines.card import CheckpointCard
@@ -32,7 +33,8 @@ from pipelines.video import encode_mp4
 from pipelines.weights.located import located
 
 PROMPT = "a red circle moves left on a black background"
-SEED = 1
+ASKED = {"prompt": PROMPT, "seed": 1, "stg_scale": 0}
+"""Of every job, beside its size; diffusers has no spatio-temporal guidance."""
 LONG = {"width": 256, "height": 256, "num_frames": 17, "num_inference_steps": 24}
 LONG_ON_A_GPU = {"width": 704, "height": 480, "num_frames": 121, "num_inference_steps": 40}
 SHORT = {"width": 64, "height": 64, "num_frames": 9, "num_inference_steps": 4}
@@ -50,12 +52,12 @@ class Stock:
         device: Literal["cuda", "cpu"] = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = getattr(torch, self.card.dtype[device])
         self.pipeline = LTXPipeline.from_pretrained(located(self.card, "transformer").folder, dtype=dtype).to(device)
-        self.pipeline.set_progress_bar_config(disable=True)
 
     def __call__(self, fields: dict[str, int]) -> bytes:
-        parameters = resolve(GenerationRequest.model_validate({"prompt": PROMPT, "seed": SEED, **fields}), self.card)
+        parameters = resolve(GenerationRequest.model_validate({**ASKED, **fields}), self.card)
         assert isinstance(parameters, LTXParameters)
-        video = reference_video(self.pipeline, parameters, PROMPT)  # [F, 3, H, W] in [0, 1]
+        pipeline = pipeline_for(self.pipeline, parameters, None)
+        video = reference_video(pipeline, parameters, PROMPT)  # [F, 3, H, W] in [0, 1]
         frames = (video.float() * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
         return encode_mp4(frames, parameters.fps, metadata_of(self.card.id, parameters))
 
@@ -68,7 +70,7 @@ class Service:
 
     def __call__(self, fields: dict[str, int], poll_s: float | None = None) -> bytes:
         """One video; polled as often as the service asks for, or every `poll_s`."""
-        created = self.http.post("/v1/videos", json={"prompt": PROMPT, "seed": SEED, **fields}).json()
+        created = self.http.post("/v1/videos", json={**ASKED, **fields}).json()
         while (video := (answer := self.http.get(f"/v1/videos/{created['id']}")).json())["status"] != "completed":
             if video["status"] == "failed":
                 raise RuntimeError(video["error"]["message"])

@@ -29,7 +29,13 @@ from training.ltx.tokenizer import build_tokenizer
 from training.svd.unet import build_scheduler
 
 
-def build_ltx(folder: Path, *, timestep_conditioning: bool = True, dynamic_shifting: bool = True) -> Path:
+def build_ltx(
+    folder: Path,
+    *,
+    timestep_conditioning: bool = True,
+    dynamic_shifting: bool = True,
+    shift_terminal: float | None = 0.1,
+) -> Path:
     """A 1 MB LTX pipeline with LTX-Video's real compression ratios (32x in space, 8x in time)."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
@@ -55,7 +61,7 @@ def build_ltx(folder: Path, *, timestep_conditioning: bool = True, dynamic_shift
     ).eval()  # fmt: skip
     scheduler = FlowMatchEulerDiscreteScheduler(
         use_dynamic_shifting=dynamic_shifting, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024,
-        max_image_seq_len=4096, shift_terminal=0.1,
+        max_image_seq_len=4096, shift_terminal=shift_terminal,
     )  # fmt: skip
     LTXPipeline(
         scheduler=scheduler, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, transformer=transformer
