@@ -26,6 +26,12 @@ class Entry:
     name: str
     family: str
     license: str
+    size: str
+    """Of a video whose request says none, `WIDTHxHEIGHT`."""
+    num_inference_steps: int
+    """The same of its steps."""
+    recommended_sizes: tuple[str, ...]
+    advice: str | None
     download_gb: float | None
     """What is fetched for it, in 10^9 bytes, where the card says so."""
     source: dict[Component, dict[str, str]]
@@ -68,7 +74,19 @@ def entry(card: ModelCard, commits: Commits) -> Entry:
         for component in loaded.all_components():
             if (lack := missing(loaded, component)) is not None:
                 lacks[component] = f"{lack.place}: {lack.what}"
-    return Entry(card.id, card.name, card.family, card.license, download_gb(card), origins(card, commits), lacks)
+    return Entry(
+        id=card.id,
+        name=card.name,
+        family=card.family,
+        license=card.license,
+        size=f"{card.defaults.width}x{card.defaults.height}",
+        num_inference_steps=card.defaults.num_inference_steps,
+        recommended_sizes=card.recommended_sizes,
+        advice=card.advice,
+        download_gb=download_gb(card),
+        source=origins(card, commits),
+        missing=lacks,
+    )
 
 
 def _table(entries: list[Entry]) -> Table:
@@ -80,7 +98,8 @@ def _table(entries: list[Entry]) -> Table:
         whole = "nothing" if each.source else ""
         lacks = "everything" if each.missing.keys() == each.source.keys() != set() else ", ".join(each.missing)
         places = dict.fromkeys(_place(source) for source in each.source.values())
-        row = (f"{each.id}\n  {each.family}", size, lacks or whole, "\n".join([*places, each.license, ""]))
+        kind = f"{each.id}\n  {each.family}, {each.size}, {each.num_inference_steps} steps"
+        row = (kind, size, lacks or whole, "\n".join([*places, each.license, ""]))
         table.add_row(*(Text(cell) for cell in row))
     return table
 

@@ -179,9 +179,10 @@ def test_the_table_says_where_each_model_is_from(hub: Hub, away: set[Component])
     assert beside == ""
     lines = [" ".join(line.split()) for line in table.splitlines()]
     assert f"ltx-tiny 9.5 vae maker/model at {ONE}" in lines
-    assert f"ltx maker/t5 at {ONE}" in lines
+    assert f"ltx, 64x64, 20 steps maker/t5 at {ONE}" in lines
     assert "Apache-2.0" in lines
     assert "simulated none; nothing is generated" in lines
+    assert "simulated, 704x480, 40 steps" in lines
     away.update(on_the_hub().all_components())
     assert "ltx-tiny 9.5 everything maker/model" in " ".join(shown(on_the_hub())[1].split())
     away.clear()
@@ -202,6 +203,7 @@ def test_json_has_everything(hub: Hub, away: set[Component]) -> None:
     (model,) = json.loads(shown(on_the_hub(), as_json=True)[1])
     assert model["id"] == "ltx-tiny"
     assert (model["family"], model["license"], model["download_gb"]) == ("ltx", "Apache-2.0", 9.5)
+    assert (model["size"], model["num_inference_steps"], model["recommended_sizes"]) == ("64x64", 20, [])
     assert model["missing"] == {"vae": "maker/model: none of its files"}
     assert model["source"]["vae"] == {"repo": "maker/model", "commit": ONE}
     assert model["source"]["tokenizer"] == {"repo": "maker/t5", "revision": "v1", "commit": ONE}

@@ -217,6 +217,6 @@ def test_a_recommended_size_is_written_as_a_request_writes_it() -> None:
 
 def test_every_released_model_recommends_sizes_and_advises() -> None:
     for card in load_catalogue().values():
-        if isinstance(card, CheckpointCard) and card.family == "ltx" and card.download_gb is not None:
+        if isinstance(card, CheckpointCard) and card.download_gb is not None:
             assert card.recommended_sizes[0] == f"{card.defaults.width}x{card.defaults.height}"
             assert card.advice
