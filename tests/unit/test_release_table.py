@@ -28,8 +28,8 @@ def test_the_table_of_releases_is_what_the_cards_say() -> None:
 def row(card: CheckpointCard) -> tuple[str, ...]:
     defaults, source = card.defaults, card.source
     place = f"`{source.file}`" if source.file else f"`{source.repo}`"
-    others = [str(steps) for steps in card.allowed_num_inference_steps if steps != defaults.num_inference_steps]
-    steps = " or ".join([str(defaults.num_inference_steps), *others])
+    others = [steps for steps in reversed(card.allowed_num_inference_steps) if steps != defaults.num_inference_steps]
+    steps = " or ".join(map(str, [defaults.num_inference_steps, *others]))
     shape = f"{defaults.width}x{defaults.height}x{defaults.num_frames}, {defaults.fps} fps"
     if isinstance(card, SVDCard):
         guidance = f"{card.defaults.min_guidance_scale:g} to {card.defaults.max_guidance_scale:g}"
@@ -61,5 +61,5 @@ def verified(parameters: LTXParameters) -> str:
     if parameters.stochastic_sampling:
         return "equal bits without the fresh noise; with it against a plain reference"
     if isinstance(parameters.guidance_scale, tuple):
-        return "equal bits with one guidance and no STG; the lists and STG against a plain reference"
+        return "equal bits with one guidance, without STG and CFG-Zero*; these and the lists against a plain reference"
     return "equal bits without STG; STG against a plain reference" if parameters.stg_scale else "equal bits"
