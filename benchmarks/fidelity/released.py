@@ -1,7 +1,8 @@
 """Every LTX-Video release of the catalogue, with its own card, in its own files, with narrow networks.
 
-diffusers loads them with its own loaders, and renders what it can; what it cannot (spatio-temporal guidance, guidance
-lists, CFG-Zero*, stochastic sampling) is compared with `benchmarks.plain_ltx`.
+diffusers loads them with its own loaders and renders what it can, with the noise of 0.9.1's decoder seeded as here.
+What it cannot (spatio-temporal guidance, guidance lists, CFG-Zero*, stochastic sampling) is compared with
+`benchmarks.plain_ltx`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLLTXVideo, LTXPipeline, LTXVideoTransformer3DModel
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.fidelity.comparison import PROMPT, Case, Subject, in_memory
 from benchmarks.fidelity.tiny import ltx_subject, pipeline_for
 from benchmarks.plain_ltx import plain_latents
 from benchmarks.releases import build_release
+from benchmarks.releases.files import write_file
 from pipelines.card import Source
 from pipelines.catalogue import get_card, load_catalogue, read_card
 from pipelines.local import LocalPipeline
@@ -112,6 +115,8 @@ def release(model: str, folder: Path) -> Iterator[Subject]:
 def local_card(model: str, folder: Path) -> LTXCard:
     """The catalogue's card in float32, with its repositories as folders; they are written first."""
     build_release(model, folder)
+    for vae in folder.glob("*/*/vae/*.safetensors"):
+        _scale_injected_noise(vae)
 
     def here(source: Source) -> dict[str, str]:
         assert source.repo is not None
@@ -143,3 +148,11 @@ def loaded(card: LTXCard) -> Any:
             )
     folder = source.config or source.folder
     return in_memory(LTXPipeline.from_pretrained(folder, dtype=torch.float32, **networks))
+
+
+def _scale_injected_noise(vae: Path) -> None:
+    """Let the noise that 0.9.1's decoder adds to its own layers be seen; a new network has scaled it with 0."""
+    tensors = load_file(vae)
+    scales = {name: torch.full_like(tensor, 0.5) for name, tensor in tensors.items() if ".per_channel_scale" in name}
+    if scales:
+        write_file(vae, tensors | scales)

@@ -18,6 +18,7 @@ from pipelines.card import ModelCard
 from pipelines.catalogue import get_card, read_card
 from pipelines.families import stages_of
 from pipelines.ltx.card import LTXCard
+from pipelines.ltx.outputs import FinalLatents
 from pipelines.protocols import DenoiseInputs, DenoiseRun, Resources
 from pipelines.requests import read_parameters
 from pipelines.serialization import from_bytes, to_bytes
@@ -85,6 +86,24 @@ def test_a_release_equals_its_reference(
     subject = releases(model)[reference]
     assert subject.difference(case) <= case.bound
     assert subject.difference_when_resumed(case) == 0
+
+
+def test_the_noise_in_the_decoder_of_091_depends_on_the_seed_alone(
+    releases: Callable[[str], list[Subject]],
+) -> None:
+    staged = releases("ltx-video-0.9.1")[0].staged
+    # Without the noise that is laid over the latents, which depends on the seed too.
+    parameters = Case(released.SIZE, settings={"decode_noise_scale": 0.0}).parameters(staged.card)
+    latents = torch.randn((1, 8, 2, 2, 2), generator=torch.Generator().manual_seed(0))
+
+    def video(seed: int) -> torch.Tensor:
+        return staged.decode([FinalLatents(latents, torch.Generator().manual_seed(seed).get_state())], parameters)
+
+    first = video(1)
+    before = torch.get_rng_state()
+    assert torch.equal(video(1), first)
+    assert not torch.equal(video(1), video(2))
+    assert torch.equal(torch.get_rng_state(), before), "the process's own numbers go on as they were"
 
 
 def test_every_release_is_compared_and_what_diffusers_cannot_do_with_the_plain_reference() -> None:
