@@ -22,7 +22,7 @@ def guided_prediction(guidance: Guidance, forward: Forward, *, jointly: bool, st
 
     Args:
         jointly: whether the step's passes run as one batch.
-        star: whether the negative prediction is projected onto the positive one.
+        star: whether the positive prediction's projection onto the negative one stands for the latter.
     """
     passes = guidance.passes
     batches = [passes] if jointly else [(each,) for each in passes]
@@ -56,7 +56,7 @@ def _deviations(wanted: Tensor, actual: Tensor) -> Tensor:
 
 
 def _projected(negative: Tensor, positive: Tensor) -> Tensor:
-    """The negative prediction in the length that is nearest to the positive one."""
+    """The projection of the positive prediction onto the negative one."""
     dot = (positive * negative).sum(dim=(1, 2), keepdim=True)
     square = (negative**2).sum(dim=(1, 2), keepdim=True) + 1e-8
     return dot / square * negative

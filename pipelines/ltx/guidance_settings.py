@@ -32,7 +32,7 @@ class Guidance:
     rescale: float
     """The share to which its result gets the conditional prediction's deviation, 0 to 1 (arXiv 2305.08891, 3.4)."""
     stg_scale: float
-    """Spatio-temporal guidance (arXiv 2411.18664); at 0 there is none."""
+    """Spatio-temporal guidance (arXiv 2411.18664); at 0, or without blocks, there is none."""
     stg_rescale: float
     """The same share of the sum of both guidances; it has no effect without spatio-temporal guidance."""
     stg_blocks: tuple[int, ...]
@@ -42,7 +42,7 @@ class Guidance:
     def passes(self) -> tuple[Pass, ...]:
         """The forward passes that the step needs, in the order of the batch."""
         negative: tuple[Pass, ...] = ("negative",) if self.scale > 1 else ()
-        perturbed: tuple[Pass, ...] = ("perturbed",) if self.stg_scale > 0 else ()
+        perturbed: tuple[Pass, ...] = ("perturbed",) if self.stg_scale > 0 and self.stg_blocks else ()
         return (*negative, "positive", *perturbed)
 
 
@@ -59,7 +59,8 @@ class GuidanceSettings(StrictModel):
     guidance_timesteps: tuple[float, ...] | None = None
     """Noise levels in descending order, 1 to 0."""
     cfg_star_rescale: bool = False
-    """Whether the negative prediction is first projected onto the positive one (CFG-Zero*, arXiv 2503.18886)."""
+    """Whether the projection of the positive prediction onto the negative one stands for the latter (CFG-Zero*,
+    arXiv 2503.18886)."""
     joint_guidance: bool = True
     """Whether the passes of a step run as one batch, as in diffusers, or one after the other in less memory.
 
@@ -88,7 +89,7 @@ class GuidanceSettings(StrictModel):
 
     def guidance_at(self, level: float) -> Guidance:
         """The guidance of the step that begins at a noise level, 0 to 1."""
-        # Both in float32, as the makers compare, where 1 - 9 * 0.025 / 15 is the 0.985 that a list names.
+        # In float32, as the makers compare: a level that a list names may be another number in double precision.
         reached = [i for i, each in enumerate(self.guidance_timesteps or ()) if np.float32(each) <= np.float32(level)]
         index = reached[0] if reached else -1
 

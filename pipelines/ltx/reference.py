@@ -27,9 +27,10 @@ def reference_video(pipeline: Any, parameters: LTXParameters, prompt: str, image
     """Run the pipeline that `reference_of` names; [F, 3, H, W] float32 in [0, 1].
 
     It is given the same picture as the autoencoder here, fitted and softened. It has no spatio-temporal guidance,
-    guidance lists or stochastic sampling: ValueError for parameters that have.
+    guidance lists, CFG-Zero* or stochastic sampling: ValueError for parameters that have.
     """
-    if not isinstance(parameters.guidance_scale, float) or parameters.stg_scale or parameters.stochastic_sampling:
+    own = parameters.stg_scale or parameters.cfg_star_rescale or parameters.stochastic_sampling
+    if own or not isinstance(parameters.guidance_scale, float):
         raise ValueError("diffusers has no pipeline for these parameters")
     generator = torch.Generator().manual_seed(parameters.seed)
     inputs: dict[str, Any] = {} if image is None else {"image": given_picture(image, parameters)}

@@ -35,6 +35,7 @@ def test_a_step_runs_the_passes_that_it_needs() -> None:
     assert PLAIN.passes == ("positive",)
     assert Guidance(1.5, 0.0, 0.0, 0.0, ()).passes == ("negative", "positive")
     assert Guidance(1.0, 0.0, 0.5, 0.0, (1,)).passes == ("positive", "perturbed")
+    assert Guidance(1.0, 0.0, 0.5, 0.0, ()).passes == ("positive",), "nothing would be perturbed"
     assert BOTH.passes == ("negative", "positive", "perturbed")
 
 
