@@ -84,8 +84,8 @@ bench-overhead: setup ## the service against diffusers in one process
 	$(BIN)/python -m benchmarks.overhead
 
 .PHONY: bench-gpu
-bench-gpu: setup ## every stage at its real size on this machine's GPU, against diffusers; OUT=configs/gpus/NAME.yaml keeps it
-	$(BIN)/python -m benchmarks.gpu $(OUT)
+bench-gpu: setup ## every stage at its real size on this machine's GPU, against diffusers; MODELS="ID ..." for some, OUT=configs/gpus/NAME.yaml keeps it
+	$(BIN)/python -m benchmarks.gpu $(or $(OUT),-) $(MODELS)
 
 .PHONY: bench-weights
 bench-weights: setup ## load and run a text encoder of the real size on this CPU, in bfloat16 and from GGUF (20 minutes, 20 GB of disk)
