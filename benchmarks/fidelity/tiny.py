@@ -15,6 +15,7 @@ from benchmarks.fidelity.comparison import PROMPT, Case, Subject, in_memory
 from benchmarks.random_weights import build_ltx, build_svd, ltx_card, svd_card
 from pipelines.card import Dtype
 from pipelines.local import LocalPipeline
+from pipelines.ltx.card import LTXCard
 from pipelines.ltx.reference import reference_of
 from pipelines.ltx.reference import reference_video as ltx_reference
 from pipelines.svd.reference import reference_video as svd_reference
@@ -48,6 +49,16 @@ CONDITION_CASES = [
         for image in (False, True)
     ),
 ]
+# What a rounding of 8 bits would show: where guidance is computed, and in which order a layer sums.
+BFLOAT16_FIELDS: list[dict[str, Any]] = [
+    {**SMALL, "guidance_scale": 1.0},
+    {**SMALL, "guidance_scale": 3.0, "guidance_rescale": 0.7},
+]
+LTX_BFLOAT16_CASES = [Case(fields, image) for image in (False, True) for fields in BFLOAT16_FIELDS]
+CONDITION_BFLOAT16_CASES = [
+    *(Case(fields) for fields in BFLOAT16_FIELDS),
+    *(Case(fields, from_image=True, settings=NOISE) for fields in BFLOAT16_FIELDS),
+]
 SVD_CASES = [
     Case(fields, from_image=True)
     for fields in (
@@ -67,22 +78,29 @@ SVD_FLOAT16_CASES = [
 UNSHIFTED = {"use_dynamic_shifting": False, "shift_terminal": None}
 
 
-def ltx(folder: Path, *, timestep_conditioning: bool) -> Subject:
+def ltx(folder: Path, *, timestep_conditioning: bool, dtype: Dtype = "float32") -> Subject:
     """LTX-Video up to 0.9.1; the releases differ in whether the decoder is conditioned on a timestep."""
     build_ltx(folder, timestep_conditioning=timestep_conditioning, dynamic_shifting=timestep_conditioning)
-    pipeline = in_memory(LTXPipeline.from_pretrained(folder))
+    pipeline = in_memory(LTXPipeline.from_pretrained(folder, dtype=getattr(torch, dtype)))
     decoder = "timestep-conditioned" if timestep_conditioning else "plain"
     name = f"tiny LTX-Video, {decoder} decoder"
-    return ltx_subject(name, LocalPipeline(ltx_card(folder), gpu=False), pipeline, LTX_CASES)
+    name, cases = (name, LTX_CASES) if dtype == "float32" else (f"{name}, {dtype}", LTX_BFLOAT16_CASES)
+    return ltx_subject(name, LocalPipeline(_computing(ltx_card(folder), dtype), gpu=False), pipeline, cases)
 
 
-def conditions(folder: Path) -> Subject:
+def conditions(folder: Path, *, dtype: Dtype = "float32") -> Subject:
     """LTX-Video from 0.9.5 on. Its pipeline asks for a scheduler that does not shift; the stages need no such care."""
     build_ltx(folder)
-    pipeline = in_memory(LTXPipeline.from_pretrained(folder))
+    pipeline = in_memory(LTXPipeline.from_pretrained(folder, dtype=getattr(torch, dtype)))
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **UNSHIFTED)
     card = ltx_card(folder, schedule="linear-quadratic", causal_positions=True, t5_attends_to_padding=False)
-    return ltx_subject("tiny LTX-Video, 0.9.5", LocalPipeline(card, gpu=False), pipeline, CONDITION_CASES)
+    name = "tiny LTX-Video, 0.9.5"
+    name, cases = (name, CONDITION_CASES) if dtype == "float32" else (f"{name}, {dtype}", CONDITION_BFLOAT16_CASES)
+    return ltx_subject(name, LocalPipeline(_computing(card, dtype), gpu=False), pipeline, cases)
+
+
+def _computing(card: LTXCard, dtype: Dtype) -> LTXCard:
+    return card.model_copy(update={"dtype": {"cpu": dtype}})
 
 
 def ltx_subject(name: str, staged: LocalPipeline, pipeline: Any, cases: list[Case]) -> Subject:
@@ -123,5 +141,7 @@ def subjects(folder: Path) -> Iterator[Subject]:
     for conditioned in (True, False):
         yield ltx(folder / f"ltx-{conditioned}", timestep_conditioning=conditioned)
     yield conditions(folder / "ltx-conditions")
+    yield ltx(folder / "ltx-bfloat16", timestep_conditioning=True, dtype="bfloat16")
+    yield conditions(folder / "ltx-conditions-bfloat16", dtype="bfloat16")
     for dtype in ("float32", "float16"):
         yield svd(folder / f"svd-{dtype}", dtype=dtype)

@@ -69,6 +69,10 @@ class ConditionSampler:
         expanded = timestep.expand(batch).unsqueeze(-1).float()
         return expanded if self.given is None else torch.min(expanded, (1 - self.given) * 1000.0)
 
+    def prediction(self, output: Tensor) -> Tensor:
+        """As it is: diffusers puts the passes together in the transformer's dtype, and so do the makers."""
+        return output
+
     def advance(self, prediction: Tensor, timestep: Tensor, latents: Tensor, generator: torch.Generator) -> Tensor:
         """One step from each token's level to the next lower one of the schedule."""
         # The scheduler's steps per token count the levels down, except where it samples stochastically.

@@ -20,7 +20,7 @@ from pipelines.ltx.first_frame import FirstFrameSampler
 from pipelines.ltx.guidance import guided_prediction
 from pipelines.ltx.guidance_settings import Pass
 from pipelines.ltx.outputs import DenoiseState, FinalLatents, ImageConditioning, TextConditioning
-from pipelines.ltx.packing import causal_positions, latent_grid, unpack
+from pipelines.ltx.packing import causal_positions, in_order, latent_grid, unpack
 from pipelines.ltx.sampler import Sampler
 from pipelines.ltx.scheduler import scheduler_of
 from pipelines.ltx.stg import without_self_attention
@@ -103,7 +103,7 @@ class DenoiseRun:
         self.latents, self.step_index = self.sampler.initial, 0
         if state is not None:
             self.generator.set_state(state.rng_state)
-            self.latents = state.latents.to(self.device)
+            self.latents = in_order(state.latents.to(self.device), self.grid)
             self.step_index = state.step
         self.scheduler.set_begin_index(self.step_index)
 
@@ -162,9 +162,11 @@ class DenoiseRun:
         batch = len(passes)
         embeds, masks = zip(*(self.prompts[each] for each in passes), strict=True)
         num_frames, height, width = self.grid
+        # One pass keeps the tokens' order in memory, as in diffusers: a linear layer may round otherwise on a copy.
+        tokens = torch.cat([latents] * batch) if batch > 1 else latents
         with self.transformer.cache_context("+".join(passes)):
-            prediction: Tensor = self.transformer(
-                hidden_states=torch.cat([latents] * batch).to(self.dtype),
+            output: Tensor = self.transformer(
+                hidden_states=tokens.to(self.dtype),
                 encoder_hidden_states=torch.cat(embeds),
                 timestep=self.sampler.timesteps(timestep, batch),
                 encoder_attention_mask=torch.cat(masks),
@@ -175,12 +177,10 @@ class DenoiseRun:
                 video_coords=None if self.positions is None else self.positions.repeat(batch, 1, 1),
                 return_dict=False,
             )[0]
-        return prediction
+        return self.sampler.prediction(output)
 
 
 def _check_blocks(card: LTXCard, count: int) -> None:
     """Raise ConfigError when the card names a block that the transformer does not have."""
-    for level in card.default_parameters().levels:
-        for block in card.defaults.guidance_at(level).stg_blocks:
-            if not 0 <= block < count:
-                raise ConfigError(f"{card.id}: stg_blocks names block {block}; the transformer has 0 to {count - 1}")
+    if (last := max(card.defaults.perturbed_blocks, default=0)) >= count:
+        raise ConfigError(f"{card.id}: stg_blocks names block {last}; the transformer has 0 to {count - 1}")

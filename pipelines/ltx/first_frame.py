@@ -53,18 +53,20 @@ class FirstFrameSampler:
         expanded = timestep.expand(batch)
         return expanded if self.given is None else expanded.unsqueeze(-1) * (1 - self.given)
 
-    def advance(
-        self,
-        prediction: Tensor,
-        timestep: Tensor,
-        latents: Tensor,
-        generator: torch.Generator,  # noqa: ARG002
-    ) -> Tensor:
+    def prediction(self, output: Tensor) -> Tensor:
+        """In float32."""
+        return output.float()
+
+    def advance(self, prediction: Tensor, timestep: Tensor, latents: Tensor, generator: torch.Generator) -> Tensor:
         """One Euler step of all frames but a given one."""
-        prediction = prediction.float()
+
+        def moved(prediction: Tensor, latents: Tensor) -> Tensor:
+            result: Tensor = self.scheduler.step(prediction, timestep, latents, generator=generator, return_dict=False)[
+                0
+            ]
+            return result
+
         if self.given is None:
-            advanced: Tensor = self.scheduler.step(prediction, timestep, latents, return_dict=False)[0]
-            return advanced
+            return moved(prediction, latents)
         prediction, latents = unpack(prediction, *self.grid), unpack(latents, *self.grid)
-        moved = self.scheduler.step(prediction[:, :, 1:], timestep, latents[:, :, 1:], return_dict=False)[0]
-        return pack(torch.cat([latents[:, :, :1], moved], dim=2))
+        return pack(torch.cat([latents[:, :, :1], moved(prediction[:, :, 1:], latents[:, :, 1:])], dim=2))

@@ -30,6 +30,14 @@ def unpack(latents: Tensor, num_frames: int, height: int, width: int) -> Tensor:
     return latents.reshape(latents.shape[0], num_frames, height, width, -1).permute(0, 4, 1, 2, 3)
 
 
+def in_order(latents: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """The same packed latents, in memory as `pack` leaves them: channel by channel.
+
+    Latents that were stored come back token by token. Linear layers may sum the two orders in other ways.
+    """
+    return pack(unpack(latents, *grid).contiguous())
+
+
 def causal_positions(grid: tuple[int, int, int], compression: Compression, fps: int) -> Tensor:
     """The position of each token, [1, 3, S]: seconds, and pixels down and across.
 

@@ -25,5 +25,8 @@ class Sampler(Protocol):
     def timesteps(self, timestep: Tensor, batch: int) -> Tensor:
         """What the transformer is told of the noise in each clip, [B] or [B, 1], or in each token, [B, S]."""
 
+    def prediction(self, output: Tensor) -> Tensor:
+        """The transformer's output, [B, S, C], in the dtype in which its passes are put together."""
+
     def advance(self, prediction: Tensor, timestep: Tensor, latents: Tensor, generator: torch.Generator) -> Tensor:
         """The latents after a step, [1, S, C] float32."""

@@ -27,6 +27,8 @@ SUBJECTS: dict[str, Any] = {
     "ltx-conditioned": lambda folder: tiny.ltx(folder, timestep_conditioning=True),
     "ltx-plain": lambda folder: tiny.ltx(folder, timestep_conditioning=False),
     "ltx-conditions": tiny.conditions,
+    "ltx-bfloat16": lambda folder: tiny.ltx(folder, timestep_conditioning=True, dtype="bfloat16"),
+    "ltx-conditions-bfloat16": lambda folder: tiny.conditions(folder, dtype="bfloat16"),
     "svd-float32": lambda folder: tiny.svd(folder, dtype="float32"),
     "svd-float16": lambda folder: tiny.svd(folder, dtype="float16"),
 }
@@ -34,6 +36,8 @@ CASES = {
     "ltx-conditioned": tiny.LTX_CASES,
     "ltx-plain": tiny.LTX_CASES,
     "ltx-conditions": tiny.CONDITION_CASES,
+    "ltx-bfloat16": tiny.LTX_BFLOAT16_CASES,
+    "ltx-conditions-bfloat16": tiny.CONDITION_BFLOAT16_CASES,
     "svd-float32": tiny.SVD_CASES,
     "svd-float16": tiny.SVD_FLOAT16_CASES,
 }
