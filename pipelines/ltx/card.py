@@ -95,6 +95,12 @@ class LTXDefaults(GuidanceSettings, PictureSettings, Defaults):
         return self
 
     @model_validator(mode="after")
+    def _lists_know_the_levels(self) -> Self:
+        if self.guidance_timesteps is not None and self.schedule == "uniform" and self.timesteps is None:
+            raise ValueError("guidance_timesteps needs noise levels that no scheduler shifts: not schedule: uniform")
+        return self
+
+    @model_validator(mode="after")
     def _condition_can_be_noised(self) -> Self:
         if self.image_cond_noise_scale < 0:
             raise ValueError("image_cond_noise_scale must not be negative; 0 is off")
@@ -192,7 +198,9 @@ class LTXCard(CheckpointCard):
                 f"num_inference_steps must be {numbers}: {self.id} is distilled for these schedules; it is {steps}",
                 param="num_inference_steps",
             )
-        if not parameters.stg_blocks and any(parameters.guidance_at(each).stg_scale > 0 for each in parameters.levels):
+        if not parameters.perturbed_blocks and any(
+            parameters.guidance_at(each).stg_scale > 0 for each in parameters.levels
+        ):
             raise InvalidRequest(
                 f"stg_scale must be 0: {self.id} has no blocks for spatio-temporal guidance", param="stg_scale"
             )

@@ -13,11 +13,14 @@ from typing import Annotated, Literal, Self, cast
 import numpy as np
 from pydantic import Field, model_validator
 
-from pipelines.strict import StrictModel
+from pipelines.strict import Finite, StrictModel
 
-PerStep = float | Annotated[tuple[float, ...], Field(min_length=1)]
+Scale = Annotated[Finite, Field(ge=0)]
+Share = Annotated[Finite, Field(ge=0, le=1)]
+PerStep = Scale | Annotated[tuple[Scale, ...], Field(min_length=1)]
 """One value for all steps, or one for each of `guidance_timesteps`."""
-Blocks = tuple[int, ...] | tuple[tuple[int, ...], ...]
+Block = Annotated[int, Field(ge=0)]
+Blocks = tuple[Block, ...] | tuple[tuple[Block, ...], ...]
 """Transformer blocks, counted from 0: the same in all steps, or others for each of `guidance_timesteps`."""
 Pass = Literal["negative", "positive", "perturbed"]
 """A forward pass of one step: with the negative prompt, with the prompt, with the prompt and without self-attention."""
@@ -50,13 +53,13 @@ class GuidanceSettings(StrictModel):
     """The settings of guidance on a card and in a video's parameters."""
 
     guidance_scale: PerStep
-    guidance_rescale: float = 0.0
+    guidance_rescale: Share = 0.0
     """As in diffusers: 0 is off. It acts on classifier-free guidance, before spatio-temporal guidance."""
     stg_scale: PerStep = 0.0
-    stg_rescale: PerStep = 0.0
+    stg_rescale: Share | Annotated[tuple[Share, ...], Field(min_length=1)] = 0.0
     """The makers' `rescaling_scale`, except that off, 1 for them, is 0 here."""
     stg_blocks: Blocks = ()
-    guidance_timesteps: tuple[float, ...] | None = None
+    guidance_timesteps: tuple[Share, ...] | None = None
     """Noise levels in descending order, 1 to 0."""
     cfg_star_rescale: bool = False
     """Whether the projection of the positive prediction onto the negative one stands for the latter (CFG-Zero*,
@@ -76,7 +79,7 @@ class GuidanceSettings(StrictModel):
                 raise ValueError(
                     f"{name} has {len(values)} values and guidance_timesteps {levels}; give one for each, or one alone"
                 )
-        descending = sorted(self.guidance_timesteps or (), reverse=True)
+        descending = sorted(set(self.guidance_timesteps or ()), reverse=True)
         if list(self.guidance_timesteps or ()) != descending:
             raise ValueError("guidance_timesteps must descend")
         return self
@@ -86,6 +89,12 @@ class GuidanceSettings(StrictModel):
         """Whether any step needs the negative prompt."""
         scales = self.guidance_scale if isinstance(self.guidance_scale, tuple) else (self.guidance_scale,)
         return max(scales) > 1
+
+    @property
+    def perturbed_blocks(self) -> frozenset[int]:
+        """The blocks that any step can perturb."""
+        lists = self.stg_blocks if _one_for_each_level(self.stg_blocks) else (self.stg_blocks,)
+        return frozenset(block for each in cast("tuple[tuple[int, ...], ...]", lists) for block in each)
 
     def guidance_at(self, level: float) -> Guidance:
         """The guidance of the step that begins at a noise level, 0 to 1."""

@@ -23,6 +23,14 @@ PICTURE = io.BytesIO()
 Image.effect_noise((64, 64), 50).save(PICTURE, "PNG")
 
 
+OLD_LTX_ROW: dict[str, Any] = {
+    "family": "ltx", "width": 704, "height": 480, "num_frames": 121, "fps": 25, "num_inference_steps": 40, "seed": 1,
+    "negative_prompt": "n", "guidance_scale": 3.0, "guidance_rescale": 0.7, "decode_timestep": 0.05,
+    "decode_noise_scale": 0.025, "max_sequence_length": 128, "timesteps": None,
+}  # fmt: skip
+"""The parameters of an LTX-Video job as a version wrote them that knew only one way to sample."""
+
+
 class Door:
     """What the API does with a request, and where its images end up."""
 

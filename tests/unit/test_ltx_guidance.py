@@ -129,6 +129,13 @@ def test_a_card_may_name_only_blocks_that_there_are(folder: Path) -> None:
         Denoiser(ltx_card(folder, stg_scale=1.0, stg_blocks=[2]), Resources(gpu=False))
 
 
+def test_a_block_that_the_default_steps_do_not_reach_is_seen_too(folder: Path) -> None:
+    lists = {"guidance_timesteps": [1.0, 0.5], "stg_blocks": [[1], [99]]}
+    card = ltx_card(folder, schedule="linear-quadratic", num_inference_steps=1, **lists)
+    with pytest.raises(ConfigError, match="names block 99"):
+        Denoiser(card, Resources(gpu=False))
+
+
 def test_each_kind_of_step_is_warmed_up_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lists = {"guidance_timesteps": [1.0, 0.98, 0.8], "guidance_scale": [1, 3, 1], "stg_scale": [0, 1, 1]}
     card = ltx_card(folder, schedule="linear-quadratic", stg_blocks=[1], **lists)

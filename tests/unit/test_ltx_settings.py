@@ -16,6 +16,7 @@ from pipelines.errors import InvalidRequest
 from pipelines.ltx.card import LTXCard, LTXParameters
 from pipelines.ltx.packing import causal_positions
 from pipelines.requests import GenerationRequest, read_parameters, resolve
+from tests.unit.door import OLD_LTX_ROW
 
 Lists = list[float] | float
 
@@ -178,6 +179,13 @@ def test_levels_are_compared_in_float32_as_the_makers_compare_them() -> None:
         ({"guidance_timesteps": [1, 0.5], "stg_rescale": [1, 1, 1]}, "stg_rescale has 3 values"),
         ({"guidance_timesteps": [1, 0.5], "stg_blocks": [[1], [2], [3]]}, "stg_blocks has 3 values"),
         ({"guidance_timesteps": [0.5, 1]}, "guidance_timesteps must descend"),
+        ({"guidance_timesteps": [1, 1]}, "guidance_timesteps must descend"),
+        ({"guidance_timesteps": [1000, 500]}, "less than or equal to 1"),
+        ({"schedule": "uniform", "guidance_timesteps": [1, 0.5]}, "guidance_timesteps needs noise levels that no"),
+        ({"guidance_scale": -1}, "greater than or equal to 0"),
+        ({"guidance_scale": float("nan")}, "finite number"),
+        ({"stg_rescale": 5}, "less than or equal to 1"),
+        ({"stg_blocks": [-1]}, "greater than or equal to 0"),
         ({"timesteps": [1000, 500]}, "num_inference_steps must be the length of timesteps"),
         (
             {"timesteps": [1000, 500], "num_inference_steps": 2, "shorter_timesteps": [[1000, 400, 500]]},
@@ -286,12 +294,7 @@ def test_work_is_counted_in_forward_passes(model: str, fields: dict[str, object]
 
 
 def test_a_row_of_an_older_version_means_what_it_meant() -> None:
-    row = {
-        "family": "ltx", "width": 704, "height": 480, "num_frames": 121, "fps": 25, "num_inference_steps": 40,
-        "seed": 1, "negative_prompt": "n", "guidance_scale": 3.0, "guidance_rescale": 0.7, "decode_timestep": 0.05,
-        "decode_noise_scale": 0.025, "max_sequence_length": 128, "timesteps": None,
-    }  # fmt: skip
-    parameters = read_parameters(row)
+    parameters = read_parameters(OLD_LTX_ROW)
     assert isinstance(parameters, LTXParameters)
     assert (parameters.schedule, parameters.causal_positions, parameters.fit) == ("uniform", False, "stretch")
     assert (parameters.t5_attends_to_padding, parameters.stochastic_sampling) == (True, False)
