@@ -111,7 +111,8 @@ class Graph:
         before = self.nodes[: self.nodes.index(node) + 1]
         said = [
             [each.name, each.stage, each.text, each.image, each.latents, each.frame, each.last_frame,
-             each.parameters.model_dump(mode="json")]
+             # A default is what a row means that was written before the field was there.
+             each.parameters.model_dump(mode="json", exclude_defaults=True)]
             for each in before
         ]  # fmt: skip
         return hashlib.sha256(json.dumps([inputs, said], sort_keys=True).encode()).hexdigest()[:16]

@@ -6,10 +6,13 @@ import asyncio
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from pydantic import ValidationError
 
 from deployments.configuration.settings import Settings, webhook_secret
 from deployments.events import emit
@@ -31,7 +34,7 @@ from jobs.stored import ResultMetadata
 from pipelines.errors import InvalidRequest
 from pipelines.families import graph_of
 from pipelines.output import Output
-from pipelines.requests import GenerationRequest, resolve
+from pipelines.requests import GenerationRequest, read_parameters, resolve
 from storage.artifacts import ArtifactStore
 from storage.keys import input_key, job_folder, job_prefix
 from storage.store import delete_or_leave
@@ -173,14 +176,15 @@ class Submission:
 def _remixed(fields: dict[str, Any], source: Job) -> dict[str, Any]:
     """The source's request, overridden by the fields given now. The seed stays unless it is given.
 
-    A list among its parameters was no request's but the card's, which gives it again.
+    What an older version did not know keeps that version's meaning. A list among the parameters was no request's but
+    the card's, which gives it again.
     """
     if "model" in fields:
         raise InvalidRequest("a remix is made by the model of its source; leave model out", param="model")
     said_otherwise = {name for field in fields for name in SHAPE.get(field, ())}
     kept = {
         name: value
-        for name, value in source.parameters.items()
+        for name, value in _parameters(source).items()
         if name in GenerationRequest.model_fields
         and name not in said_otherwise
         and value is not None
@@ -199,3 +203,10 @@ def _repeatable(request: CreateRequest) -> Repeatable | None:
     source = request.remix_of.id if request.remix_of else None
     said = json.dumps([request.fields, image, source], sort_keys=True)
     return Repeatable(request.idempotency_key, hashlib.sha256(said.encode()).hexdigest())
+
+
+def _parameters(source: Job) -> Mapping[str, Any]:
+    try:
+        return read_parameters(source.parameters).model_dump(mode="json")
+    except (KeyError, ValidationError):
+        return source.parameters  # of a family that is not installed here: its model is refused by name

@@ -10,6 +10,7 @@ import pytest
 from pipelines.card import Parameters
 from pipelines.catalogue import get_card
 from pipelines.graph import Graph, Node, one_pass, published
+from pipelines.simulated.card import SimulatedParameters
 from pipelines.stages import Stage
 
 LTX = get_card("ltx-tiny")
@@ -85,6 +86,21 @@ def test_the_seconds_of_a_stage_are_shared_by_its_nodes_by_their_work() -> None:
     seconds = graph.seconds({Stage.TEXT_ENCODE: 1, Stage.DENOISE: 10, Stage.DECODE: 3, Stage.PUBLISH: 0})
     assert seconds["denoise"] + seconds["denoise.2"] == pytest.approx(10)
     assert seconds["denoise"] / seconds["denoise.2"] == pytest.approx(SMALL.denoising_work / LARGE.denoising_work)
+
+
+def test_a_digest_outlives_a_setting_that_a_later_version_adds() -> None:
+    class Earlier(SimulatedParameters):
+        """A family's parameters."""
+
+    class Later(Earlier):
+        style: str = "none"
+        """What every job of the earlier version had."""
+
+    said = {**SMALL.model_dump(include=set(Parameters.model_fields)), "family": "simulated"}
+    earlier, later = (two_passes(kind(**said), kind(**said)) for kind in (Earlier, Later))
+    assert earlier.digest(earlier.nodes[2], "model") == later.digest(later.nodes[2], "model")
+    styled = two_passes(Later(**said), Later(**said, style="film"))
+    assert styled.digest(styled.nodes[2], "model") != later.digest(later.nodes[2], "model")
 
 
 def test_progress_rises_over_every_node_to_the_end() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jobs.record import Job
 from pipelines.errors import InvalidRequest
 from storage.keys import upload_key
 from tests.unit.conftest import Jobs
-from tests.unit.door import PICTURE, Door
+from tests.unit.door import OLD_LTX_ROW, PICTURE, Door
 
 
 def test_a_full_queue_says_when_to_come_back(jobs: Jobs, tmp_path: Path) -> None:
@@ -103,6 +104,21 @@ def test_a_remix_of_a_remix_has_the_first_ones_shape(jobs: Jobs, tmp_path: Path)
     assert remix.parameters == source.parameters
     assert again.parameters == {**source.parameters, "seed": 9}
     assert (again.remixed_from, again.prompt) == (remix.id, "r")
+
+
+def test_a_remix_of_an_older_versions_job_asks_for_what_that_made(jobs: Jobs, tmp_path: Path) -> None:
+    door = Door(jobs, tmp_path, models=("ltx-video-0.9.5",))
+    source = replace(door.ask(), parameters=OLD_LTX_ROW)
+    remix = door.ask(fields={"prompt": "q"}, remix_of=source)
+    asked = {name: remix.parameters[name] for name in ("fit", "stg_scale", "guidance_scale", "guidance_rescale")}
+    assert asked == {"fit": "stretch", "stg_scale": 0, "guidance_scale": 3, "guidance_rescale": 0.7}
+
+
+def test_a_remix_of_a_family_that_is_gone_is_refused_by_its_model(jobs: Jobs, tmp_path: Path) -> None:
+    door = Door(jobs, tmp_path)
+    source = replace(door.ask(), model="gone", parameters={"family": "gone"})
+    with pytest.raises(InvalidRequest, match="no such model here"):
+        door.ask(fields={"prompt": "q"}, remix_of=source)
 
 
 def test_a_remix_has_the_lists_of_the_card_again(jobs: Jobs, tmp_path: Path) -> None:
