@@ -140,7 +140,7 @@ class Parameters(StrictModel):
     @property
     @abstractmethod
     def guided(self) -> bool:
-        """Whether classifier-free guidance runs, which doubles the batch."""
+        """Whether classifier-free guidance runs, which takes another forward pass in a step."""
 
     @property
     def megapixels(self) -> float:
@@ -149,7 +149,7 @@ class Parameters(StrictModel):
 
     @property
     def denoising_work(self) -> float:
-        """Megapixels that pass through the denoiser, over all steps and both passes of guidance."""
+        """Megapixels that pass through the denoiser, over all steps and the passes of guidance."""
         return self.megapixels * self.num_inference_steps * (2 if self.guided else 1)
 
 

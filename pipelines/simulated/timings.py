@@ -36,8 +36,11 @@ class Timings(StrictModel):
     """The time of all encoding."""
     step: Pace
     """The time of one denoising step."""
-    passes_per_step: float = Field(default=1.0, ge=1)
-    """The forward passes of the denoiser in that step, as it was measured: guidance makes them two or three."""
+    passes_per_step: float | None = Field(default=None, ge=1)
+    """The forward passes of the denoiser in that step, as it was measured: guidance makes them two or three.
+
+    None means those of the model's default video.
+    """
     decode: Pace
 
 

@@ -97,6 +97,15 @@ def test_the_command_goes_by_a_gpu_that_was_measured(store: Database) -> None:  
     assert "│ denoise     │ 4.00 " in run(gpu="h200", seconds=["denoise=4"])
 
 
+def test_timings_that_do_not_say_their_passes_are_of_the_models_own_video(
+    store: Database,  # noqa: ARG001 an empty one
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timings = measured("h200", "svd-xt").model_copy(update={"passes_per_step": None})
+    monkeypatch.setattr("cli.plan.measured", lambda *_: timings)
+    assert f"│ denoise     │ {40 * timings.step.fixed_s:.2f} " in run(gpu="h200", seconds=[])
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -54,6 +54,12 @@ def test_only_whole_first_frames_are_given_and_never_all() -> None:
     assert (counts == 1).float().mean() == pytest.approx(given.FIRST_FRAME, abs=0.05)
 
 
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_a_short_clip_is_never_given_whole(frames: int) -> None:
+    torch.manual_seed(0)
+    assert not given.given_first(batch=1000, frames=frames, tokens=4).all(1).any()
+
+
 def test_given_tokens_have_the_pipelines_noise_or_none() -> None:
     torch.manual_seed(0)
     clean, level = torch.zeros(4000, 1, 8), torch.full((4000,), 0.8)

@@ -44,6 +44,7 @@ def given_first(batch: int, frames: int, tokens: int) -> Tensor:
     choice = torch.rand(batch)
     several = torch.randint(2, max(frames, 3), (batch,))
     count = torch.where(choice < FIRST_FRAME, 1, torch.where(choice < FIRST_FRAME + PREFIX, several, 0))
+    count = count.clamp(max=frames - 1)  # something has to be predicted
     frame_of_token = torch.arange(frames).repeat_interleave(tokens)
     return frame_of_token[None] < count[:, None]
 
