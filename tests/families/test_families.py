@@ -127,6 +127,7 @@ assert "torch" not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_it_is_served(client: ServiceClient) -> None:
     fields = {"seed": 7, "brightness": 0.8}
     video = client.finish(client.create(prompt="dusk", model="toy", **fields)["id"])
@@ -144,6 +145,7 @@ def test_it_is_served(client: ServiceClient) -> None:
     assert {"brightness", "segments"} <= body["content"]["application/json"]["schema"]["properties"].keys()
 
 
+@pytest.mark.long
 def test_a_loop_of_stages_is_served_with_its_sound(client: ServiceClient) -> None:
     fields = {"seed": 7, "segments": 3}
     video = client.finish(client.create(prompt="dusk", model="loop", **fields)["id"])

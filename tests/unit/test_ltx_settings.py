@@ -234,8 +234,7 @@ def test_a_request_replaces_a_whole_list_by_one_value() -> None:
 @pytest.mark.parametrize(
     ("model", "fields", "param", "says"),
     [
-        ("ltx-tiny", {"stg_scale": 1}, "stg_scale", "stg_scale must be 0: ltx-tiny has no blocks"),
-        ("ltx-video-0.9.8-2b-distilled", {"stg_scale": 0.5}, "stg_scale", "stg_scale must be 0"),
+        ("ltx-video-0.9.8-2b-distilled", {"stg_scale": 0.5}, "stg_scale", "stg_scale must be 0: .* has no blocks"),
         ("ltx-video-0.9.6-distilled", {"num_inference_steps": 7}, "num_inference_steps", "must be 4 or 8: .* it is 7"),
         ("ltx-video-0.9.8-2b-distilled", {"num_inference_steps": 9}, "num_inference_steps", "must be 4 or 7 or 8"),
         ("svd-tiny", {"stg_scale": 0}, "stg_scale", "svd-tiny has no stg_scale"),

@@ -192,7 +192,7 @@ def test_a_card_may_name_a_path_at_home(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_a_wrong_card_is_said_in_words(tmp_path: Path) -> None:
     path = tmp_path / "ltx-tiny.yaml"
     good = (ROOT / "configs/models/ltx-tiny.yaml").read_text()
-    path.write_text(good.replace("  schedule: uniform\n", ""))
+    path.write_text(good.replace("  schedule: linear-quadratic\n", ""))
     with pytest.raises(ConfigError) as refused:
         load_card(path)
     assert refused.value.message == f"{path}: defaults.schedule: Field required"
