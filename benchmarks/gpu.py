@@ -27,11 +27,11 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.fidelity import PROMPT, Case, in_memory, largest, picture, verdict
-from benchmarks.fidelity.tiny import pipeline_for
 from benchmarks.full_size import ARCHITECTURES, checkpoint
 from pipelines.card import ModelCard, Parameters
 from pipelines.families import stages_of
-from pipelines.ltx.card import LTXCard
+from pipelines.ltx.card import LTXCard, LTXParameters
+from pipelines.ltx.reference import pipeline_for
 from pipelines.ltx.reference import reference_video as ltx_reference
 from pipelines.protocols import DecodeStage, DenoiseInputs, DenoiseStage, Loaded, Loader, Resources, StageOutput
 from pipelines.stages import Stage
@@ -125,7 +125,7 @@ class Bench:
                 source.path(), dtype=dtype, variant=source.variant
             )
             loaded = in_memory(loaded) if self.device.type == "cpu" else loaded.to(self.device)
-            if isinstance(self.card, LTXCard):
+            if isinstance(parameters, LTXParameters):
                 loaded = pipeline_for(loaded, parameters, image)
             loaded.set_progress_bar_config(disable=True)
             _reference(loaded, parameters.model_copy(update={"num_inference_steps": 2}), image)
@@ -194,12 +194,11 @@ def timings(bench: Bench) -> dict[str, Any]:
     encode = sum(costs[stage].seconds for stage in (Stage.TEXT_ENCODE, Stage.IMAGE_ENCODE) if stage in costs)
     paces = {"text": encode, "step": costs[Stage.DENOISE].seconds / steps, "decode": costs[Stage.DECODE].seconds}
     fixed = {stage: {"fixed_s": round(seconds, 4)} for stage, seconds in paces.items()}
-    passes = parameters.denoising_work / parameters.megapixels / steps
     return {
         "load_s": round(max(cost.load_s for cost in costs.values()), 1),
         "text": fixed["text"],
         "step": fixed["step"],
-        "passes_per_step": round(passes, 2),
+        "passes_per_step": round(parameters.forward_passes / steps, 2),
         "decode": fixed["decode"],
     }
 

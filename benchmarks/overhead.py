@@ -20,13 +20,12 @@ import torch
 import yaml
 from diffusers import LTXPipeline
 
-from benchmarks.fidelity.tiny import pipeline_for
 from cli.service import default_config, for_model, free_port, run_service
 from deployments.configuration.serve_config import load_config
 from pipelines.card import CheckpointCard
 from pipelines.catalogue import get_card, load_catalogue
 from pipelines.ltx.card import LTXParameters
-from pipelines.ltx.reference import reference_video
+from pipelines.ltx.reference import pipeline_for, reference_video
 from pipelines.output import metadata_of
 from pipelines.requests import GenerationRequest, resolve
 from pipelines.video import encode_mp4

@@ -76,11 +76,11 @@ def _on(gpu: str, model: str) -> dict[Stage, float]:
     timings, parameters = measured(gpu, model), get_card(model).default_parameters()
     size = parameters.megapixels
     step_s = timings.step.seconds(size)
-    passes = parameters.denoising_work / size / parameters.num_inference_steps
+    passes = parameters.forward_passes / parameters.num_inference_steps
     return {
         _stages(model)[0]: timings.text.seconds(size),
         # The model's guidance may be another one than when its steps were measured.
-        Stage.DENOISE: step_s / (timings.passes_per_step or passes) * passes * parameters.num_inference_steps,
+        Stage.DENOISE: step_s / (timings.passes_per_step or passes) * parameters.forward_passes,
         Stage.DECODE: timings.decode.seconds(size),
     }
 

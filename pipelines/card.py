@@ -88,12 +88,13 @@ class Limits(StrictModel):
     max_num_frames: int = Field(ge=1)
     max_prompt_chars: int = Field(default=4000, ge=1)
 
-    def allow(self, width: int, height: int, num_frames: int) -> bool:
-        """Whether a video may have this size and length."""
-        sides = all(
-            self.min_size <= side <= self.max_size and side % self.size_multiple == 0 for side in (width, height)
-        )
-        return sides and width * height * num_frames <= self.max_pixels
+    def allow_side(self, side: int) -> bool:
+        """Whether a video may be so wide, or so high."""
+        return self.min_size <= side <= self.max_size and side % self.size_multiple == 0
+
+    def allow_pixels(self, width: int, height: int, num_frames: int) -> bool:
+        """Whether a video may have so many pixels."""
+        return width * height * num_frames <= self.max_pixels
 
 
 Size = Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")]
@@ -148,9 +149,14 @@ class Parameters(StrictModel):
         return self.width * self.height * self.num_frames / 1e6
 
     @property
+    def forward_passes(self) -> int:
+        """The denoiser's, over all steps; guidance takes more than one in a step."""
+        return self.num_inference_steps * (2 if self.guided else 1)
+
+    @property
     def denoising_work(self) -> float:
-        """Megapixels that pass through the denoiser, over all steps and the passes of guidance."""
-        return self.megapixels * self.num_inference_steps * (2 if self.guided else 1)
+        """Megapixels that pass through the denoiser, over all of its forward passes."""
+        return self.megapixels * self.forward_passes
 
 
 class ModelCard(StrictModel):
@@ -180,11 +186,16 @@ class ModelCard(StrictModel):
     def _recommends_what_it_allows(self) -> Self:
         for size in self.recommended_sizes:
             width, height = map(int, size.split("x"))
-            if not self.limits.allow(width, height, self.defaults.num_frames):
-                raise ValueError(
-                    f"recommended_sizes has {size}, which limits do not allow for {self.defaults.num_frames} frames"
-                )
+            frames, limits = self.defaults.num_frames, self.limits
+            sides = limits.allow_side(width) and limits.allow_side(height)
+            if not (sides and limits.allow_pixels(width, height, frames)):
+                raise ValueError(f"recommended_sizes has {size}, which limits do not allow for {frames} frames")
         return self
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether a request may give a picture."""
+        return Stage.IMAGE_ENCODE in self.STAGES
 
     @property
     def allowed_num_inference_steps(self) -> tuple[int, ...]:

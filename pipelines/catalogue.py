@@ -18,7 +18,6 @@ from pipelines.card import ModelCard
 from pipelines.errors import ConfigError, InvalidRequest
 from pipelines.families import families, graph_of
 from pipelines.paths import ROOT
-from pipelines.stages import Stage
 
 CATALOGUE = ROOT / "configs" / "models"
 
@@ -81,19 +80,12 @@ def _problems(error: ValidationError) -> str:
 
 def _check(card: ModelCard) -> None:
     """Make a request of the card's own defaults, and its graphs: what is wrong here would be wrong for every client."""
-    from pipelines.requests import GenerationRequest, resolve
+    from pipelines.requests import GenerationRequest, resolve, said_by
 
-    defaults = card.defaults.model_dump(exclude_none=True)
-    settable = GenerationRequest.model_fields.keys() & {
-        name
-        for name, value in defaults.items()
-        if not isinstance(value, tuple)  # a list is the card's alone
-    }
-    fields = {name: defaults[name] for name in settable}
     prompt = "a prompt" if card.TAKES_PROMPT else None
-    request = GenerationRequest.model_validate({**fields, "prompt": prompt})
+    request = GenerationRequest.model_validate({**said_by(card.defaults.model_dump()), "prompt": prompt})
     parameters = resolve(request, card, has_image=card.NEEDS_IMAGE)
-    for has_image in {card.NEEDS_IMAGE, Stage.IMAGE_ENCODE in card.STAGES}:
+    for has_image in {card.NEEDS_IMAGE, card.takes_image}:
         graph_of(card, parameters, has_image)
     for stage in card.STAGES:
         hash(card.shared_by(stage))

@@ -147,7 +147,7 @@ def one_pass(card: ModelCard, parameters: Parameters, has_image: bool) -> Graph:
     if Stage.TEXT_ENCODE in card.STAGES:
         nodes.append(Node(Stage.TEXT_ENCODE.value, Stage.TEXT_ENCODE, parameters))
         denoise = replace(denoise, text=nodes[-1].name)
-    if has_image and Stage.IMAGE_ENCODE in card.STAGES:
+    if has_image and card.takes_image:
         nodes.append(Node(Stage.IMAGE_ENCODE.value, Stage.IMAGE_ENCODE, parameters))
         denoise = replace(denoise, image=nodes[-1].name)
     decode = Node(Stage.DECODE.value, Stage.DECODE, parameters, latents=(denoise.name,))

@@ -52,6 +52,15 @@ GenerationRequest: type[RequestFields] = with_family_fields(_Generation, "Genera
 """The generation fields of a request, for all families; None means the model's default."""
 
 
+def said_by(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the values of parameters or defaults those that a request can say; a list is the card's alone."""
+    return {
+        name: value
+        for name, value in values.items()
+        if name in GenerationRequest.model_fields and value is not None and not isinstance(value, tuple | list)
+    }
+
+
 def read_parameters(data: Mapping[str, Any]) -> Parameters:
     """Build parameters from a job record, by `pipelines.strict.read_stored`."""
     return read_stored(families()[data["family"]].parameters, data)
@@ -107,17 +116,14 @@ def _check_prompt(request: RequestFields, card: ModelCard) -> None:
 
 
 def _check_size(name: str, value: int | None, card: ModelCard) -> None:
-    if value is None:
+    if value is None or card.limits.allow_side(value):
         return
     multiple, low, high = card.limits.size_multiple, card.limits.min_size, card.limits.max_size
     if not low <= value <= high:
         raise InvalidRequest(f"{name} must be between {low} and {high} for {card.id}; it is {value}", param=name)
-    if value % multiple:
-        below = value // multiple * multiple
-        nearest = [str(n) for n in (below, below + multiple) if low <= n <= high]
-        raise InvalidRequest(
-            f"{name} must be a multiple of {multiple}; nearest are {' and '.join(nearest)}", param=name
-        )
+    below = value // multiple * multiple
+    nearest = [str(n) for n in (below, below + multiple) if low <= n <= high]
+    raise InvalidRequest(f"{name} must be a multiple of {multiple}; nearest are {' and '.join(nearest)}", param=name)
 
 
 def _check_frames(num_frames: int, card: ModelCard) -> None:
@@ -136,7 +142,7 @@ def _check_frames(num_frames: int, card: ModelCard) -> None:
 
 def _check_pixels(parameters: Parameters, card: ModelCard) -> None:
     width, height, limit = parameters.width, parameters.height, card.limits.max_pixels
-    if width * height * parameters.num_frames > limit:
+    if not card.limits.allow_pixels(width, height, parameters.num_frames):
         ratio = card.compression.temporal
         most = (limit // (width * height) - 1) // ratio * ratio + 1
         raise InvalidRequest(

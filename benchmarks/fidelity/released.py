@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.fidelity.comparison import PROMPT, Case, Subject, in_memory
-from benchmarks.fidelity.tiny import ltx_subject, pipeline_for
+from benchmarks.fidelity.tiny import ltx_subject
 from benchmarks.plain_ltx import plain_latents
 from benchmarks.releases import build_release
 from benchmarks.releases.files import write_file
@@ -27,6 +27,7 @@ from pipelines.catalogue import get_card, load_catalogue, read_card
 from pipelines.local import LocalPipeline
 from pipelines.ltx.card import LTXCard
 from pipelines.ltx.image import given_picture
+from pipelines.ltx.reference import pipeline_for
 
 SIZE = {"width": 64, "height": 64, "num_frames": 9}
 WIDE = {"width": 96, "height": 64, "num_frames": 17}

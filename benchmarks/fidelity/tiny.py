@@ -16,7 +16,7 @@ from benchmarks.random_weights import build_ltx, build_svd, ltx_card, svd_card
 from pipelines.card import Dtype
 from pipelines.local import LocalPipeline
 from pipelines.ltx.card import LTXCard
-from pipelines.ltx.reference import reference_of
+from pipelines.ltx.reference import pipeline_for, reference_of
 from pipelines.ltx.reference import reference_video as ltx_reference
 from pipelines.svd.reference import reference_video as svd_reference
 
@@ -110,13 +110,6 @@ def ltx_subject(name: str, staged: LocalPipeline, pipeline: Any, cases: list[Cas
         return ltx_reference(pipeline_for(pipeline, parameters, image), parameters, PROMPT, image)
 
     return Subject(name, staged, stock, cases, lambda parameters, image: reference_of(parameters, image).__name__)
-
-
-def pipeline_for(pipeline: Any, parameters: Any, image: Image.Image | None) -> Any:
-    """The pipeline that is the reference of a video, with another one's components."""
-    made = reference_of(parameters, image)(**pipeline.components)
-    made.set_progress_bar_config(disable=True)
-    return made
 
 
 def svd(folder: Path, *, dtype: Dtype) -> Subject:

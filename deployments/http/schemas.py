@@ -16,7 +16,6 @@ from pipelines.card import ModelCard, RequestFields
 from pipelines.errors import InvalidRequest
 from pipelines.output import OutputFields
 from pipelines.requests import GenerationRequest, with_family_fields
-from pipelines.stages import Stage
 from pipelines.weights.origin import download_gb, origins
 from pipelines.weights.pin import Commits
 
@@ -218,7 +217,7 @@ class Model(BaseModel):
 def _takes_image(card: ModelCard) -> Literal["required", "optional", "ignored"]:
     if card.NEEDS_IMAGE:
         return "required"
-    return "optional" if Stage.IMAGE_ENCODE in card.STAGES else "ignored"
+    return "optional" if card.takes_image else "ignored"
 
 
 class ModelList(BaseModel):

@@ -34,7 +34,7 @@ from jobs.stored import ResultMetadata
 from pipelines.errors import InvalidRequest
 from pipelines.families import graph_of
 from pipelines.output import Output
-from pipelines.requests import GenerationRequest, read_parameters, resolve
+from pipelines.requests import read_parameters, resolve, said_by
 from storage.artifacts import ArtifactStore
 from storage.keys import input_key, job_folder, job_prefix
 from storage.store import delete_or_leave
@@ -176,20 +176,12 @@ class Submission:
 def _remixed(fields: dict[str, Any], source: Job) -> dict[str, Any]:
     """The source's request, overridden by the fields given now. The seed stays unless it is given.
 
-    What an older version did not know keeps that version's meaning. A list among the parameters was no request's but
-    the card's, which gives it again.
+    What an older version did not know keeps that version's meaning, and the card gives its lists again.
     """
     if "model" in fields:
         raise InvalidRequest("a remix is made by the model of its source; leave model out", param="model")
     said_otherwise = {name for field in fields for name in SHAPE.get(field, ())}
-    kept = {
-        name: value
-        for name, value in _parameters(source).items()
-        if name in GenerationRequest.model_fields
-        and name not in said_otherwise
-        and value is not None
-        and not isinstance(value, list)
-    }
+    kept = {name: value for name, value in said_by(_parameters(source)).items() if name not in said_otherwise}
     return {**kept, "prompt": source.prompt, "model": source.model, **fields}
 
 

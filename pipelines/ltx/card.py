@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from pipelines.card import CheckpointCard, Component, Defaults, Parameters
 from pipelines.errors import InvalidRequest
 from pipelines.fit import Fit, PictureFields
-from pipelines.ltx.guidance_settings import GuidanceSettings
+from pipelines.ltx.guidance_settings import Guidance, GuidanceSettings
 from pipelines.ltx.schedule import Schedule, noise_levels
 from pipelines.stages import Stage
 from pipelines.strict import Finite, StrictModel
@@ -140,9 +140,14 @@ class LTXParameters(GuidanceSettings, PictureSettings, Parameters):
         return noise_levels(self.schedule, self.num_inference_steps)
 
     @property
-    def denoising_work(self) -> float:
-        """Megapixels that pass through the denoiser, over all forward passes of all steps."""
-        return self.megapixels * self.forward_passes(self.levels)
+    def guidance(self) -> list[Guidance]:
+        """The guidance of each step."""
+        return [self.guidance_at(level) for level in self.levels]
+
+    @property
+    def forward_passes(self) -> int:
+        """The transformer's, over all steps."""
+        return sum(len(each.passes) for each in self.guidance)
 
 
 class LTXCard(CheckpointCard):
@@ -198,9 +203,7 @@ class LTXCard(CheckpointCard):
                 f"num_inference_steps must be {numbers}: {self.id} is distilled for these schedules; it is {steps}",
                 param="num_inference_steps",
             )
-        if not parameters.perturbed_blocks and any(
-            parameters.guidance_at(each).stg_scale > 0 for each in parameters.levels
-        ):
+        if not parameters.perturbed_blocks and any(each.stg_scale > 0 for each in parameters.guidance):
             raise InvalidRequest(
                 f"stg_scale must be 0: {self.id} has no blocks for spatio-temporal guidance", param="stg_scale"
             )

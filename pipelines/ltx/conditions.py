@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipelines.ltx import posterior
 from pipelines.ltx.outputs import ImageConditioning
-from pipelines.ltx.packing import pack
+from pipelines.ltx.tokens import Tokens
 
 if TYPE_CHECKING:
     from diffusers import FlowMatchEulerDiscreteScheduler
@@ -17,41 +17,28 @@ if TYPE_CHECKING:
 EPSILON = 1e-6  # how far two noise levels may be apart and still be the same one
 
 
+def drawn(
+    shape: tuple[int, ...], image: ImageConditioning | None, generator: torch.Generator, device: torch.device
+) -> Tokens:
+    """Draw the tokens of latents, (1, C, f, h, w): the noise first, then the posterior's sample in its own dtype."""
+    noise = torch.randn(shape, generator=generator)
+    if image is None:
+        return Tokens.of(noise, None, device)
+    return Tokens.of(noise, posterior.normalized(posterior.sample(image, generator), image).float(), device)
+
+
 class ConditionSampler:
     """Each token has its own noise level: a condition of strength 1 has none, and a step leaves it as it is.
 
     What is given stands in place of the first latent frames. Conditions of other strengths and at other frames, which
-    have tokens of their own before all others, are not here yet; `given` and `clean` are made for them.
+    have tokens of their own before all others, are not here yet; `Tokens.given` can hold any strength.
     """
 
-    def __init__(
-        self,
-        scheduler: FlowMatchEulerDiscreteScheduler,
-        shape: tuple[int, ...],
-        image: ImageConditioning | None,
-        generator: torch.Generator,
-        device: torch.device,
-        *,
-        noise_scale: float,
-    ) -> None:
-        """Draw the initial latents: the noise first, then the posterior's sample.
-
-        Args:
-            shape: of the latents, (1, C, f, h, w).
-            noise_scale: of the noise that each step lays over given tokens.
-        """
+    def __init__(self, scheduler: FlowMatchEulerDiscreteScheduler, tokens: Tokens, noise_scale: float) -> None:
+        """`noise_scale` is of the noise that each step lays over given tokens."""
         self.scheduler = scheduler
+        self.initial, self.given = tokens.latents, tokens.given
         self.noise_scale = noise_scale
-        noise = torch.randn(shape, generator=generator)
-        if image is None:
-            self.initial, self.given = pack(noise).to(device), None
-            return
-        first = posterior.normalized(posterior.sample(image, generator), image).float()
-        frames = first.shape[2]
-        given = torch.zeros(1, 1, *shape[2:])
-        given[:, :, :frames] = 1.0
-        self.initial = pack(torch.cat([first, noise[:, :, frames:]], dim=2)).to(device)
-        self.given = pack(given).squeeze(-1).to(device)  # [1, S], the strength of the condition on each token
 
     def prepare(self, latents: Tensor, timestep: Tensor, generator: torch.Generator) -> Tensor:
         """The latents, with fresh noise over those given, which fades as the square of the noise level.

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from pipelines.devices import place
 from pipelines.errors import ConfigError
+from pipelines.ltx import conditions, first_frame
 from pipelines.ltx.card import LTXCard, LTXParameters
-from pipelines.ltx.conditions import ConditionSampler
-from pipelines.ltx.first_frame import FirstFrameSampler
 from pipelines.ltx.guidance import guided_prediction
 from pipelines.ltx.guidance_settings import Pass
 from pipelines.ltx.outputs import DenoiseState, FinalLatents, ImageConditioning, TextConditioning
@@ -55,8 +54,8 @@ class Denoiser:
             TextConditioning(embeds, mask, embeds, mask), image=None
         )
         state = self.begin(parameters, inputs).state
-        levels = parameters.levels
-        first_of_kind = {parameters.guidance_at(level).passes: step for step, level in reversed([*enumerate(levels)])}
+        kinds = [guidance.passes for guidance in parameters.guidance]
+        first_of_kind = {kind: kinds.index(kind) for kind in kinds}
         for step in first_of_kind.values():
             self.begin(parameters, inputs, DenoiseState(state.latents, step, state.rng_state)).step()
 
@@ -97,10 +96,11 @@ class DenoiseRun:
         self.scheduler = scheduler_of(denoiser.scheduler, parameters, self.grid, self.device)
         self.timesteps: Tensor = self.scheduler.timesteps
         self.num_steps = len(self.timesteps)
+        self.guidance = parameters.guidance  # of each step
         self.generator = torch.Generator("cpu").manual_seed(parameters.seed)
-        # Begun in any case: given latents are drawn from the seed, also for a denoise that goes on from a later state.
-        self.sampler = self._sampler(image)
-        self.latents, self.step_index = self.sampler.initial, 0
+        # Drawn in any case: given latents come from the seed, also for a denoise that goes on from a later state.
+        self.sampler, self.latents = self._begun(image)
+        self.step_index = 0
         if state is not None:
             self.generator.set_state(state.rng_state)
             self.latents = in_order(state.latents.to(self.device), self.grid)
@@ -117,16 +117,14 @@ class DenoiseRun:
         """Run the next step."""
         timestep = self.timesteps[self.step_index]
         latents = self.sampler.prepare(self.latents, timestep, self.generator)
-        guidance = self.parameters.guidance_at(self.parameters.levels[self.step_index])
+        guidance = self.guidance[self.step_index]
 
         def forward(passes: Sequence[Pass]) -> Tensor:
             with without_self_attention(self.transformer, guidance.stg_blocks, passes.count("perturbed")):
                 return self._predict(passes, latents, timestep)
 
-        settings = self.parameters
-        prediction = guided_prediction(
-            guidance, forward, jointly=settings.joint_guidance, star=settings.cfg_star_rescale
-        )
+        jointly, star = self.parameters.joint_guidance, self.parameters.cfg_star_rescale
+        prediction = guided_prediction(guidance, forward, jointly=jointly, star=star)
         self.latents = self.sampler.advance(prediction, timestep, latents, self.generator)
         self.step_index += 1
 
@@ -150,12 +148,15 @@ class DenoiseRun:
             prompts["negative"] = placed(text.negative_prompt_embeds, text.negative_prompt_attention_mask)
         return prompts
 
-    def _sampler(self, image: ImageConditioning | None) -> Sampler:
+    def _begun(self, image: ImageConditioning | None) -> tuple[Sampler, Tensor]:
+        """The release's sampler, and the latents at the beginning."""
         shape = (1, self.transformer.config.in_channels, *self.grid)
         if not self.parameters.causal_positions:
-            return FirstFrameSampler(self.scheduler, shape, image, self.generator, self.device)
+            tokens = first_frame.drawn(shape, image, self.generator, self.device)
+            return first_frame.FirstFrameSampler(self.scheduler, tokens, self.grid), tokens.latents
+        tokens = conditions.drawn(shape, image, self.generator, self.device)
         noise_scale = self.parameters.image_cond_noise_scale
-        return ConditionSampler(self.scheduler, shape, image, self.generator, self.device, noise_scale=noise_scale)
+        return conditions.ConditionSampler(self.scheduler, tokens, noise_scale), tokens.latents
 
     def _predict(self, passes: Sequence[Pass], latents: Tensor, timestep: Tensor) -> Tensor:
         """The transformer's predictions for some passes in one batch, [B, S, C]."""

@@ -10,39 +10,28 @@ from torch import Tensor
 from pipelines.ltx import posterior
 from pipelines.ltx.outputs import ImageConditioning
 from pipelines.ltx.packing import pack, unpack
+from pipelines.ltx.tokens import Tokens
 
 if TYPE_CHECKING:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
 
+def drawn(
+    shape: tuple[int, ...], image: ImageConditioning | None, generator: torch.Generator, device: torch.device
+) -> Tokens:
+    """Draw the tokens of latents, (1, C, f, h, w): the posterior's sample in float32 first, then the noise."""
+    first = None if image is None else posterior.normalized(posterior.sample(image, generator).float(), image)
+    return Tokens.of(torch.randn(shape, generator=generator), first, device)
+
+
 class FirstFrameSampler:
     """A given picture is the first latent frame: it is clean from the beginning, and no step changes it."""
 
-    def __init__(
-        self,
-        scheduler: FlowMatchEulerDiscreteScheduler,
-        shape: tuple[int, ...],
-        image: ImageConditioning | None,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> None:
-        """Draw the initial latents: the posterior's sample first, then the noise.
-
-        Args:
-            shape: of the latents, (1, C, f, h, w).
-        """
+    def __init__(self, scheduler: FlowMatchEulerDiscreteScheduler, tokens: Tokens, grid: tuple[int, int, int]) -> None:
+        """`grid` is the number of latent frames, rows and columns."""
         self.scheduler = scheduler
-        self.grid = shape[2], shape[3], shape[4]
-        if image is None:
-            latents, given = torch.randn(shape, generator=generator), None
-        else:
-            first = posterior.normalized(posterior.sample(image, generator).float(), image)
-            noise = torch.randn(shape, generator=generator)
-            given = torch.zeros(1, 1, *self.grid)
-            given[:, :, 0] = 1.0
-            latents = first * given + noise * (1 - given)
-        self.initial = pack(latents).to(device)
-        self.given = None if given is None else pack(given).squeeze(-1).to(device)  # [1, S], 1 on the given frame
+        self.given = tokens.given
+        self.grid = grid
 
     def prepare(self, latents: Tensor, timestep: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
         """The latents as they are."""
@@ -61,10 +50,10 @@ class FirstFrameSampler:
         """One Euler step of all frames but a given one."""
 
         def moved(prediction: Tensor, latents: Tensor) -> Tensor:
-            result: Tensor = self.scheduler.step(prediction, timestep, latents, generator=generator, return_dict=False)[
-                0
-            ]
-            return result
+            step: tuple[Tensor] = self.scheduler.step(
+                prediction, timestep, latents, generator=generator, return_dict=False
+            )
+            return step[0]
 
         if self.given is None:
             return moved(prediction, latents)

@@ -6,7 +6,6 @@ of these noise levels that is not above its own, or else the last value (LTX-Vid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self, cast
 
@@ -113,10 +112,6 @@ class GuidanceSettings(StrictModel):
             stg_rescale=of(self.stg_rescale),
             stg_blocks=cast("tuple[int, ...]", blocks),
         )
-
-    def forward_passes(self, levels: Sequence[float]) -> int:
-        """The number of the transformer's forward passes of one video, over the steps that begin at these levels."""
-        return sum(len(self.guidance_at(level).passes) for level in levels)
 
 
 def _one_for_each_level(values: PerStep | Blocks) -> bool:

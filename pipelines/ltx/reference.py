@@ -23,8 +23,17 @@ def reference_of(parameters: LTXParameters, image: Image | None) -> type[Any]:
     return diffusers.LTXPipeline if image is None else diffusers.LTXImageToVideoPipeline
 
 
-def reference_video(pipeline: Any, parameters: LTXParameters, prompt: str, image: Image | None = None) -> Tensor:
-    """Run the pipeline that `reference_of` names; [F, 3, H, W] float32 in [0, 1].
+def pipeline_for(pipeline: Any, parameters: LTXParameters, image: Image | None) -> Any:
+    """The pipeline that is the reference of a video, with another one's components."""
+    made = reference_of(parameters, image)(**pipeline.components)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def reference_video(
+    pipeline: Any, parameters: LTXParameters, prompt: str, image: Image | None = None, **inputs: Any
+) -> Tensor:
+    """Run the pipeline that `reference_of` names, with more inputs of its own; [F, 3, H, W] float32 in [0, 1].
 
     It is given the same picture as the autoencoder here, fitted and softened. It has no spatio-temporal guidance,
     guidance lists, CFG-Zero* or stochastic sampling: ValueError for parameters that have.
@@ -33,7 +42,8 @@ def reference_video(pipeline: Any, parameters: LTXParameters, prompt: str, image
     if own or not isinstance(parameters.guidance_scale, float):
         raise ValueError("diffusers has no pipeline for these parameters")
     generator = torch.Generator().manual_seed(parameters.seed)
-    inputs: dict[str, Any] = {} if image is None else {"image": given_picture(image, parameters)}
+    if image is not None:
+        inputs["image"] = given_picture(image, parameters)
     if parameters.causal_positions:
         inputs |= {
             "timesteps": None if parameters.timesteps is None else list(parameters.timesteps),

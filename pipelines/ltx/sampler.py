@@ -9,15 +9,11 @@ from torch import Tensor
 
 
 class Sampler(Protocol):
-    """How a denoise begins, how a given picture enters it, and how a prediction moves the latents.
+    """How a given picture enters a denoise, and how a prediction moves the latents.
 
-    A sampler belongs to one denoise. All random numbers come from the denoise's generator, in diffusers' order.
-    S is the number of tokens.
+    A sampler belongs to one denoise. All random numbers come from the denoise's generator, in diffusers' order; the
+    module of a sampler draws the first of them with `drawn`. S is the number of tokens.
     """
-
-    @property
-    def initial(self) -> Tensor:
-        """The packed latents that the denoise begins with, [1, S, C] float32 on the stage's device."""
 
     def prepare(self, latents: Tensor, timestep: Tensor, generator: torch.Generator) -> Tensor:
         """The latents that a step shows the transformer."""

@@ -226,7 +226,7 @@ def test_a_request_replaces_a_whole_list_by_one_value() -> None:
     parameters = ask(model, guidance_scale=5, stg_scale=0)
     steps = [parameters.guidance_at(level) for level in parameters.levels]
     assert {(each.scale, each.stg_scale) for each in steps} == {(5, 0)}
-    assert parameters.forward_passes(parameters.levels) == 2 * 30
+    assert parameters.forward_passes == 2 * 30
     assert not ask(model, guidance_scale=1).guided
     assert ask(model).guided, "in some steps"
 

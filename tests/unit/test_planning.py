@@ -16,7 +16,7 @@ from cli.planning import StagePlan, plan, simulate
 from jobs.database import Database, open_database, sqlite_url
 from pipelines.errors import ConfigError
 from pipelines.paths import ROOT
-from pipelines.simulated.timings import measured
+from pipelines.simulated.timings import GPUS, measured
 from pipelines.stages import Stage
 from tests.unit.conftest import Jobs
 
@@ -100,9 +100,13 @@ def test_the_command_goes_by_a_gpu_that_was_measured(store: Database) -> None:  
 def test_timings_that_do_not_say_their_passes_are_of_the_models_own_video(
     store: Database,  # noqa: ARG001 an empty one
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    timings = measured("h200", "svd-xt").model_copy(update={"passes_per_step": None})
-    monkeypatch.setattr("cli.plan.measured", lambda *_: timings)
+    timings = measured("h200", "ltx-video-0.9.5")
+    older = (GPUS / "h200.yaml").read_text().replace("    passes_per_step: 2\n", "")
+    (tmp_path / "h200.yaml").write_text(older)
+    monkeypatch.setattr("pipelines.simulated.timings.GPUS", tmp_path)
+    assert measured("h200", "ltx-video-0.9.5").passes_per_step is None
     assert f"│ denoise     │ {40 * timings.step.fixed_s:.2f} " in run(gpu="h200", seconds=[])
 
 
