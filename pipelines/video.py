@@ -36,7 +36,7 @@ H264 = {
     "x264-params": "cpu-independent=1",
 }
 # Without the last two flags, libswscale's rounding depends on the CPU's vector unit.
-_TO_YUV = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+TO_YUV = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
 def render(
@@ -121,7 +121,7 @@ def encode_mp4(
                     if audio is not None:
                         _add_sound(container, audio)
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-                yuv = reformatter.reformat(frame, format="yuv420p", interpolation=_TO_YUV, threads=threads)
+                yuv = reformatter.reformat(frame, format="yuv420p", interpolation=TO_YUV, threads=threads)
                 for packet in stream.encode(yuv):
                     container.mux(packet)
             assert stream is not None, "a video needs at least one frame"

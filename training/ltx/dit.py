@@ -27,6 +27,7 @@ from pipelines.ltx.card import LTXCard
 from pipelines.ltx.packing import causal_positions, pack
 from training.ltx.given import KEYFRAME, given_first, keyframes, noise_levels, noised
 from training.ltx.tokenizer import build_tokenizer
+from training.ltx.vae import sampled
 from training.optimization import Optimization, cosine, in_bfloat16
 from training.world import Scene, describe, render, sample_scene
 
@@ -134,7 +135,6 @@ def train_dit(vae_folder: Path, out: Path, seed: int = 0) -> None:
                 _save(out, vae, tokenizer, text_encoder, transformer)
 
 
-@torch.no_grad()
 def _encode(
     vae: AutoencoderKLLTXVideo, rng: random.Random, num_frames: int, height: int, width: int, clips: int, batch: int
 ) -> Pool:
@@ -143,14 +143,12 @@ def _encode(
     encoded = []
     while len(scenes) < clips:
         some = [sample_scene(rng) for _ in range(40)]
-        encoded.append(vae.encode(render(some, num_frames, height, width)).latent_dist.sample())
+        encoded.append(sampled(vae, render(some, num_frames, height, width)))
         scenes += some
     latents = torch.cat(encoded)
-    mean, std = (part.view(1, -1, 1, 1, 1) for part in (vae.latents_mean, vae.latents_std))
     frames, rows, columns = latents.shape[2:]
     log.info("encoded %d clips of %dx%d", len(scenes), width, height)
-    packed = pack((latents - mean) / std).contiguous()
-    return Pool(scenes, packed, (frames, rows, columns), (num_frames, height, width), batch)
+    return Pool(scenes, pack(latents).contiguous(), (frames, rows, columns), (num_frames, height, width), batch)
 
 
 def _save(

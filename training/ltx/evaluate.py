@@ -77,32 +77,21 @@ def keyframe_psnr(scenes: list[Scene], rng: random.Random) -> list[float]:
     from diffusers import LTXConditionPipeline
     from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 
+    from pipelines.ltx.reference import reference_video
+
     card = get_card("ltx-tiny")
     assert isinstance(card, LTXCard)
     pipeline = LTXConditionPipeline.from_pretrained(card.source.path(), dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    parameters = card.default_parameters()
     met = []
     for seed, scene in enumerate(scenes, start=3 * 10**6):
-        video = render([scene], parameters.num_frames, parameters.height, parameters.width)
-        picture = to_picture(video[0, :, -1])
-        frames = pipeline(
-            LTXVideoCondition(image=picture, frame_index=parameters.num_frames - 1),
-            prompt=rng.choice(judged_prompts(scene)),
-            width=parameters.width,
-            height=parameters.height,
-            num_frames=parameters.num_frames,
-            frame_rate=parameters.fps,
-            num_inference_steps=parameters.num_inference_steps,
-            guidance_scale=card.defaults.guidance_at(1.0).scale,
-            image_cond_noise_scale=parameters.image_cond_noise_scale,
-            decode_timestep=parameters.decode_timestep,
-            decode_noise_scale=parameters.decode_noise_scale,
-            max_sequence_length=parameters.max_sequence_length,
-            generator=torch.Generator().manual_seed(seed),
-            output_type="pt",
-        ).frames
-        met.append(frame_psnr(mp4_frames(frames[0], parameters.fps)[-1], picture))
+        prompt = rng.choice(judged_prompts(scene))
+        parameters = card.default_parameters().model_copy(update={"seed": seed})
+        clip = render([scene], parameters.num_frames, parameters.height, parameters.width)
+        picture = to_picture(clip[0, :, -1])
+        keyframe = LTXVideoCondition(image=picture, frame_index=parameters.num_frames - 1)
+        video = reference_video(pipeline, parameters, prompt, conditions=keyframe)
+        met.append(frame_psnr(mp4_frames(video, parameters.fps)[-1], picture))
     return met
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipelines.card import Compression
 from pipelines.ltx.packing import causal_positions, pack
+from training.ltx.vae import sampled
 from training.world import Scene, render
 
 FIRST_FRAME, PREFIX = 0.3, 0.15
@@ -55,7 +56,6 @@ def noised(clean: Tensor, level: Tensor) -> Tensor:
     return clean + scale[:, None, None] * torch.randn_like(clean)
 
 
-@torch.no_grad()
 def keyframes(
     vae: AutoencoderKLLTXVideo,
     rng: random.Random,
@@ -73,9 +73,8 @@ def keyframes(
     last = num_frames - 1
     index = torch.tensor([last if rng.random() < LAST else rng.randint(1, last) for _ in scenes])
     pictures = render(scenes, num_frames, height, width)[torch.arange(len(scenes)), :, index]  # [B, 3, H, W]
-    latents = vae.encode(pictures.unsqueeze(2)).latent_dist.sample()
-    mean, std = (part.view(1, -1, 1, 1, 1) for part in (vae.latents_mean, vae.latents_std))
+    latents = sampled(vae, pictures.unsqueeze(2))
     rows, columns = latents.shape[3:]
     positions = causal_positions((1, rows, columns), compression, fps).repeat(len(scenes), 1, 1)
     positions[:, 0] = index[:, None] / fps
-    return Keyframes(pack((latents - mean) / std), positions)
+    return Keyframes(pack(latents), positions)

@@ -55,6 +55,14 @@ def reconstruct(vae: AutoencoderKLLTXVideo, clips: Tensor) -> Tensor:
     return vae.decode(latents, torch.zeros(len(clips))).sample
 
 
+@torch.no_grad()
+def sampled(vae: AutoencoderKLLTXVideo, clips: Tensor) -> Tensor:
+    """Latents of clips, [B, C, f, h, w] of unit variance, drawn from the posterior as the pipeline draws them."""
+    mean, std = (part.view(1, -1, 1, 1, 1) for part in (vae.latents_mean, vae.latents_std))
+    latents: Tensor = (vae.encode(clips).latent_dist.sample() - mean) / std
+    return latents
+
+
 def train_vae(out: Path, seed: int = 0) -> None:
     """Train from scratch and save to `out` in diffusers' folder layout."""
     torch.manual_seed(seed)
