@@ -94,8 +94,9 @@ def service_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(service_data: Path) -> Iterator[ServiceClient]:
     config = load_config(default_config())
     config["http_options"]["port"] = free_port()
+    # A busy machine may let a process stand for seconds. A lease lost to that would look like a fault of the service.
     config["applications"][0]["args"].update(
-        lease_s=3, checkpoint_every_s=0.5, sweep_every_s=0.5, outbound_allow=["127.0.0.1"]
+        lease_s=10, checkpoint_every_s=0.5, sweep_every_s=0.5, outbound_allow=["127.0.0.1"]
     )
     for deployment in config["applications"][0]["deployments"]:
         deployment["ray_actor_options"]["num_cpus"] = 0.1  # leaves room for one more denoiser
