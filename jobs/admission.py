@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, TextClause, delete, func, insert, literal, select
 
 from jobs.changes import tell
+from jobs.clock import read_now
 from jobs.costs import estimate, read_lines
 from jobs.database import Database, insert_if_absent, serialize
 from jobs.lifecycle import Status
@@ -61,21 +61,21 @@ def accept(
     limits: Limits,
     repeatable: Repeatable | None = None,
     *,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[Connection], float] = read_now,
 ) -> Job:
     """Store a job with its turn and estimated cost, or return the job that its idempotency key already stands for.
 
-    `clock` gives seconds since the epoch.
+    `clock` gives the time in seconds since the epoch; that of one machine is not another's, so it is the database's.
 
     Raises:
         Refused: a limit is reached. Nothing is stored.
         KeyReused: the idempotency key stands for another request. Nothing is stored.
     """
     with database.write() as connection:
-        if repeatable is not None and (known := _known(connection, job, repeatable, clock())) is not None:
+        now = clock(connection)
+        if repeatable is not None and (known := _known(connection, job, repeatable, now)) is not None:
             return known
         serialize(connection, f"accept {job.model}")
-        now = clock()
         lines = read_lines(connection, job.model)
         job = dataclasses.replace(job, cost_s=estimate(lines, job.work).computing_s)
         _check(connection, job, limits, now)
@@ -91,7 +91,7 @@ def count_request(database: Database, api_key: str, limits: Limits) -> None:
     """Count a request that creates no job. Raises Refused."""
     with database.write() as connection:
         serialize(connection, f"requests of {api_key}")
-        now = time.time()
+        now = read_now(connection)
         _check_rate(connection, api_key, limits, now)
         charge(connection, api_key, now, requests=1)
 

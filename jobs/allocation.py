@@ -7,12 +7,12 @@ so the job for which it gave up its denoiser goes first.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import ColumnElement, Connection, and_, select
 
+from jobs.clock import NOW
 from jobs.costs import LEFT_S
 from jobs.database import Database, serialize, update_each
 from jobs.lifecycle import Status
@@ -49,14 +49,14 @@ class Allocation:
             tokens: leases of the caller's jobs that wait for a denoiser.
         """
         query = (
-            select(jobs.c.id, jobs.c.lease_token, jobs.c.replica, jobs.c.lease_expires_at)
+            select(jobs.c.id, jobs.c.lease_token, jobs.c.replica, jobs.c.lease_expires_at >= NOW)
             .where(jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS, jobs.c.stage == Stage.DENOISE)
             .order_by(jobs.c.queue_rank, jobs.c.id)
         )
         with self._database.write() as connection:
             hold_denoisers(connection, model)
             encoded = [EncodedJob(*row) for row in connection.execute(query)]
-            assignments, answer = assign_free_denoisers(encoded, denoisers, tokens, time.time())
+            assignments, answer = assign_free_denoisers(encoded, denoisers, tokens)
             rows = [asdict(each) for each in sorted(assignments, key=lambda each: each.id)]
             update_each(connection, jobs, rows, keys=("id", "lease_token"))
         return answer
@@ -68,11 +68,10 @@ class Allocation:
         """
         here = (jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS)
         columns = jobs.c.id, jobs.c.lease_token, jobs.c.priority, jobs.c.queue_rank, LEFT_S.label("left_s")
-        now = time.time()
         waiting = (
-            select(jobs.c.priority, jobs.c.queue_rank, jobs.c.created_at)
-            .where(*here, jobs.c.stage == Stage.DENOISE, jobs.c.replica.is_(None), jobs.c.lease_expires_at >= now)
-            .where(jobs.c.created_at <= now - after_s, jobs.c.priority != Priority.LOW)
+            select(jobs.c.priority, jobs.c.queue_rank, (NOW - jobs.c.created_at).label("waited_s"))
+            .where(*here, jobs.c.stage == Stage.DENOISE, jobs.c.replica.is_(None), jobs.c.lease_expires_at >= NOW)
+            .where(jobs.c.created_at <= NOW - after_s, jobs.c.priority != Priority.LOW)
             .order_by(jobs.c.queue_rank, jobs.c.id)
         )
         with self._database.read() as connection:
@@ -83,10 +82,10 @@ class Allocation:
             if denoisers < 1 or not denoising:
                 return set()
             urgent = [
-                UrgentJob(Priority(row.priority), row.queue_rank, row.created_at)
+                UrgentJob(Priority(row.priority), row.queue_rank, row.waited_s)
                 for row in connection.execute(waiting.limit(denoisers))
             ]
-        return choose_victims(denoising, urgent, denoisers, after_s, now)
+        return choose_victims(denoising, urgent, denoisers, after_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ class EncodedJob:
     id: str
     lease_token: str
     replica: str | None
-    lease_expires_at: float  # seconds since the epoch
+    leased: bool  # whether its lease has not expired
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +108,15 @@ class Assignment:
 
 
 def assign_free_denoisers(
-    encoded: Sequence[EncodedJob], denoisers: Sequence[str], tokens: Collection[str], now: float
+    encoded: Sequence[EncodedJob], denoisers: Sequence[str], tokens: Collection[str]
 ) -> tuple[list[Assignment], dict[str, str]]:
     """Assign free denoisers to waiting jobs, and answer the caller; it gets what it has even if an answer was lost.
 
     Args:
         encoded: all jobs of the model in stage `denoise`, in order of turn.
         denoisers: ids of the model's replicas that take calls, in the order of assignment.
-        tokens: leases of the caller's jobs that wait for a denoiser.
-        now: seconds since the epoch. Another conductor's job whose lease expired before then gets nothing.
+        tokens: leases of the caller's jobs that wait for a denoiser. Another conductor's job whose lease has expired
+            gets nothing.
 
     Returns:
         The new assignments, and the denoisers of the caller's jobs by lease token.
@@ -131,8 +130,7 @@ def assign_free_denoisers(
     waiting = [
         job
         for job in encoded
-        if (job.lease_token in tokens and job.lease_token not in mine)
-        or (job.replica is None and job.lease_expires_at >= now)
+        if (job.lease_token in tokens and job.lease_token not in mine) or (job.replica is None and job.leased)
     ]
     busy = {job.replica for job in encoded}
     free = [replica for replica in denoisers if replica not in busy]
@@ -157,11 +155,11 @@ class UrgentJob:
 
     priority: Priority
     turn: float
-    created_at: float  # seconds since the epoch
+    waited_s: float  # since it was accepted
 
 
 def choose_victims(
-    denoising: Sequence[DenoisingJob], urgent: Sequence[UrgentJob], denoisers: int, after_s: float, now: float
+    denoising: Sequence[DenoisingJob], urgent: Sequence[UrgentJob], denoisers: int, after_s: float
 ) -> set[str]:
     """Choose the jobs to preempt; returns their leases.
 
@@ -173,15 +171,14 @@ def choose_victims(
     Args:
         urgent: in order of turn.
         denoisers: the number of the model's denoisers; at most that many can be reassigned.
-        now: seconds since the epoch.
     """
     last_first = sorted(denoising, key=lambda job: (_CLASS[job.priority], job.turn, job.id), reverse=True)
-    doubted = now - UNBELIEVABLE * after_s
+    doubted_s = UNBELIEVABLE * after_s
     victims: set[str] = set()
     for waiting in urgent[max(denoisers - len(denoising), 0) : denoisers]:
         for job in last_first:
             lower = _CLASS[job.priority] > _CLASS[waiting.priority]
-            worth_it = job.left_s >= (SOON_S if waiting.created_at <= doubted else after_s)
+            worth_it = job.left_s >= (SOON_S if waiting.waited_s >= doubted_s else after_s)
             if lower and worth_it and job.turn > waiting.turn and job.lease_token not in victims:
                 victims.add(job.lease_token)
                 break

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, TextClause, delete, insert, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
+from jobs.clock import NOW
 from jobs.database import update_each
 from jobs.lifecycle import Status, before, event_of
 from jobs.record import Job, read_job
@@ -84,10 +85,11 @@ def carry_out(connection: Connection, statement: ReturningUpdate[Any], **paramet
     return changed
 
 
-def hold_each(connection: Connection, tokens: Collection[str]) -> dict[str, Job]:
-    """Lock the jobs under these leases for `change_each`; returns them by lease."""
-    query = select(jobs).where(jobs.c.lease_token.in_(tokens)).order_by(jobs.c.id).with_for_update()
-    return {row.lease_token: read_job(row) for row in connection.execute(query)}
+def hold_each(connection: Connection, tokens: Collection[str]) -> tuple[dict[str, Job], float]:
+    """Lock the jobs under these leases for `change_each`; returns them by lease, and the database's time."""
+    query = select(jobs, NOW).where(jobs.c.lease_token.in_(tokens)).order_by(jobs.c.id).with_for_update(of=jobs)
+    rows = connection.execute(query).all()
+    return {row.lease_token: read_job(row) for row in rows}, rows[0][-1] if rows else 0.0
 
 
 def change_each(connection: Connection, changes: Sequence[tuple[Job, dict[str, Any]]]) -> list[Job]:
@@ -107,10 +109,12 @@ def change_each(connection: Connection, changes: Sequence[tuple[Job, dict[str, A
     return changed
 
 
-def ended_values(status: Status, code: str | None = None, message: str | None = None) -> dict[str, Any]:
+def ended_values(
+    status: Status, code: str | None = None, message: str | None = None, *, at: float | ColumnElement[float] = NOW
+) -> dict[str, Any]:
     """The columns that every end of a job sets. It clears the checkpoint, as nothing is left to resume."""
     return {
-        "status": status, "completed_at": time.time(), "error_code": code, "error_message": message,
+        "status": status, "completed_at": at, "error_code": code, "error_message": message,
         "checkpoint": None, **NO_LEASE,
     }  # fmt: skip
 
@@ -146,9 +150,10 @@ def _settle(connection: Connection, ended: Sequence[Job]) -> None:
     for job in ended:
         if job.webhook_url is not None:
             enqueue(connection, job)
+    now = max(job.completed_at or 0.0 for job in ended)
     for api_key in sorted({job.api_key for job in ended}):  # in a fixed order: other transactions lock the same rows
         seconds = sum(_computed(job) for job in ended if job.api_key == api_key)
-        charge(connection, api_key, time.time(), gpu_seconds=seconds)
+        charge(connection, api_key, now, gpu_seconds=seconds)
 
 
 def _computed(job: Job) -> float:

@@ -5,8 +5,8 @@ The first of four candidates that exists is claimed. Shortened, the statement is
     UPDATE jobs SET status = 'in_progress', attempts = attempts + 1, lease_token = :token, ...
     WHERE id = coalesce(
         -- abandoned: the job whose lease expired first, because its conductor died or lost the database
-        (SELECT id FROM jobs WHERE model = :of AND lease_token IS NOT NULL AND lease_expires_at < :expired_by
-            AND attempts < :max_attempts ORDER BY lease_expires_at LIMIT 1),
+        (SELECT id FROM jobs WHERE model = :of AND lease_token IS NOT NULL AND lease_expires_at < now
+            AND lease_expires_at < :expired_by AND attempts < :max_attempts ORDER BY lease_expires_at LIMIT 1),
         -- denoised: the first that was requeued after its denoise; it needs no denoiser, so there is room for it
         (SELECT id FROM due WHERE NOT fresh AND checkpoint ->> 'version' = '1' AND checkpoint ->> 'final' = 'true'
             LIMIT 1),
@@ -18,16 +18,17 @@ The first of four candidates that exists is claimed. Shortened, the statement is
 
 `due` are the jobs that may be tried now, in order of turn::
 
-    SELECT * FROM jobs WHERE model = :of AND status = 'queued' AND not_before <= :now ORDER BY queue_rank, id
+    SELECT * FROM jobs WHERE model = :of AND status = 'queued' AND not_before <= now ORDER BY queue_rank, id
 
 `ahead(turn)` is the number of jobs that have a denoiser or will want one before a job with this turn::
 
-    SELECT count(*) FROM jobs WHERE model = :of AND status = 'in_progress' AND lease_expires_at >= :now
+    SELECT count(*) FROM jobs WHERE model = :of AND status = 'in_progress' AND lease_expires_at >= now
         AND stage IN ('text_encode', 'image_encode', 'denoise')
         AND (stage = 'denoise' AND replica IS NOT NULL OR queue_rank <= turn)
 
 Each candidate is looked up only if the ones above it do not exist, in an index that leaves out finished jobs, so the
-size of the history costs nothing. PostgreSQL skips rows that another claim has locked; SQLite has one writer.
+size of the history costs nothing. `now` is the database's clock, the only one that all conductors share. PostgreSQL
+skips rows that another claim has locked; SQLite has one writer.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from jobs.allocation import HAS_DENOISER
 from jobs.changes import changing
+from jobs.clock import NOW
 from jobs.lifecycle import AHEAD_OF_DENOISE, Status
 from jobs.schema import jobs
 from jobs.stored import FORMAT
 
-_NOW = bindparam("now", type_=Float)
 _OF_MODEL = jobs.c.model == bindparam("of", type_=String)
 
 
@@ -52,9 +53,9 @@ _OF_MODEL = jobs.c.model == bindparam("of", type_=String)
 def claim_statement() -> ReturningUpdate[Any]:
     """The statement that claims a job of a model by lease, for `jobs.changes.carry_out`.
 
-    Its parameters: `of` (the model), `owner`, `token`, `now`, `lease_s`, `expired_by` (a lease that expired before then
-    is abandoned), `max_attempts`, `capacity` and `begins_with` (the first stage). It is cached, because building it
-    takes longer than running it.
+    Its parameters: `of` (the model), `owner`, `token`, `lease_s`, `expired_by` (a lease that expired before then is
+    abandoned), `max_attempts`, `capacity` and `begins_with` (the first stage). It is cached, because building it takes
+    longer than running it.
     """
     candidates = (_abandoned_job(), _denoised_job(), _begun_job(), _new_job())
     return changing(
@@ -65,17 +66,18 @@ def claim_statement() -> ReturningUpdate[Any]:
         replica=None,
         progress=case((jobs.c.progress < 1, 1), else_=jobs.c.progress),
         attempts=jobs.c.attempts + 1,
-        started_at=func.coalesce(jobs.c.started_at, _NOW),
+        started_at=func.coalesce(jobs.c.started_at, NOW),
         lease_owner=bindparam("owner"),
         lease_token=bindparam("token"),
-        lease_expires_at=_NOW + bindparam("lease_s", type_=Float),
+        lease_expires_at=NOW + bindparam("lease_s", type_=Float),
         from_states=(Status.QUEUED, Status.IN_PROGRESS),
     )
 
 
-def abandoned(now: float | BindParameter[float]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-    """The condition that a job's lease has expired without renewal."""
-    return jobs.c.lease_token.is_not(None), jobs.c.lease_expires_at < now
+def abandoned(expired_by: float | BindParameter[float]) -> tuple[ColumnElement[bool], ...]:
+    """The condition that a job's lease has expired without renewal, before `expired_by` by the database's clock."""
+    expires_at = jobs.c.lease_expires_at
+    return jobs.c.lease_token.is_not(None), expires_at < NOW, expires_at < expired_by
 
 
 def _abandoned_job() -> Select[Any]:
@@ -105,7 +107,7 @@ def _new_job() -> Select[Any]:
 
 def _first_due(*conditions: ColumnElement[bool]) -> Select[Any]:
     """The first queued job of the model, in order of turn, that matches the conditions and may be tried now."""
-    due = (_OF_MODEL, jobs.c.status == Status.QUEUED, jobs.c.not_before <= _NOW)
+    due = (_OF_MODEL, jobs.c.status == Status.QUEUED, jobs.c.not_before <= NOW)
     return _locked(select(jobs.c.id).where(*due, *conditions).order_by(jobs.c.queue_rank, jobs.c.id))
 
 
@@ -117,7 +119,7 @@ def _locked(query: Select[Any]) -> Select[Any]:
 def _if_there_is_room(candidate: Select[Any]) -> Select[Any]:
     """The candidate, unless `capacity` jobs of the model have a denoiser or will want one before it."""
     first = candidate.add_columns(jobs.c.queue_rank).subquery()
-    live = (_OF_MODEL, jobs.c.status == Status.IN_PROGRESS, jobs.c.lease_expires_at >= _NOW)
+    live = (_OF_MODEL, jobs.c.status == Status.IN_PROGRESS, jobs.c.lease_expires_at >= NOW)
     goes_before = or_(HAS_DENOISER, jobs.c.queue_rank <= first.c.queue_rank)
     ahead = select(func.count()).where(*live, jobs.c.stage.in_(AHEAD_OF_DENOISE), goes_before).correlate(first)
     return select(first.c.id).where(ahead.scalar_subquery() < bindparam("capacity", type_=Integer))

@@ -8,7 +8,6 @@ thread.
 from __future__ import annotations
 
 import random
-import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from sqlalchemy import select, update
 
 from jobs.changes import NO_LEASE, Position, carry_out, change, change_each, ended_values, hold_each
 from jobs.claims import abandoned, claim_statement
+from jobs.clock import NOW, DatabaseClock
 from jobs.costs import Estimate, estimate, learn, read_lines
 from jobs.database import Database
 from jobs.lifecycle import SERVER_ERROR, Status
@@ -42,16 +42,15 @@ class Rendered:
         """The seconds of the stages that did all of their work in this attempt."""
         return {stage: seconds for stage, seconds in self.stage_seconds.items() if stage not in self.partial}
 
-    def values(self, job: Job) -> dict[str, Any]:
+    def values(self, job: Job, now: float) -> dict[str, Any]:
         """The columns that completion changes. The retention time begins now, when the video is stored."""
-        values = {
-            **ended_values(Status.COMPLETED),
+        return {
+            **ended_values(Status.COMPLETED, at=now),
             "progress": 100,
             "stage_seconds": self.stage_seconds,
             "result_metadata": self.result_metadata,
+            "expires_at": None if job.expires_in_s is None else now + job.expires_in_s,
         }
-        expires_at = None if job.expires_in_s is None else values["completed_at"] + job.expires_in_s
-        return {**values, "expires_at": expires_at}
 
 
 class Leases:
@@ -59,6 +58,7 @@ class Leases:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._clock = DatabaseClock(database)
 
     def claim(
         self,
@@ -77,9 +77,9 @@ class Leases:
         before it, or if its denoise finished before it was requeued. `fail_spent` handles jobs without attempts left.
         """
         parameters = {
-            "of": model, "owner": owner, "token": uuid.uuid4().hex, "now": (now := time.time()), "lease_s": lease_s,
-            "expired_by": now if take_over else 0.0, "max_attempts": max_attempts, "capacity": capacity,
-            "begins_with": begins_with,
+            "of": model, "owner": owner, "token": uuid.uuid4().hex, "lease_s": lease_s,
+            "expired_by": self._clock.passed() if take_over else 0.0, "max_attempts": max_attempts,
+            "capacity": capacity, "begins_with": begins_with,
         }  # fmt: skip
         with self._database.write() as connection:
             claimed = carry_out(connection, claim_statement(), **parameters)
@@ -99,15 +99,16 @@ class Leases:
         mine = jobs.c.lease_token.in_(tokens)
         free = select(jobs.c.id).where(mine).with_for_update(skip_locked=True)
         with self._database.write() as connection:
-            connection.execute(update(jobs).where(jobs.c.id.in_(free)).values(lease_expires_at=time.time() + lease_s))
+            connection.execute(update(jobs).where(jobs.c.id.in_(free)).values(lease_expires_at=NOW + lease_s))
+            self._clock.read(connection)
             return set(connection.execute(select(jobs.c.lease_token).where(mine)).scalars())
 
-    def expiry(self, token: str) -> float | None:
-        """When a lease expires unless it is renewed, in seconds since the epoch; None when it is no longer held."""
-        query = select(jobs.c.lease_expires_at).where(jobs.c.lease_token == token)
+    def remaining_s(self, token: str) -> float | None:
+        """Seconds until a lease expires unless it is renewed, negative if it has; None when it is no longer held."""
+        query = select(jobs.c.lease_expires_at - NOW).where(jobs.c.lease_token == token)
         with self._database.read() as connection:
-            expires_at: float | None = connection.execute(query).scalar_one_or_none()
-        return expires_at
+            remaining_s: float | None = connection.execute(query).scalar_one_or_none()
+        return remaining_s
 
     def move(self, positions: Mapping[str, Position], lease_s: float) -> set[str]:
         """Record the positions of jobs, by lease; returns the leases that are still valid.
@@ -115,8 +116,8 @@ class Leases:
         This also renews the leases of the jobs that move, because `renew` skips the rows that this write has locked.
         """
         with self._database.write() as connection:
-            held = hold_each(connection, positions)
-            renewed = {"lease_expires_at": time.time() + lease_s}
+            held, now = hold_each(connection, positions)
+            renewed = {"lease_expires_at": now + lease_s}
             moved = {token: job for token, job in held.items() if positions[token].is_of(job)}
             change_each(connection, [(job, positions[token].values(job) | renewed) for token, job in moved.items()])
         return set(held)
@@ -152,8 +153,8 @@ class Leases:
     def complete(self, rendered: Mapping[str, Rendered]) -> set[str]:
         """Complete jobs, by lease, and update their models' costs from them; returns the leases that were valid."""
         with self._database.write() as connection:
-            held = hold_each(connection, rendered)
-            changes = [(job, rendered[token].values(job)) for token, job in held.items()]
+            held, now = hold_each(connection, rendered)
+            changes = [(job, rendered[token].values(job, now)) for token, job in held.items()]
             completed = change_each(connection, changes)
             measured = {job.id: rendered[token].whole_seconds() for token, job in held.items()}
             for model in sorted({job.model for job in completed}):
@@ -179,7 +180,7 @@ class Leases:
             waits: dict[str, Any] = {
                 "status": Status.QUEUED,
                 "stage": None,
-                "not_before": time.time() + retry_delay_s(attempt),
+                "not_before": NOW + retry_delay_s(attempt),
                 "fresh": False,
             }
             return Status.QUEUED if change(connection, mine, **waits, **NO_LEASE) else None
@@ -190,7 +191,7 @@ class Leases:
         With `for_s` the job waits for so many seconds and `fresh` is unchanged, so other jobs do not wait behind it.
         """
         back: dict[str, Any] = {
-            "status": Status.QUEUED, "stage": None, "attempts": jobs.c.attempts - 1, "not_before": time.time() + for_s,
+            "status": Status.QUEUED, "stage": None, "attempts": jobs.c.attempts - 1, "not_before": NOW + for_s,
         }  # fmt: skip
         if not for_s:
             back["fresh"] = False
@@ -200,9 +201,9 @@ class Leases:
     def fail_spent(self, max_attempts: int, message: str) -> list[Job]:
         """Fail the jobs whose conductor died during their last attempt; returns them."""
         ended = ended_values(Status.FAILED, SERVER_ERROR, message)
-        now = time.time()  # before the wait for a connection: without a connection no lease can be renewed
+        expired_by = self._clock.passed()  # before the wait for a connection: without one no lease can be renewed
         with self._database.write() as connection:
-            return change(connection, *abandoned(now), jobs.c.attempts >= max_attempts, **ended)
+            return change(connection, *abandoned(expired_by), jobs.c.attempts >= max_attempts, **ended)
 
 
 def retry_delay_s(attempt: int) -> float:

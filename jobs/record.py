@@ -62,9 +62,12 @@ class Job:
         return self.status in ENDED
 
 
+_COLUMNS = tuple(column.name for column in fields(Job))
+
+
 def read_job(row: Row[Any]) -> Job:
     """Convert a row of the jobs table to a `Job`."""
-    values = row._asdict()
+    values = {name: row._mapping[name] for name in _COLUMNS}
     values["status"] = Status(values["status"])
     values["priority"] = Priority(values["priority"])
     values["stage"] = Stage.named(values["stage"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 
 from sqlalchemy import ColumnElement, TextClause, delete, func, select, update
 
 from jobs.admission import IDEMPOTENCY_S
+from jobs.clock import NOW, read_now
 from jobs.database import Database
 from jobs.lifecycle import CANCELED
 from jobs.record import Job, read_job
@@ -31,7 +31,7 @@ class Retention:
 
     def due(self, limit: int = IDS_AT_ONCE) -> list[Job]:
         """Completed jobs whose files have expired, the longest overdue first."""
-        query = select(jobs).where(KEPT, jobs.c.expires_at <= time.time())
+        query = select(jobs).where(KEPT, jobs.c.expires_at <= NOW)
         with self._database.read() as connection:
             return [read_job(row) for row in connection.execute(query.order_by(jobs.c.expires_at).limit(limit))]
 
@@ -52,9 +52,8 @@ class Retention:
     def forget_old(self) -> None:
         """Delete idempotency keys and usage that no request can refer to any more."""
         with self._database.write() as connection:
-            now = time.time()
-            connection.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < now - IDEMPOTENCY_S))
-            forget_old(connection, now)
+            connection.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < NOW - IDEMPOTENCY_S))
+            forget_old(connection, read_now(connection))
 
     def _without(self, job_ids: Collection[str], such: ColumnElement[bool] | TextClause) -> set[str]:
         ids = list(job_ids)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 import uuid_utils
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, not_, select, update
 
+from jobs.clock import NOW
 from jobs.database import Database
 from jobs.lifecycle import event_of
 from jobs.record import Job
@@ -41,18 +42,17 @@ class Delivery:
 
 def enqueue(connection: Connection, job: Job) -> None:
     """Add the webhook of a job's end to the outbox, in the format of OpenAI's webhooks."""
-    now = time.time()
     delivery_id = f"evt_{uuid_utils.uuid7().hex}"
     data: dict[str, object] = {"id": job.id, "model": job.model, "status": job.status}
     if job.error_code is not None:
         data["error"] = {"code": job.error_code, "message": job.error_message or ""}
     payload = {
-        "id": delivery_id, "object": "event", "created_at": int(now),
+        "id": delivery_id, "object": "event", "created_at": int(time.time()),
         "type": f"video.{event_of(job.status, job.error_code)}", "data": data,
     }  # fmt: skip
     row = {
         "id": delivery_id, "job_id": job.id, "url": job.webhook_url, "payload": json.dumps(payload, sort_keys=True),
-        "created_at": now, "attempts": 0, "next_at": now,
+        "created_at": NOW, "attempts": 0, "next_at": NOW,
     }  # fmt: skip
     connection.execute(insert(webhooks).values(**row))
 
@@ -71,12 +71,11 @@ class Outbox:
             per_receiver: the most deliveries to one receiver at a time, including those of `sending`.
             sending: the URLs of the deliveries that the caller has taken and not settled yet.
         """
-        now = time.time()
         having = Counter(map(_receiver, sending))
         full = [receiver for receiver, count in having.items() if count >= per_receiver]
         due = (
             select(webhooks.c.id, webhooks.c.url)
-            .where(webhooks.c.delivered_at.is_(None), webhooks.c.next_at <= now)
+            .where(webhooks.c.delivered_at.is_(None), webhooks.c.next_at <= NOW)
             .where(*(not_(_is_to(receiver)) for receiver in full))
             .order_by(webhooks.c.next_at)
             .limit(limit)
@@ -93,14 +92,14 @@ class Outbox:
             taken = (
                 update(webhooks)
                 .where(webhooks.c.id.in_(ids))
-                .values(attempts=webhooks.c.attempts + 1, next_at=now + SENDING_S)
+                .values(attempts=webhooks.c.attempts + 1, next_at=NOW + SENDING_S)
                 .returning(*(webhooks.c[field.name] for field in fields(Delivery)))
             )
             return [Delivery(*row) for row in connection.execute(taken)]
 
     def delivered(self, delivery: Delivery) -> None:
         # The receiver has it, so this holds even if another sender has taken the delivery meanwhile.
-        self._update(webhooks.c.id == delivery.id, delivered_at=time.time(), error=None)
+        self._update(webhooks.c.id == delivery.id, delivered_at=NOW, error=None)
 
     def failed(self, delivery: Delivery, error: str) -> bool:
         """Schedule another try, with jitter, or give up after the last one; returns whether it will be retried."""
@@ -108,18 +107,17 @@ class Outbox:
             self.give_up(delivery, error)
             return False
         wait = BACKOFF_S[delivery.attempts - 1] * random.uniform(0.75, 1.25)
-        self._update(_still_mine(delivery), next_at=time.time() + wait, error=error)
+        self._update(_still_mine(delivery), next_at=NOW + wait, error=error)
         return True
 
     def give_up(self, delivery: Delivery, error: str) -> None:
         """Give up a delivery; it is not retried."""
-        self._update(_still_mine(delivery), delivered_at=time.time(), error=error)
+        self._update(_still_mine(delivery), delivered_at=NOW, error=error)
 
     def forget_old(self) -> None:
         """Delete deliveries that were settled more than a week ago."""
         with self._database.write() as connection:
-            old = time.time() - KEEP_S
-            connection.execute(delete(webhooks).where(webhooks.c.delivered_at < old))
+            connection.execute(delete(webhooks).where(webhooks.c.delivered_at < NOW - KEEP_S))
 
     def _update(self, which: ColumnElement[bool], **values: object) -> None:
         with self._database.write() as connection:

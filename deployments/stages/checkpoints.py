@@ -53,7 +53,7 @@ class Writer:
 class CommitsLeases(Protocol):
     """What the commits need of `jobs.leases.Leases`."""
 
-    def expiry(self, token: str) -> float | None: ...
+    def remaining_s(self, token: str) -> float | None: ...
 
     def commit(self, token: str, node: str, checkpoint: Checkpoint, needed: Collection[str]) -> bool: ...
 
@@ -89,7 +89,7 @@ class Commits:
         self._last = request.checkpoint
         self._spent_s = request.checkpoint.seconds if request.checkpoint else 0.0
         self._began = self._saved_at = time.monotonic()
-        self._expires_at = 0.0
+        self._valid_until = 0.0  # by this process's monotonic clock
 
     def resume(self, kind: type[T]) -> T | None:
         """The state to continue from; None to begin anew, also if the checkpoint is of something else or unreadable.
@@ -118,16 +118,17 @@ class Commits:
 
     def require_lease(self) -> None:
         """Raise Stopped once the job's lease has expired or is gone. Ask the store only after the last known expiry."""
-        if time.time() < self._expires_at:
+        asked_at = time.monotonic()
+        if asked_at < self._valid_until:
             return
         try:
-            expires_at = self._leases.expiry(self._request.token)
+            remaining_s = self._leases.remaining_s(self._request.token)
         except UNREACHABLE as error:
             log.warning("whether %s is still leased cannot be seen: %s", self._request.job_id, type(error).__name__)
             return
-        if expires_at is None or expires_at < time.time():
+        if remaining_s is None or remaining_s < 0:
             raise Stopped
-        self._expires_at = expires_at
+        self._valid_until = asked_at + remaining_s
 
     def save(self, state: StageOutput, step: int) -> None:
         """Begin to store a state, and to record it if the request's lease is still valid then."""

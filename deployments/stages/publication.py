@@ -34,9 +34,9 @@ class Store(Protocol):
 
 
 class LeaseExpiry(Protocol):
-    """Knows when a lease expires; None when it is no longer held. Blocks."""
+    """Knows in how many seconds a lease expires; None when it is no longer held. Blocks."""
 
-    def expiry(self, token: str, /) -> float | None: ...
+    def remaining_s(self, token: str, /) -> float | None: ...
 
 
 class File(NamedTuple):
@@ -103,10 +103,10 @@ class Publication:
     def _require_lease(self) -> None:
         assert self._job.lease_token is not None
         try:
-            expires_at = self._leases.expiry(self._job.lease_token)
+            remaining_s = self._leases.remaining_s(self._job.lease_token)
         except UNREACHABLE:
             return  # no other conductor can have claimed it
-        if expires_at is None:
+        if remaining_s is None:
             raise Stopped
 
     def _write(self) -> None:

@@ -28,6 +28,7 @@ from tests.harness.databases import create_database
 SQL = {
     "test_admission",
     "test_claims",
+    "test_clock",
     "test_database",
     "test_jobs",
     "test_leases",

@@ -68,9 +68,9 @@ def test_a_line_without_two_positive_coefficients_goes_through_the_origin() -> N
 def test_past_a_limit_nothing_is_stored(jobs: Jobs, limits: Limits, name: str) -> None:
     now = 60.0 * 10**7 + 20  # a third of a minute has passed
     for _ in range(2):
-        accept(jobs.database, new_job(api_key="k"), limits, clock=lambda: now)  # 12.5 s each
+        accept(jobs.database, new_job(api_key="k"), limits, clock=lambda _: now)  # 12.5 s each
     with pytest.raises(Refused) as refused:
-        accept(jobs.database, new_job(api_key="k"), limits, Repeatable("once", "f"), clock=lambda: now)
+        accept(jobs.database, new_job(api_key="k"), limits, Repeatable("once", "f"), clock=lambda _: now)
     assert refused.value.limit == name
     assert refused.value.retry_after_s >= 1
     assert len(jobs.store.page(after=None, limit=9, newest_first=True)[0]) == 2
@@ -83,7 +83,7 @@ def test_requests_of_the_minute_before_count_as_far_as_it_is_within_sixty_second
     minute, limits = 60.0 * 10**7, Limits(requests_per_minute=4)
 
     def send(second: float) -> None:
-        accept(jobs.database, new_job(api_key="k"), limits, clock=lambda: minute + second)
+        accept(jobs.database, new_job(api_key="k"), limits, clock=lambda _: minute + second)
 
     for _ in range(4):
         send(10.0)

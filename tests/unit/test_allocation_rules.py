@@ -7,20 +7,19 @@ import pytest
 from jobs.allocation import Assignment, DenoisingJob, EncodedJob, UrgentJob, assign_free_denoisers, choose_victims
 from jobs.priority import Priority
 
-NOW = 1000.0
 AFTER_S = 50.0
 
 
-def encoded(name: str, replica: str | None = None, lease_expires_at: float = NOW + 30) -> EncodedJob:
+def encoded(name: str, replica: str | None = None, leased: bool = True) -> EncodedJob:
     """A job under lease `name`."""
-    return EncodedJob(f"video_{name}", name, replica, lease_expires_at)
+    return EncodedJob(f"video_{name}", name, replica, leased)
 
 
 def assign(
     jobs: list[EncodedJob], denoisers: list[str], tokens: set[str]
 ) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """The new assignments, as leases and replicas, and the caller's answer."""
-    given, answer = assign_free_denoisers(jobs, denoisers, tokens, NOW)
+    given, answer = assign_free_denoisers(jobs, denoisers, tokens)
     assert given == [Assignment(f"video_{each.lease_token}", each.lease_token, each.replica) for each in given]
     return [(each.lease_token, each.replica) for each in given], answer
 
@@ -54,18 +53,18 @@ def test_a_job_whose_answer_was_lost_is_given_the_same_replica() -> None:
     assert assign([encoded("b"), encoded("a", "d1")], ["d1", "d2"], {"a"}) == ([("b", "d2")], {"a": "d1"})
 
 
-@pytest.mark.parametrize(("left_s", "given"), [(-0.1, [("mine", "d1")]), (0.0, [("theirs", "d1")])])
-def test_another_conductors_job_with_an_expired_lease_gets_nothing(left_s: float, given: list[tuple[str, str]]) -> None:
-    jobs = [encoded("theirs", lease_expires_at=NOW + left_s), encoded("mine")]
+@pytest.mark.parametrize(("leased", "given"), [(False, [("mine", "d1")]), (True, [("theirs", "d1")])])
+def test_another_conductors_job_with_an_expired_lease_gets_nothing(leased: bool, given: list[tuple[str, str]]) -> None:
+    jobs = [encoded("theirs", leased=leased), encoded("mine")]
     assert assign(jobs, ["d1"], {"mine"})[0] == given
 
 
 def test_the_callers_own_job_is_served_though_its_lease_has_just_expired() -> None:
-    assert assign([encoded("mine", lease_expires_at=NOW - 1)], ["d1"], {"mine"})[1] == {"mine": "d1"}
+    assert assign([encoded("mine", leased=False)], ["d1"], {"mine"})[1] == {"mine": "d1"}
 
 
 def test_no_replica_is_given_twice() -> None:
-    jobs = [encoded("dead", "d1", NOW - 1), encoded("a"), encoded("lost", "d2"), encoded("b"), encoded("c")]
+    jobs = [encoded("dead", "d1", leased=False), encoded("a"), encoded("lost", "d2"), encoded("b"), encoded("c")]
     given, answer = assign(jobs, ["d1", "d2", "d3", "d4"], {"a", "lost", "b", "c"})
     assert given == [("a", "d3"), ("b", "d4")], "one whose conductor is dead still works"
     assert answer == {"a": "d3", "lost": "d2", "b": "d4"}
@@ -78,11 +77,11 @@ def denoising(name: str, priority: Priority = Priority.LOW, turn: float = 100.0,
 
 def urgent(priority: Priority = Priority.HIGH, turn: float = 0.0, waited: float = 1.0) -> UrgentJob:
     """A job that has waited so many times `AFTER_S`."""
-    return UrgentJob(priority, turn, NOW - waited * AFTER_S)
+    return UrgentJob(priority, turn, waited * AFTER_S)
 
 
 def victims(jobs: list[DenoisingJob], waiting: list[UrgentJob], denoisers: int | None = None) -> set[str]:
-    return choose_victims(jobs, waiting, len(jobs) if denoisers is None else denoisers, AFTER_S, NOW)
+    return choose_victims(jobs, waiting, len(jobs) if denoisers is None else denoisers, AFTER_S)
 
 
 def test_only_a_job_of_a_lower_class_is_preempted_and_the_lowest_first() -> None:

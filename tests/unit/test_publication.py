@@ -42,12 +42,12 @@ class Store:
 
 @dataclass
 class Leases:
-    """Answers with these, one after another: when the lease expires, or an error."""
+    """Answers with these, one after another: the seconds until the lease expires, or an error."""
 
     answers: list[float | Exception | None]
     asked: list[str] = field(default_factory=list)
 
-    def expiry(self, token: str, /) -> float | None:
+    def remaining_s(self, token: str, /) -> float | None:
         self.asked.append(token)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
