@@ -10,6 +10,7 @@ KinorayError                  500
 │   ├── NotReady              400: the job exists, its result does not yet
 │   ├── KeyReused             422: the idempotency key belongs to another request
 │   ├── TooManyRequests       429: a limit is reached; try again later
+│   │   └── Overloaded        503: this replica has as much in hand as it may; nothing was done
 │   └── NotImplementedHere    501: a call of the protocol that this service cannot serve
 └── Unavailable               503: a store cannot be reached; nothing was accepted
 """
@@ -74,6 +75,13 @@ class TooManyRequests(RequestError):
     def __init__(self, message: str, *, retry_after_s: float = 1.0, code: str | None = None) -> None:
         super().__init__(message, code=code)
         self.retry_after_s = retry_after_s
+
+
+class Overloaded(TooManyRequests):
+    """The service has as many requests of a kind in hand as it may. It has done nothing; a retry may succeed."""
+
+    code = "overloaded"
+    http_status = 503
 
 
 class NotImplementedHere(RequestError):
