@@ -13,11 +13,13 @@ from collections.abc import Callable
 from sqlalchemy import ColumnElement, Connection, Float, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from jobs.database import Database
 
 
-class _Now(ColumnElement[float]):
+class _Now(FunctionElement[float]):
+    # Of a bare ColumnElement, SQLAlchemy would compile each statement anew: for a claim, that takes longer than to run it.
     inherit_cache = True
     type = Float()
 
