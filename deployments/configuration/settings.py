@@ -59,6 +59,15 @@ class Settings(StrictModel):
     """How many jobs of one model may wait; a request beyond that gets a 429."""
     max_backlog_s: float | None = Field(default=None, gt=0)
     """How many estimated seconds of computing may wait for one model."""
+    max_creates_at_once: int = Field(default=32, ge=1)
+    """How many requests with a body one API replica has in hand; one beyond that gets a 503 before its body is read."""
+    max_bytes_at_once: int = Field(default=128 * 2**20, ge=1)
+    """How many bytes their bodies have together. A body that is larger is taken in if there is no other."""
+    max_reads_at_once: int = Field(default=128, ge=1)
+    """How many reads, and how many cancels and deletes, one API replica has in hand."""
+    max_held_open: int = Field(default=400, ge=0)
+    """How many event streams, `Prefer: wait` and sync requests one API replica holds open; each also takes one of the
+    deployment's `max_ongoing_requests`."""
     max_wait_s: float = Field(default=60, gt=0)
     """The longest that `Prefer: wait` holds a request open."""
     sync_timeout_s: float = Field(default=600, gt=0)
