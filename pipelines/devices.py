@@ -7,11 +7,15 @@ visible to it.
 from __future__ import annotations
 
 import logging
+import os
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from pipelines.card import CheckpointCard
+from pipelines.errors import StageUnavailable
 from pipelines.protocols import Resources
 
 log = logging.getLogger(__name__)
@@ -45,6 +49,41 @@ def place(card: CheckpointCard, resources: Resources) -> Placement:
         _hide_xformers()
     dtype: torch.dtype = getattr(torch, card.dtype["cuda" if device.type == "cuda" else "cpu"])
     return Placement(device, dtype, attention_backend(device, dtype))
+
+
+def require_cuda(gpus: Sequence[int | str]) -> None:
+    """Compute something on the GPU that this process was lent, as Ray names it.
+
+    Raises:
+        StageUnavailable: CUDA cannot use it. A stage would otherwise compute on the CPU, a hundred times slower.
+    """
+    fault = _cuda_fault()
+    if fault is None:
+        return
+    named = ", ".join(map(str, gpus))
+    raise StageUnavailable(
+        f"Ray lent this replica GPU {named}, and CUDA cannot use it: {fault} (PyTorch {torch.__version__}, CUDA "
+        f"{torch.version.cuda or 'none'}, CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'unset')}). "
+        "Install a PyTorch that is built for the node's driver, and start Ray with as many GPUs as nvidia-smi shows; "
+        "or set num_gpus to 0 to compute on the CPU. `args.fake_gpus: true` is for GPUs that do not exist"
+    )
+
+
+def _cuda_fault() -> str | None:
+    """Why CUDA does not work in this process, in one line; None if it does."""
+    with warnings.catch_warnings(record=True) as warned:  # PyTorch says so only there when the driver is too old
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    if available:
+        try:
+            torch.zeros(1, device="cuda").cpu()
+        except (RuntimeError, AssertionError) as error:  # such as "no kernel image is available for execution"
+            return str(error).splitlines()[0]
+        return None
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "this PyTorch is built for CPUs only"
+    said = [str(each.message).splitlines()[0] for each in warned]
+    return said[-1] if said else "CUDA finds no GPU"
 
 
 def _hide_xformers() -> None:

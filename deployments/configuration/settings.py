@@ -55,6 +55,9 @@ class Settings(StrictModel):
     """How often a conductor looks for work of which it was not notified."""
     step_timeout_s: float = Field(default=600, gt=0)
     """A stage replica that makes no progress for this long fails its health check and is replaced."""
+    fake_gpus: bool = False
+    """Whether Ray was told of GPUs that do not exist, so that stages that are lent one compute on the CPU. Otherwise a
+    replica does not start on a GPU that CUDA cannot use."""
     max_queued: int | None = Field(default=1000, ge=1)
     """How many jobs of one model may wait; a request beyond that gets a 429."""
     max_backlog_s: float | None = Field(default=None, gt=0)

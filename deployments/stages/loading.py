@@ -55,16 +55,23 @@ def load(
 
     Raises:
         WeightsUnavailable: the weights are not here and cannot be fetched, or are not what the card says.
+        StageUnavailable: Ray lent this replica a GPU that CUDA cannot use.
     """
     started = time.perf_counter()
     # Importing torch and diffusers creates millions of objects that live as long as the process: garbage collection
     # over them costs a tenth of the start-up time, and again at every full collection later.
     gc.disable()
     try:
+        lent = ray.get_gpu_ids()
+        # A family without checkpoints, such as the simulated one, computes nothing on the GPU that it occupies.
+        if lent and isinstance(card, CheckpointCard) and not settings.fake_gpus:
+            from pipelines.devices import require_cuda
+
+            require_cuda(lent)
         card = pinned(card, stage)
         load_stage = loader(stages_of(card))
         assert load_stage is not None, f"{card.family} has no stage {stage}, but a deployment of it"
-        loaded = load_stage(card, Resources(bool(ray.get_gpu_ids()), getattr(settings.threads, stage)))
+        loaded = load_stage(card, Resources(bool(lent), getattr(settings.threads, stage)))
         loaded.warm_up()
         revisions = revisions_of(card, stage)
         gc.freeze()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+import torch
 from sqlalchemy.exc import OperationalError
+from torch import Tensor
 
 from deployments import metrics
 from deployments.configuration.settings import Settings
@@ -22,7 +25,8 @@ from jobs.pins import Pins
 from jobs.stored import ResultMetadata
 from pipelines.card import CheckpointCard, ModelCard, Source
 from pipelines.catalogue import get_card
-from pipelines.errors import WeightsUnavailable
+from pipelines.devices import require_cuda
+from pipelines.errors import StageUnavailable, WeightsUnavailable
 from pipelines.protocols import Resources
 from pipelines.simulated.placement import Nowhere
 from pipelines.stages import Stage
@@ -151,7 +155,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_ray", "store")
 def test_a_stage_is_loaded_from_the_pinned_card_and_warm(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.weights.revision.revision_of", lambda card, part: f"{part} {card.source.revision}")
-    settings = Settings.model_validate({"threads": {"decode": 3}})
+    settings = Settings.model_validate({"threads": {"decode": 3}, "fake_gpus": True})
     loaded: LoadedWeights[Any] = load(Stage.DECODE, lambda _: Stub, on_the_hub(), settings)
     assert loaded.stage.warm
     assert loaded.stage.resources == Resources(gpu=True, threads=3)
@@ -165,6 +169,59 @@ def test_a_stage_is_loaded_from_the_pinned_card_and_warm(hub: Hub, monkeypatch: 
 def test_a_family_without_checkpoints_has_no_revisions() -> None:
     loaded: LoadedWeights[Any] = load(Stage.DENOISE, lambda _: Stub, get_card("simulated"), Settings())
     assert (loaded.revisions, loaded.result_metadata()) == ({}, {})
+
+
+def never(*_: object) -> Stub:
+    raise AssertionError("no weights are to be read")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a PyTorch without a GPU")
+@pytest.mark.usefixtures("no_ray", "store")
+def test_a_gpu_that_cuda_cannot_use_stops_the_replica_before_anything_is_asked_or_read(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    monkeypatch.setattr(ray, "get_gpu_ids", lambda: [2, 3])
+    with pytest.raises(StageUnavailable) as refusal:
+        load(Stage.DECODE, lambda _: never, on_the_hub(), Settings())
+    for said in ("GPU 2, 3", torch.__version__, "CUDA_VISIBLE_DEVICES=2,3", "num_gpus", "fake_gpus"):
+        assert said in refusal.value.message
+    assert hub.asked == []
+    assert gc.isenabled()
+
+
+@pytest.mark.usefixtures("no_ray", "store", "hub")
+def test_a_replica_that_was_lent_no_gpu_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a machine whose GPUs others have."""
+    monkeypatch.setattr(ray, "get_gpu_ids", list)
+    monkeypatch.setattr("pipelines.weights.revision.revision_of", lambda _, part: part)
+    monkeypatch.setattr("pipelines.devices.require_cuda", never)
+    loaded: LoadedWeights[Any] = load(Stage.DECODE, lambda _: Stub, on_the_hub(), Settings())
+    assert loaded.stage.resources.gpu is False
+
+
+def test_why_cuda_cannot_use_a_gpu_is_what_pytorch_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_old() -> bool:
+        warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old\nUpdate it", stacklevel=1)
+        return False
+
+    def refused(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    for available, said in (
+        (too_old, ": CUDA initialization: The NVIDIA driver on your system is too old (PyTorch"),
+        (lambda: False, ": CUDA finds no GPU (PyTorch"),
+        (lambda: True, ": CUDA error: no kernel image is available for execution on the device (PyTorch"),
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", available)
+        monkeypatch.setattr(torch, "zeros", refused)
+        with pytest.raises(StageUnavailable) as refusal:
+            require_cuda([0])
+        assert said in refusal.value.message
+        assert "CUDA 13.0" in refusal.value.message
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: Tensor())
+    require_cuda([0])
 
 
 @pytest.mark.usefixtures("no_ray")
