@@ -17,6 +17,7 @@ from deployments import metrics
 from deployments.background import ended
 from deployments.configuration.settings import Settings, data_dir, database_url
 from deployments.stages.loading import LoadedWeights, load
+from deployments.stages.memory import within_memory
 from deployments.stages.messages import CheckpointRef, DenoiseRequest, Event, Stopped
 from deployments.stages.starting import Starting, here
 from deployments.stages.worker import Control, Worker
@@ -25,6 +26,7 @@ from jobs.leases import Leases
 from jobs.stored import Fingerprint, ResultMetadata
 from pipelines.card import ModelCard
 from pipelines.families import family_of, stages_of
+from pipelines.finite import require_finite
 from pipelines.protocols import DenoiseInputs, DenoiseStage, StageOutput
 from pipelines.stages import Stage
 from pipelines.version import VERSION
@@ -96,7 +98,7 @@ class Denoiser:
             return self._denoise(control, loaded, request, DenoiseInputs(text, image, self._latents(latents)))
 
         try:
-            async with aclosing(self.worker.stream(work)) as items:
+            async with aclosing(self.worker.stream(within_memory(Stage.DENOISE, work))) as items:
                 async for item in items:
                     yield item
         except BaseException:
@@ -157,7 +159,9 @@ class Denoiser:
                     ending = True
                     control.ending()
                 if commits.due() and run.step_index < run.num_steps:
-                    commits.save(run.state, run.step_index)
+                    state = run.state
+                    require_finite(state, Stage.DENOISE, denoiser.placement)
+                    commits.save(state, run.step_index)
         except Stopped:
             # The next replica or attempt continues from this step; if the lease is gone, nothing is recorded. A run
             # that came no further leaves what is committed, perhaps by a replica with other weights.
@@ -171,5 +175,6 @@ class Denoiser:
             kinoray_version=VERSION,
         )
         final = run.result()
+        require_finite(final, Stage.DENOISE, denoiser.placement)
         commits.save_final(final, run.num_steps, control.result_metadata)
         return final

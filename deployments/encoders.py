@@ -12,11 +12,13 @@ from ray import serve
 
 from deployments.configuration.settings import Settings, data_dir
 from deployments.stages.loading import LoadedWeights, load
+from deployments.stages.memory import within_memory
 from deployments.stages.messages import Event, ImageRequest, TextRequest
 from deployments.stages.starting import Starting, here
 from deployments.stages.worker import Control, Worker
 from jobs.stored import ResultMetadata
 from pipelines.card import ModelCard, Parameters
+from pipelines.finite import require_finite
 from pipelines.protocols import ImageStage, TextStage
 from pipelines.stages import Stage
 from storage.store import open_store
@@ -35,7 +37,8 @@ class TextEncoder:
         self.encoder = Starting(self.worker, partial(self._load, card, settings), here())
 
     async def run(self, request: TextRequest) -> AsyncIterator[Event | Conditioning]:
-        async with aclosing(self.worker.stream(lambda control: self._encode(control, request))) as items:
+        work = within_memory(Stage.TEXT_ENCODE, lambda control: self._encode(control, request))
+        async with aclosing(self.worker.stream(work)) as items:
             async for item in items:
                 yield item
 
@@ -51,7 +54,9 @@ class TextEncoder:
         loaded = self.encoder.stage()
         truncated = loaded.stage.truncates(request.prompt, request.parameters)
         control.result_metadata = ResultMetadata(prompt_truncated=truncated or None, **loaded.result_metadata())
-        return loaded.stage.encode(request.prompt, request.parameters)
+        conditioning = loaded.stage.encode(request.prompt, request.parameters)
+        require_finite(conditioning, Stage.TEXT_ENCODE, loaded.stage.placement)
+        return conditioning
 
 
 @serve.deployment(name="ImageEncoder", max_ongoing_requests=8, graceful_shutdown_timeout_s=60)
@@ -65,7 +70,8 @@ class ImageEncoder:
 
     async def run(self, request: ImageRequest, frame: Picture | None = None) -> AsyncIterator[Event | Conditioning]:
         """Encode the image that the request names, or a frame that was decoded for this."""
-        async with aclosing(self.worker.stream(lambda control: self._encode(control, request, frame))) as items:
+        work = within_memory(Stage.IMAGE_ENCODE, lambda control: self._encode(control, request, frame))
+        async with aclosing(self.worker.stream(work)) as items:
             async for item in items:
                 yield item
 
@@ -84,6 +90,10 @@ class ImageEncoder:
         control.result_metadata = ResultMetadata(**loaded.result_metadata())
         if request.key is None:
             assert frame is not None, "neither a key nor a frame"
-            return loaded.stage.encode(frame.image(), request.parameters)
-        with Image.open(io.BytesIO(self.store.get(request.key))) as image:
-            return loaded.stage.encode(image.convert("RGB"), request.parameters)
+            picture = frame.image()
+        else:
+            with Image.open(io.BytesIO(self.store.get(request.key))) as image:
+                picture = image.convert("RGB")
+        conditioning = loaded.stage.encode(picture, request.parameters)
+        require_finite(conditioning, Stage.IMAGE_ENCODE, loaded.stage.placement)
+        return conditioning

@@ -15,21 +15,25 @@ from ray import serve
 from deployments import metrics
 from deployments.configuration.settings import Settings, data_dir
 from deployments.stages.loading import LoadedWeights, load
+from deployments.stages.memory import report, within_memory
 from deployments.stages.messages import CheckpointRef, DecodeRequest, Event
 from deployments.stages.starting import Starting, here
 from deployments.stages.worker import Control, Worker
 from jobs.stored import ResultMetadata
 from pipelines.card import ModelCard
 from pipelines.families import family_of, stages_of
+from pipelines.finite import require_finite
+from pipelines.memory import free_memory, ran_out_of_memory
+from pipelines.one_color import OneColor
 from pipelines.output import RenderedVideo
-from pipelines.protocols import Audio, DecodeStage, StageOutput
+from pipelines.protocols import Audio, DecodesInLessMemory, DecodeStage, StageOutput
 from pipelines.stages import Stage
 from storage.store import open_checkpoints
 
 if TYPE_CHECKING:
     from pipelines.card import Parameters
     from pipelines.frames import Picture
-    from pipelines.protocols import Frame, Pixels
+    from pipelines.protocols import Frame, Pixels, Placement
 
 
 # Serve asks a replica for its queue length before each call that could find it full; at a limit of two that would be
@@ -53,12 +57,12 @@ class VideoDecoder:
     async def run(
         self, request: DecodeRequest, *latents: StageOutput | CheckpointRef
     ) -> AsyncIterator[Event | RenderedVideo | Picture]:
-        """Decode the latents of one denoise or several, in order."""
+        """Decode the latents of one denoise or several, in order; once more, in less memory, if that runs out."""
 
         def work(control: Control) -> RenderedVideo | Picture:
             return self._decode(control, request, latents)
 
-        async with aclosing(self.worker.stream(work)) as items:
+        async with aclosing(self.worker.stream(within_memory(Stage.DECODE, work))) as items:
             async for item in items:
                 yield item
 
@@ -81,26 +85,45 @@ class VideoDecoder:
         ]
         control.result_metadata = ResultMetadata(**loaded.result_metadata())
 
-        def chunks() -> Iterator[Pixels | Audio]:
-            for chunk in loaded.stage.chunks(there, request.parameters):
-                control.begin()  # raises when the call was cancelled
-                yield chunk
+        def files(decoded: Iterable[Pixels | Audio]) -> RenderedVideo | Picture:
+            checked = self._checked(control, decoded, loaded.stage.placement)
+            return self.frames.last_frame(checked) if request.last_frame else self._render(control, request, checked)
 
-        if request.last_frame:
-            return self.frames.last_frame(chunks())
-        return self._render(control, request, chunks())
+        in_less_memory = loaded.stage.in_less_memory if isinstance(loaded.stage, DecodesInLessMemory) else None
+        try:
+            return files(loaded.stage.chunks(there, request.parameters))
+        except Exception as error:
+            if in_less_memory is None or not ran_out_of_memory(error):
+                raise
+            report(Stage.DECODE, error)
+        # The error is gone here, and with it what its frames held.
+        free_memory()
+        chunks, differs = in_less_memory(there, request.parameters)
+        if differs is not None:
+            control.result_metadata = control.result_metadata.updated(ResultMetadata(degradations=(differs,)))
+        return files(chunks)
+
+    @staticmethod
+    def _checked(control: Control, chunks: Iterable[Pixels | Audio], placement: Placement) -> Iterator[Pixels | Audio]:
+        for chunk in chunks:
+            control.begin()  # raises when the call was cancelled
+            require_finite(chunk, Stage.DECODE, placement)
+            yield chunk
 
     def _render(self, control: Control, request: DecodeRequest, chunks: Iterable[Pixels | Audio]) -> RenderedVideo:
         num_frames = request.video.num_frames
         metadata = self.family.metadata(request.model, request.video)
+        one_color = OneColor()
 
         def counted(items: Iterable[Frame | Audio]) -> Iterator[Frame | Audio]:
             done = 0
             for item in items:
                 if done:  # zero frames need no report: the caller knows
                     control.step(done, num_frames)
+                if not isinstance(item, Audio):
+                    one_color.see(item)
+                    done += 1
                 yield item
-                done += not isinstance(item, Audio)
 
         def render(items: Iterable[Frame | Audio]) -> RenderedVideo:
             return self.family.render(
@@ -109,7 +132,8 @@ class VideoDecoder:
 
         rendered = self.frames.consume_meanwhile(self.frames.to_frames(chunks), render)
         metrics.frames_total().inc(num_frames, {"model": request.model})
+        warnings = None if request.asks_for_one_color or one_color.warning is None else (one_color.warning,)
         control.result_metadata = control.result_metadata.updated(
-            ResultMetadata(frames=num_frames, bytes=len(rendered.mp4))
+            ResultMetadata(frames=num_frames, bytes=len(rendered.mp4), warnings=warnings)
         )
         return rendered

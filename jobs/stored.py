@@ -76,10 +76,17 @@ class ResultMetadata(StoredValue):
     """The size of the mp4."""
     degradations: tuple[str, ...] | None = None
     """What was done worse than asked, such as smaller tiles after the memory ran out."""
+    warnings: tuple[str, ...] | None = None
+    """What looks wrong with the video although it was made as asked."""
 
     def updated(self, newer: ResultMetadata) -> ResultMetadata:
-        """These values, replaced by those that `newer` sets; each stage adds the revisions of its own components."""
+        """These values, replaced by those that `newer` sets; each stage adds what it says of itself alone."""
         values = {**self.model_dump(), **newer.model_dump(exclude_none=True)}
+        for name, old, new in (
+            ("degradations", self.degradations, newer.degradations),
+            ("warnings", self.warnings, newer.warnings),
+        ):
+            values[name] = tuple(dict.fromkeys([*(old or ()), *(new or ())])) or None
         if revisions := {**(self.revisions or {}), **(newer.revisions or {})}:
             values.update(revisions=revisions, model_revision=composed(revisions))
         return ResultMetadata(**values)

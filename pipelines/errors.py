@@ -6,7 +6,9 @@ KinorayError
 │   └── ...                   what only HTTP knows is in deployments/http/errors.py
 ├── JobFailed                 the job cannot succeed, however often it is tried
 │   ├── WeightsUnavailable    a checkpoint cannot be found or fetched, or is not what its model needs
+│   ├── NanInOutput           a stage has computed NaN or infinity
 │   └── StageUnavailable      a stage of the model cannot start
+├── OutOfMemory               a stage ran out of memory; another attempt may find more of it
 ├── ReplicaUnavailable        one replica of a stage cannot work; the job goes on at another
 ├── LatentsLost               committed latents cannot be read back; they are made again
 └── ConfigError               the operator's mistake: the service does not start
@@ -55,10 +57,26 @@ class WeightsUnavailable(JobFailed):
     code = "weights_unavailable"
 
 
+class NanInOutput(JobFailed):
+    """A stage has computed NaN or infinity, as the same weights will again. The message names the stage."""
+
+    code = "nan_in_output"
+
+
 class StageUnavailable(JobFailed):
     """A stage of the model cannot start on any of its replicas. The message says why the last one failed."""
 
     code = "stage_unavailable"
+
+
+class OutOfMemory(KinorayError):
+    """A stage ran out of memory and has freed what the job had taken.
+
+    It costs the attempt and no more: another replica, or this one after another stage on its GPU is done, may have
+    enough.
+    """
+
+    code = "out_of_memory"
 
 
 class ReplicaUnavailable(KinorayError):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import Field, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -154,6 +154,20 @@ class DecodeStage(LoadedStage, Protocol[P_contra, L_contra]):
 
         Args:
             latents: one for each denoise that the graph's node names, in that order.
+        """
+
+
+@runtime_checkable
+class DecodesInLessMemory(Protocol[P_contra, L_contra]):
+    """What a decode stage has in addition if it can do with less memory, at the cost of time or of the same bits."""
+
+    def in_less_memory(
+        self, latents: Sequence[L_contra], parameters: P_contra
+    ) -> tuple[Iterator[Pixels | Audio], str | None]:
+        """The chunks of `DecodeStage.chunks`, decoded in less memory, after which the stage decodes as before.
+
+        Returns:
+            the chunks, and what differs in the video, for the job's `degradations`; None if the bits are the same.
         """
 
 

@@ -16,6 +16,7 @@ from deployments.stages.messages import (
 from jobs.record import Job
 from jobs.stored import Checkpoint
 from pipelines.graph import Graph, Node
+from pipelines.one_color import asks_for_one_color
 from pipelines.output import Output
 from pipelines.stages import Stage
 from pipelines.strict import read_stored
@@ -33,7 +34,8 @@ def request_of(job: Job, graph: Graph, node: Node) -> tuple[Request, tuple[str, 
             return ImageRequest(None, node.parameters), (node.frame,)
         case Stage.DECODE:
             video, output = graph.nodes[-1].parameters, read_stored(Output, job.output)
-            return DecodeRequest(job.model, node.parameters, video, output, node.last_frame), node.latents
+            plain = asks_for_one_color(job.prompt)
+            return DecodeRequest(job.model, node.parameters, video, output, node.last_frame, plain), node.latents
         case _:
             assert node.video is not None
             return PublishRequest(job), (node.video,)

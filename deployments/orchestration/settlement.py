@@ -15,7 +15,7 @@ from jobs.leases import Rendered
 from jobs.lifecycle import Status
 from jobs.record import Job
 from jobs.stored import ResultMetadata
-from pipelines.errors import JobFailed, ReplicaUnavailable, RequestError
+from pipelines.errors import JobFailed, OutOfMemory, ReplicaUnavailable, RequestError
 from storage.errors import StorageUnavailable
 
 log = logging.getLogger("ray.serve")
@@ -106,6 +106,8 @@ class Settlement:
 
     async def _retry(self, job: Job, token: str, error: BaseException, cause: BaseException) -> Outcome | None:
         log.warning("attempt %d of %s failed", job.attempts, job.id, exc_info=error)
+        if isinstance(cause, OutOfMemory) and job.attempts >= self._max_attempts:
+            return "failed" if await self._durably(self._leases.fail, token, cause.code, cause.message) else None
         message = (
             f"the video could not be rendered in {job.attempts} attempts; the last one ended with "
             f"{type(cause).__name__}"

@@ -88,6 +88,7 @@ class DecodeRequest:
     video: Parameters  # of the finished video, whose shape the files have
     output: Output
     last_frame: bool  # return the last frame, for another node, instead of the files
+    asks_for_one_color: bool  # whether the prompt does, so that such a video is nothing to report
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,7 @@ health check fails so that Serve replaces it, and its calls go elsewhere.
 
 from __future__ import annotations
 
-import gc
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -31,6 +29,7 @@ from jobs.database import Database
 from jobs.schema import stage_failures
 from jobs.stage_failures import GIVEN_UP_AT, StageFailure, StageFailures
 from pipelines.errors import KinorayError, ReplicaUnavailable, StageUnavailable
+from pipelines.memory import free_memory
 
 log = logging.getLogger("ray.serve")
 
@@ -164,7 +163,7 @@ class Starting(Generic[T]):
             raise error
         self._refuse(sentence_of(error), 0)
         del error  # its frames hold what was already loaded
-        _free_memory()
+        free_memory()
 
     def _look_again(self) -> None:
         """Load again if it is time, another replica could, or the application was deployed again."""
@@ -181,7 +180,7 @@ class Starting(Generic[T]):
         others_work = self._may_refuse(error) is False
         self._refuse(sentence_of(error), before.failures + 1 if due else 0, others_work=others_work)
         del error
-        _free_memory()
+        free_memory()
 
     def _refuse(self, sentence: str, failures: int, *, others_work: bool = False) -> None:
         wait_s = AGAIN_AFTER_S[min(failures, len(AGAIN_AFTER_S) - 1)]
@@ -232,13 +231,6 @@ class Starting(Generic[T]):
         except Exception:  # neither controller nor job store say otherwise
             log.exception("whether %s still cannot start could not be read", self._here.deployment)
             return True
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def sentence_of(error: Exception) -> str:

@@ -42,8 +42,11 @@ class VideoDecoder:
         self.decode(FinalLatents(latents, torch.Generator("cpu").get_state()), parameters)
 
     @torch.no_grad()
-    def decode(self, final: FinalLatents, parameters: LTXParameters) -> Tensor:
-        """Decode latents to pixels, [F, 3, H, W] float32 in [0, 1] on the stage's device."""
+    def decode(self, final: FinalLatents, parameters: LTXParameters, *, in_tiles: bool = False) -> Tensor:
+        """Decode latents to pixels, [F, 3, H, W] float32 in [0, 1] on the stage's device.
+
+        `in_tiles` takes less memory and more time, and shows at the tiles' edges, over which diffusers blends.
+        """
         vae, device, dtype = self.vae, self.placement.device, self.placement.dtype
         mean, std = (part.view(1, -1, 1, 1, 1).cpu().float() for part in (vae.latents_mean, vae.latents_std))
         latents = (final.latents * std / vae.config.scaling_factor + mean).to(dtype)
@@ -58,7 +61,7 @@ class VideoDecoder:
             share = torch.tensor([noise_scale], dtype=dtype)[:, None, None, None, None]
             latents = (1 - share) * latents + share * noise
             timestep = torch.tensor([parameters.decode_timestep], dtype=dtype, device=device)
-        with seeded_noise(vae, generator):
+        with seeded_noise(vae, generator), tiling(vae, on=in_tiles):
             video = vae.decode(latents.to(device), timestep, return_dict=False)[0]  # [1, 3, F, H, W] in [-1, 1]
         return (video[0].permute(1, 0, 2, 3) * 0.5 + 0.5).clamp(0, 1)
 
@@ -66,6 +69,38 @@ class VideoDecoder:
         """Yield the whole video as one chunk."""
         (final,) = latents
         yield self.decode(final, parameters)
+
+    def in_less_memory(
+        self, latents: Sequence[FinalLatents], parameters: LTXParameters
+    ) -> tuple[Iterator[Tensor], str | None]:
+        """The same as `chunks`, decoded in diffusers' tiles of space and time."""
+        (final,) = latents
+        vae, size = self.vae, (parameters.height, parameters.width)
+        one_tile = (
+            final.latents.shape[2] <= vae.tile_sample_min_num_frames // vae.temporal_compression_ratio
+            and size[0] <= vae.tile_sample_min_height
+            and size[1] <= vae.tile_sample_min_width
+        )
+        said = None if one_tile else "decoded in tiles, because the memory ran out: their edges may show"
+        return (self.decode(final, parameters, in_tiles=True) for _ in range(1)), said
+
+
+@contextmanager
+def tiling(vae: AutoencoderKLLTXVideo, *, on: bool) -> Iterator[None]:
+    """Have the autoencoder decode in tiles of its own size meanwhile.
+
+    `enable_tiling` alone tiles space; time has a switch of its own (diffusers `AutoencoderKLLTXVideo._decode`).
+    """
+    if not on:
+        yield
+        return
+    vae.enable_tiling()
+    vae.use_framewise_decoding = True
+    try:
+        yield
+    finally:
+        vae.disable_tiling()
+        vae.use_framewise_decoding = False
 
 
 @contextmanager

@@ -23,10 +23,13 @@ class VideoDecoder(SimulatedStage):
         latents: Sequence[FinalLatents],  # noqa: ARG002 it decodes nothing
         parameters: SimulatedParameters,
     ) -> Iterator[NDArray[np.uint8]]:
-        """Yield chunks [n, H, W, 3]: views of one black frame, as `pipelines.simulated.video` ignores the pixels."""
-        frame = np.zeros((1, 1, 1, 1), np.uint8)
+        """Yield chunks [n, H, W, 3]: views of one row from black to white, because a video of one color is reported.
+
+        `pipelines.simulated.video` ignores the pixels.
+        """
+        row = np.linspace(0, 255, parameters.width, dtype=np.uint8)[None, None, :, None]
         total = self.card.timings.decode.seconds(parameters.megapixels)
         for start in range(0, parameters.num_frames, CHUNK):
             frames = min(CHUNK, parameters.num_frames - start)
             time.sleep(total * frames / parameters.num_frames)
-            yield np.broadcast_to(frame, (frames, parameters.height, parameters.width, 3))
+            yield np.broadcast_to(row, (frames, parameters.height, parameters.width, 3))

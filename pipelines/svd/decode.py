@@ -46,3 +46,16 @@ class VideoDecoder:
         for chunk in scaled.split(parameters.decode_chunk_size):
             pixels = self.vae.decode(chunk, num_frames=len(chunk), return_dict=False)[0]  # in [-1, 1]
             yield (pixels.float() * 0.5 + 0.5).clamp(0, 1)
+
+    def in_less_memory(
+        self, latents: Sequence[FinalLatents], parameters: SVDParameters
+    ) -> tuple[Iterator[Tensor], str | None]:
+        """The same as `chunks`, of as few frames as diffusers advises for little memory: two, or else one."""
+        size = min(parameters.decode_chunk_size, parameters.num_frames)
+        fewer = 2 if size > 2 else 1
+        said = (
+            None
+            if fewer == size
+            else f"decoded {fewer} frames together and not {size}, because the memory ran out: the video may flicker"
+        )
+        return self.chunks(latents, parameters.model_copy(update={"decode_chunk_size": fewer})), said

@@ -284,7 +284,7 @@ def test_the_failure_of_a_third_one_does_not_let_the_first_refuse_again(service:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a garbage collection after each failure, which takes long in a process with many tests."""
-    monkeypatch.setattr(starting, "_free_memory", lambda: None)
+    monkeypatch.setattr(starting, "free_memory", lambda: None)
 
 
 @pytest.mark.usefixtures("quick")
