@@ -14,6 +14,7 @@ IMAGE_FIELD = "input_reference"
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 # The errors that Pillow's decoders and its EXIF reader raise on broken files.
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error, Image.DecompressionBombError)
+_PIXELS_AT_ONCE = 2**20
 
 Image.init()  # `formats` accepts a format only once its plugin is loaded
 # Pillow warns of decompression bombs above a fixed size; `check_image` has its own limit.
@@ -42,10 +43,18 @@ def check_image(data: bytes, max_pixels: int, max_aspect_ratio: float) -> bytes:
             raise InvalidRequest("the image must not be animated; send one frame", param=IMAGE_FIELD)
         upright = ImageOps.exif_transpose(image)
         if upright.has_transparency_data:
-            backdrop = Image.new("RGBA", upright.size, "black")
-            upright = Image.alpha_composite(backdrop, upright.convert("RGBA"))
+            upright = _on_black(upright.convert("RGBA"))
         out = io.BytesIO()
         upright.convert("RGB").save(out, "PNG")
     except IMAGE_ERRORS:
         raise InvalidRequest("the image cannot be read; send a complete PNG, JPEG or WebP", param=IMAGE_FIELD) from None
     return out.getvalue()
+
+
+def _on_black(image: Image.Image) -> Image.Image:
+    """An RGBA image without transparency. It is done by rows: Pillow holds the interpreter's lock meanwhile."""
+    rows = max(_PIXELS_AT_ONCE // image.width, 1)
+    for top in range(0, image.height, rows):
+        part = image.crop((0, top, image.width, min(top + rows, image.height)))
+        image.paste(Image.alpha_composite(Image.new("RGBA", part.size, "black"), part), (0, top))
+    return image

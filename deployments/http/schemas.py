@@ -19,6 +19,11 @@ from pipelines.requests import GenerationRequest, with_family_fields
 from pipelines.weights.origin import download_gb, origins
 from pipelines.weights.pin import Commits
 
+MAX_FIELDS = 64
+"""The most fields of a request; there are half as many."""
+MAX_FIELDS_BYTES = 256 * 2**10
+"""The most bytes of all fields but the image. Far more than any prompt has, and read in a few milliseconds."""
+
 
 class CreateFields(OutputFields, RequestFields):
     """The fields of a create request that do not depend on the families."""
@@ -237,10 +242,8 @@ def parse_create(fields: dict[str, Any]) -> CreateFields:
         InvalidRequest: for the first field at fault. The message never repeats what was sent.
     """
     for name, value in fields.items():
-        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-            raise InvalidRequest("this field holds half a surrogate pair, which is no text", param=speakable(name))
-        if isinstance(value, str) and "\0" in value:
-            raise InvalidRequest("this field holds a NUL character, which is no text", param=speakable(name))
+        if isinstance(value, str):
+            _check_text(value, speakable(name))
     try:
         return CreateVideo.model_validate(fields)
     except ValidationError as error:
@@ -248,6 +251,15 @@ def parse_create(fields: dict[str, Any]) -> CreateFields:
     if refusal.param == "size":
         raise InvalidRequest("size must be WIDTHxHEIGHT in pixels, such as 704x480", param="size")
     raise refusal
+
+
+def _check_text(value: str, param: str | None) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest("this field holds half a surrogate pair, which is no text", param=param) from None
+    if "\0" in value:
+        raise InvalidRequest("this field holds a NUL character, which is no text", param=param)
 
 
 def refused(error: ValidationError, model: type[BaseModel]) -> InvalidRequest:
