@@ -19,7 +19,7 @@ from jobs.database import Database
 
 
 class _Now(FunctionElement[float]):
-    # Of a bare ColumnElement, SQLAlchemy would compile each statement anew: for a claim, that takes longer than to run it.
+    # With a bare ColumnElement, SQLAlchemy would compile each statement anew, which takes longer than to run it.
     inherit_cache = True
     type = Float()
 

@@ -11,13 +11,14 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from ray.exceptions import ObjectRefStreamEndOfStreamError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.orchestration.stage_call import Reference, Stream
 from deployments.stages.messages import CheckpointRef, Event, Request
 
-# Draining a stream takes as long as a step, so it must not occupy the threads that write to the job store.
-_DRAINS = ThreadPoolExecutor(64, thread_name_prefix="drain")
+# A stream may make its reader wait as long as a step takes, which must not occupy the threads that write to the store.
+_WAITS = ThreadPoolExecutor(64, thread_name_prefix="stream")
 
 
 class RayStage:
@@ -40,13 +41,25 @@ class RayStream:
         self._references: Any = None
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        self._references = await self._response._to_object_ref_gen()
-        async for reference in self._references:
+        references = self._references = await self._response._to_object_ref_gen()
+        ahead = _Ahead(references)
+        while True:
+            try:
+                event = await ahead.reference()
+            except Exception:
+                break
+            ahead.take()
+            yield event
+        async for reference in references:  # an error of the stage, or its end
             yield await reference
 
     async def value(self) -> Reference | None:
         # Not `anext`: that would fetch and read the value here, only to learn that it exists.
-        value: Reference | None = await asyncio.to_thread(next, self._references, None)
+        ahead = _Ahead(self._references)
+        if ahead.is_there():
+            value: Reference | None = ahead.take()
+        else:
+            value = await asyncio.get_running_loop().run_in_executor(_WAITS, next, self._references, None)
         async for _ in self._references:
             raise AssertionError("a stage's value is the last item of its stream")
         return value
@@ -66,5 +79,33 @@ class RayStream:
             for _ in self._references:
                 pass
 
-        ended = asyncio.get_running_loop().run_in_executor(_DRAINS, pass_over)
+        ended = asyncio.get_running_loop().run_in_executor(_WAITS, pass_over)
         await asyncio.gather(ended, return_exceptions=True)
+
+
+class _Ahead:
+    """The next item of a Ray stream of references, before it is taken.
+
+    Iterating over the stream would fetch every item twice: Ray fetches it to learn that it is there, and its reader to
+    have it. Fetching is what a conductor does most.
+    """
+
+    def __init__(self, references: Any) -> None:
+        self._stream = references.worker.core_worker
+        self._key = references._generator_ref
+
+    def reference(self) -> Any:
+        """Its reference, of an item that may not be there yet."""
+        return self._stream.peek_object_ref_stream(self._key)[0]
+
+    def is_there(self) -> bool:
+        there: bool = self._stream.peek_object_ref_stream(self._key)[1]
+        return there
+
+    def take(self) -> Reference | None:
+        """Take it from the stream, in which it is; None if the stream has ended instead."""
+        try:
+            reference: Reference = self._stream.try_read_next_object_ref_stream(self._key)
+        except ObjectRefStreamEndOfStreamError:
+            return None
+        return reference

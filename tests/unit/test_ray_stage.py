@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from typing import Any
 
 import pytest
+from ray.exceptions import ObjectRefStreamEndOfStreamError
 
 from deployments.orchestration.ray_stage import RayStage, RayStream
 from deployments.stages.messages import Event, Finished, Started, TextRequest
@@ -23,10 +24,10 @@ class Reference:
 
     def __init__(self, value: object) -> None:
         self.value = value
-        self.fetched = False
+        self.fetched = 0
 
     def __await__(self) -> Generator[Any, None, object]:
-        self.fetched = True
+        self.fetched += 1
         if isinstance(self.value, BaseException):
             raise self.value
         yield from asyncio.sleep(0).__await__()
@@ -34,33 +35,55 @@ class Reference:
 
 
 class References:
-    """What `_to_object_ref_gen` gives: references, to be iterated with and without an event loop."""
+    """What `_to_object_ref_gen` gives: references, to be looked at ahead, and iterated with and without an event loop.
+
+    With `ends`, what is no event is not there before it.
+    """
 
     def __init__(self, *values: object, ends: threading.Event | None = None) -> None:
         self.all = [Reference(value) for value in values]
-        self._left = iter(self.all)
+        self._place = 0
         self._ends = ends
+        self.threads: list[str] = []
+        self.worker = self.core_worker = self
+        self._generator_ref = object()
+
+    def peek_object_ref_stream(self, key: object) -> tuple[Reference, bool]:
+        assert key is self._generator_ref
+        if self._place == len(self.all):
+            return Reference(ObjectRefStreamEndOfStreamError()), self._ends is None
+        reference = self.all[self._place]
+        return reference, self._ends is None or isinstance(reference.value, Event)
+
+    def try_read_next_object_ref_stream(self, key: object) -> Reference:
+        assert key is self._generator_ref
+        if self._place == len(self.all):
+            raise ObjectRefStreamEndOfStreamError
+        self._place += 1
+        return self.all[self._place - 1]
 
     def __aiter__(self) -> AsyncIterator[Reference]:
         return self
 
     async def __anext__(self) -> Reference:
         try:
-            reference = next(self._left)
-        except StopIteration:
+            reference = self.try_read_next_object_ref_stream(self._generator_ref)
+        except ObjectRefStreamEndOfStreamError:
             raise StopAsyncIteration from None
-        reference.fetched = True  # so does Ray, to learn that the object is there
+        reference.fetched += 1  # so does Ray, to learn that the object is there
         return reference
 
     def __iter__(self) -> Iterator[Reference]:
         return self
 
     def __next__(self) -> Reference:
-        try:
-            return next(self._left)
-        except StopIteration:
+        self.threads.append(threading.current_thread().name)
+        ended = self._place == len(self.all)
+        if ended or not isinstance(self.all[self._place].value, Event):
             assert self._ends is None or self._ends.wait(PATIENCE_S)
-            raise
+        if ended:
+            raise StopIteration
+        return self.try_read_next_object_ref_stream(self._generator_ref)
 
 
 class Response:
@@ -96,7 +119,24 @@ def test_the_events_are_read_and_the_value_is_passed_on_unread() -> None:
         assert await stream.value() is references.all[2]  # type: ignore[comparison-overlap]
 
     asyncio.run(run())
-    assert [each.fetched for each in references.all] == [True, True, False]
+    assert [each.fetched for each in references.all] == [1, 1, 0], "each event is fetched once"
+
+
+def test_a_value_that_is_on_its_way_is_waited_for_beside_the_job_store() -> None:
+    arrives = threading.Event()
+    references = References(STARTED, FINISHED, "gigabytes", ends=arrives)
+
+    async def run() -> None:
+        stream = RayStream(Response(references))
+        await events_of(stream)
+        waiting = asyncio.create_task(stream.value())
+        done, _ = await asyncio.wait([waiting], timeout=0.05)
+        assert not done
+        arrives.set()
+        assert await asyncio.wait_for(waiting, PATIENCE_S) is references.all[2]  # type: ignore[comparison-overlap]
+
+    asyncio.run(run())
+    assert [name.partition("_")[0] for name in references.threads] == ["stream"], "not one of asyncio's own threads"
 
 
 def test_a_stage_without_a_value_has_none_and_nothing_may_follow_a_value() -> None:
@@ -137,7 +177,7 @@ def test_draining_reads_nothing_and_ends_with_the_stage() -> None:
         await asyncio.wait_for(draining, PATIENCE_S)
 
     asyncio.run(run())
-    assert [each.fetched for each in references.all] == [True, False, False]
+    assert [each.fetched for each in references.all] == [1, 0, 0]
 
 
 def test_draining_that_is_itself_canceled_returns_at_once() -> None:
