@@ -26,11 +26,12 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
+
+from jobs.transient import sort_out
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 READ_ONLY = "kinoray_read_only"
@@ -44,7 +45,8 @@ LOCKED_S = 4.0
 
 UNREACHABLE = (OperationalError, InterfaceError, PoolTimeout)
 """The errors of a transaction when the database cannot be reached, is locked, full or, after a failover, read-only, or
-when no connection is left. The transaction may be retried."""
+when no connection is left. The transaction may be retried. `jobs.transient` sees to it that no other error is one of
+these, such as that of a statement that names no column."""
 _PATIENCE = {
     "connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
@@ -147,9 +149,9 @@ class Database:
             parsed = parsed.set(drivername="postgresql+psycopg")
             patience = {name: value for name, value in _PATIENCE.items() if name not in parsed.query}
             self.engine = create_engine(parsed, connect_args=patience, hide_parameters=True)
-            event.listen(self.engine, "handle_error", _give_up_if_read_only, retval=True)
             event.listen(self.engine, "checkin", _note_use)
             event.listen(self.engine, "checkout", partial(_replace_if_closed, self.engine))
+        event.listen(self.engine, "handle_error", sort_out, retval=True)
 
     def __enter__(self) -> Self:
         return self
@@ -272,16 +274,6 @@ def _replace_if_closed(engine: Engine, connection: Any, record: ConnectionPoolEn
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
             raise InvalidatePoolError from error
-
-
-def _give_up_if_read_only(context: ExceptionContext) -> BaseException | None:
-    """Drop all connections to a server that has become read-only: after a failover another server may write."""
-    from psycopg.errors import ReadOnlySqlTransaction
-
-    if not isinstance(context.original_exception, ReadOnlySqlTransaction):
-        return None  # SQLAlchemy raises its own error
-    context.is_disconnect = True
-    return OperationalError(context.statement, None, context.original_exception, hide_parameters=True)
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -29,6 +29,7 @@ SQL = {
     "test_admission",
     "test_claims",
     "test_clock",
+    "test_transient",
     "test_database",
     "test_jobs",
     "test_leases",

@@ -19,6 +19,7 @@ from jobs.admission import Limits, Refused, accept
 from jobs.clock import NOW, DatabaseClock, read_now
 from jobs.database import Database
 from jobs.retention import Retention
+from jobs.schema import KEPT, webhooks
 from jobs.schema import jobs as table
 from jobs.stored import Fingerprint
 from jobs.webhooks import Outbox
@@ -143,6 +144,35 @@ def test_files_are_kept_for_as_long_as_was_said(jobs: Jobs, shifted: Shifted, ah
         with shifted(wrong):
             assert [each.id for each in Retention(jobs.database).due()] == [short.id]
     assert jobs.get(long).expires_at == (jobs.get(long).completed_at or 0) + 30
+
+
+@pytest.mark.parametrize("ahead_s", [MINUTE_S, -MINUTE_S])
+def test_every_end_of_a_job_is_dated_by_the_databases_clock(jobs: Jobs, shifted: Shifted, ahead_s: float) -> None:
+    completed, failed, canceled = (jobs.accept() for _ in range(3))
+    tokens = [jobs.take()[1] for _ in range(3)]
+    with shifted(ahead_s):
+        assert jobs.complete(tokens[0])
+        assert jobs.leases.fail(tokens[1], "x", "y")
+        assert jobs.store.cancel(canceled.id)
+    for job in (completed, failed, canceled):
+        assert jobs.get(job).completed_at == pytest.approx(time.time(), abs=20)
+
+
+def test_what_is_due_is_found_in_its_index(jobs: Jobs) -> None:
+    """PostgreSQL looks nothing up in an index by a function that changes while the statement runs."""
+    for due, index in (
+        (select(webhooks.c.id).where(webhooks.c.delivered_at.is_(None), webhooks.c.next_at <= NOW), "next_at"),
+        (select(table.c.id).where(KEPT, table.c.expires_at <= NOW), "expires_at"),
+    ):
+        query = due.compile(jobs.database.engine)
+        with jobs.database.read() as connection:
+            if jobs.database.is_sqlite:
+                plan = [row.detail for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}")]
+                assert any(f"{index}<?)" in step for step in plan), plan
+            else:
+                connection.exec_driver_sql("SET enable_seqscan = off")  # it prefers that for a table that is empty
+                plan = list(connection.exec_driver_sql(f"EXPLAIN {query}").scalars())
+                assert any(f"Index Cond: ({index} <= " in step for step in plan), plan
 
 
 @pytest.mark.parametrize("ahead_s", [MINUTE_S, -MINUTE_S])
