@@ -15,7 +15,7 @@ from deployments.orchestration.settlement import REPLICA_DELAY_S, STORAGE_DELAY_
 from jobs.leases import Rendered
 from jobs.lifecycle import Status
 from jobs.stored import ResultMetadata
-from pipelines.errors import InvalidRequest, JobFailed, ReplicaUnavailable
+from pipelines.errors import InvalidRequest, JobFailed, OutOfMemory, ReplicaUnavailable
 from storage.errors import StorageUnavailable
 from tests.unit.conftest import new_job
 
@@ -132,6 +132,17 @@ def test_a_replica_without_weights_costs_no_attempt() -> None:
         assert isinstance(delay, float)
         delays.add(delay)
     assert REPLICA_DELAY_S / 2 <= min(delays) < max(delays) <= REPLICA_DELAY_S * 1.5
+
+
+@pytest.mark.parametrize(("attempt", "outcome"), [(1, "retried"), (2, "retried"), (3, "failed")])
+def test_memory_that_ran_out_costs_an_attempt_and_the_last_one_says_what_to_do(attempt: int, outcome: str) -> None:
+    leases, error = Leases(), OutOfMemory("decode ran out of memory: ask for fewer frames")
+    assert settle(leases, from_a_replica(error), attempt=attempt) == outcome
+    (written,) = leases.written
+    if outcome == "retried":
+        assert written[:2] == ("retry", attempt)
+    else:
+        assert written == ("fail", "out_of_memory", "decode ran out of memory: ask for fewer frames")
 
 
 @pytest.mark.parametrize(("attempt", "outcome"), [(1, "retried"), (2, "retried"), (3, "failed")])
