@@ -9,8 +9,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from deployments.http.errors import TooManyRequests, Unavailable, status_of
+from deployments.http.errors import PerhapsAccepted, TooManyRequests, Unavailable, status_of
 from deployments.http.schemas import speakable
 from jobs.database import UNREACHABLE
 from pipelines.errors import InvalidRequest, KinorayError
@@ -30,6 +31,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(StorageUnavailable, _no_artifacts)
     app.add_exception_handler(RequestValidationError, _bad_query)
     app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -43,7 +45,7 @@ def render(error: KinorayError, status: int | None = None) -> JSONResponse:
     if isinstance(error, TooManyRequests):
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
         headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
-    if status in NEVER_BETTER:
+    if status in NEVER_BETTER or (isinstance(error, PerhapsAccepted) and not error.repeatable):
         headers["x-should-retry"] = "false"
     body = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
     return JSONResponse({"error": body}, status, headers)
@@ -77,6 +79,11 @@ async def _no_route(_: Request, error: Exception) -> JSONResponse:
         error.status_code, "invalid_request"
     )
     return render(KinorayError(str(error.detail), code=code), error.status_code)
+
+
+async def _left(_: Request, _error: Exception) -> JSONResponse:
+    # Nobody reads this: the client left before it had sent its body.
+    return render(InvalidRequest("the body ended before all of it was there"))
 
 
 async def _bug(_: Request, error: Exception) -> JSONResponse:

@@ -13,6 +13,7 @@ KinorayError                  500
 │   │   └── Overloaded        503: this replica has as much in hand as it may; nothing was done
 │   └── NotImplementedHere    501: a call of the protocol that this service cannot serve
 └── Unavailable               503: a store cannot be reached; nothing was accepted
+    └── PerhapsAccepted       503: the job store went away while it took the job
 """
 
 from __future__ import annotations
@@ -96,3 +97,23 @@ class Unavailable(KinorayError):
 
     code = "unavailable"
     http_status = 503
+
+
+class PerhapsAccepted(Unavailable):
+    """The job store went away while it took a job, which may be accepted. To send the request again may make two."""
+
+    code = "acceptance_unknown"
+
+    def __init__(self, job_id: str, *, repeatable: bool) -> None:
+        """
+        Args:
+            repeatable: the request has an idempotency key, so it can be sent again.
+        """
+        again = "send the request again: its Idempotency-Key keeps that from making a second video"
+        if not repeatable:
+            again = (
+                f"GET /v1/videos/{job_id} will tell once the job store is back. Requests with an Idempotency-Key can "
+                "be sent again without making a second video"
+            )
+        super().__init__(f"the job store went away while it took this job, which may have been accepted; {again}")
+        self.repeatable = repeatable

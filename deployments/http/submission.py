@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,16 +18,19 @@ from pydantic import ValidationError
 from deployments.configuration.settings import Settings, webhook_secret
 from deployments.events import emit
 from deployments.http.auth import Caller
-from deployments.http.errors import KeyReused, NotFound
+from deployments.http.errors import KeyReused, NotFound, PerhapsAccepted
 from deployments.http.images import IMAGE_FIELD, check_image
 from deployments.http.limits import limits_of, too_many
 from deployments.http.schemas import CreateFields, parse_create
+from deployments.http.unbroken import Unbroken
 from deployments.http.uploads import Uploads
 from deployments.outbound import Outbound
 from deployments.outbound import Refused as UrlRefused
-from jobs import admission
-from jobs.admission import Limits, Refused, Repeatable
-from jobs.database import UNREACHABLE, Database
+from jobs import acceptance
+from jobs.acceptance import OutcomeUnknown
+from jobs.admission import KeyReused as KeyStandsForAnother
+from jobs.admission import Refused, Repeatable
+from jobs.database import Database
 from jobs.ids import is_upload_id, new_job_id
 from jobs.priority import Priority
 from jobs.record import Job
@@ -38,6 +42,8 @@ from pipelines.requests import read_parameters, resolve, said_by
 from storage.artifacts import ArtifactStore
 from storage.keys import input_key, job_folder, job_prefix
 from storage.store import delete_or_leave
+
+log = logging.getLogger("ray.serve")
 
 SHAPE = {"size": ("width", "height"), "seconds": ("num_frames",)}
 """Alternative fields, each with the fields that it stands for."""
@@ -70,22 +76,36 @@ class Submission:
         self._sends_webhooks = webhook_secret() is not None
         # Decoding a large image takes seconds; it must not block the threads that read the job store.
         self._images = ThreadPoolExecutor(1, thread_name_prefix="image")
+        self._unbroken = Unbroken()
 
-    async def accept(self, request: CreateRequest) -> Job:
+    async def accept(
+        self, request: CreateRequest, left: Callable[[Job], Coroutine[Any, Any, None]] | None = None
+    ) -> Job:
         """Validate a request, then store its image and the job with its place in the queue. The job will be rendered.
+
+        A request that is canceled before anything is stored leaves nothing. Later it cannot be undone: the job is
+        accepted, and `left` is run with it.
 
         Raises:
             InvalidRequest, NotFound, TooManyRequests, KeyReused: nothing is stored.
+            PerhapsAccepted: the job may be stored.
         """
-        repeatable = _repeatable(request)
+        _check_key(request.idempotency_key)
         body = parse_create(request.fields if request.remix_of is None else _remixed(request.fields, request.remix_of))
         image = await self._image(request)
         job = self._job(body, request, has_image=image is not None)
+        storing = self._unbroken.begin(self._accept(job, image, request))
+        try:
+            return await asyncio.shield(storing)
+        except asyncio.CancelledError:
+            if left is not None:
+                self._unbroken.begin(_and_then(storing, left))
+            raise
+
+    async def _accept(self, job: Job, image: bytes | None, request: CreateRequest) -> Job:
         # A job without an image needs no artifact store, and must not wait behind jobs that do.
         threads = None if image is None else self._files
-        accepted = await asyncio.get_running_loop().run_in_executor(
-            threads, self._store, job, image, limits_of(self._settings, request.caller), repeatable
-        )
+        accepted = await asyncio.get_running_loop().run_in_executor(threads, self._store, job, image, request)
         if accepted.id == job.id:
             size = f"{job.parameters['width']}x{job.parameters['height']}"
             emit("job.accepted", job_id=job.id, model=job.model, size=size, cost_s=round(accepted.cost_s, 2))
@@ -153,24 +173,39 @@ class Submission:
         except UrlRefused as refused:
             raise InvalidRequest(f"the image cannot be fetched: {refused}", param=IMAGE_FIELD) from None
 
-    def _store(self, job: Job, image: bytes | None, limits: Limits, repeatable: Repeatable | None) -> Job:
+    def _store(self, job: Job, image: bytes | None, request: CreateRequest) -> Job:
         """Store the image, then the job, or neither. The job is accepted once it is stored."""
-        accepted = None
+        repeatable, limits = _repeatable(request), limits_of(self._settings, request.caller)
+        keep_image = False
         try:
             if image is not None:
                 self._artifacts.put(input_key(job), image)
-            accepted = admission.accept(self._database, job, limits, repeatable)
+            accepted = acceptance.accept(self._database, job, limits, repeatable)
+            keep_image = accepted.id == job.id
         except Refused as refused:
             raise too_many(refused) from None
-        except admission.KeyReused:
+        except KeyStandsForAnother:
             raise KeyReused("this Idempotency-Key was sent with another request; choose a new one") from None
-        except UNREACHABLE:
-            accepted = job  # perhaps: only the answer may be lost. If not accepted, the sweeper deletes its image.
-            raise
+        except OutcomeUnknown as unknown:
+            keep_image = True  # if the job was not accepted, the sweeper deletes its image
+            log.warning("the job store went away while it took %s", job.id)
+            raise PerhapsAccepted(job.id, repeatable=repeatable is not None) from unknown
         finally:
-            if image is not None and (accepted is None or accepted.id != job.id):
-                delete_or_leave(self._artifacts, job_prefix(job))
+            if image is not None and not keep_image:
+                _delete_image(self._artifacts, job)
         return accepted
+
+
+async def _and_then(storing: asyncio.Task[Job], left: Callable[[Job], Coroutine[Any, Any, None]]) -> None:
+    await left(await storing)
+
+
+def _delete_image(artifacts: ArtifactStore, job: Job) -> None:
+    """Delete what is not needed. What is known of the job must not be lost to a failure here."""
+    try:
+        delete_or_leave(artifacts, job_prefix(job))
+    except OSError as error:
+        log.warning("the image of %s is left to the sweeper: %s", job.id, error)
 
 
 def _remixed(fields: dict[str, Any], source: Job) -> dict[str, Any]:
@@ -185,11 +220,15 @@ def _remixed(fields: dict[str, Any], source: Job) -> dict[str, Any]:
     return {**kept, "prompt": source.prompt, "model": source.model, **fields}
 
 
+def _check_key(key: str | None) -> None:
+    if key is not None and not 1 <= len(key) <= 255:
+        raise InvalidRequest("Idempotency-Key must have 1 to 255 characters", param="Idempotency-Key")
+
+
 def _repeatable(request: CreateRequest) -> Repeatable | None:
+    """The key and fingerprint of a request that may be repeated. Hashing a large image takes its time."""
     if request.idempotency_key is None:
         return None
-    if not 1 <= len(request.idempotency_key) <= 255:
-        raise InvalidRequest("Idempotency-Key must have 1 to 255 characters", param="Idempotency-Key")
     given = request.image.encode() if isinstance(request.image, str) else request.image
     image = hashlib.sha256(given).hexdigest() if given is not None else None
     source = request.remix_of.id if request.remix_of else None

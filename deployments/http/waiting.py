@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 
 from deployments.http.errors import NotFound
 from deployments.http.watcher import Watcher
+from jobs.database import UNREACHABLE
 from jobs.record import Job
 from jobs.store import JobStore
 
@@ -20,19 +20,23 @@ class Waiting:
         self._watcher = watcher
 
     async def until_ended(self, job: Job, at_most_s: float) -> Job:
-        """Wait until the job ends, at most `at_most_s` seconds; returns the job as it is then.
+        """Wait until the job ends, at most `at_most_s` seconds; returns the job as it is then, as far as is known.
+
+        While the job store cannot be reached, the wait goes on.
 
         Raises:
             NotFound: the job was deleted meanwhile.
         """
-        deadline = time.monotonic() + at_most_s
+        deadline = asyncio.get_running_loop().time() + at_most_s
         while not job.ended:
             try:
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
+                async with asyncio.timeout_at(deadline):
                     await self._watcher.changed(job.id, job.version)
+                    now = await asyncio.to_thread(self._store.get, job.id)
             except TimeoutError:
                 return job
-            now = await asyncio.to_thread(self._store.get, job.id)
+            except UNREACHABLE:
+                continue  # the watcher looks a moment later
             if now is None:
                 raise NotFound("the video was deleted meanwhile", param="video_id")
             job = now

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
 from deployments.configuration.api_keys import SCOPES, KeyLimits
 from deployments.http.auth import Caller
-from deployments.http.errors import KeyReused, TooManyRequests
+from deployments.http.error_handler import render
+from deployments.http.errors import KeyReused, PerhapsAccepted, TooManyRequests
+from deployments.http.submission import CreateRequest
 from deployments.http.uploads import BeginUpload
-from jobs import admission
+from jobs import acceptance
+from jobs.acceptance import OutcomeUnknown
+from jobs.database import Database
 from jobs.priority import Priority
 from jobs.record import Job
 from pipelines.errors import InvalidRequest
@@ -58,17 +63,55 @@ def test_the_image_of_a_job_that_may_have_been_accepted_stays(
 ) -> None:
     door = Door(jobs, tmp_path)
 
-    def answer_lost(*asked: Any) -> Job:
-        accept(*asked)
-        raise OperationalError("COMMIT", None, Exception("server closed the connection"))
+    def answer_lost(database: Database, job: Job, *asked: Any) -> Job:
+        accept(database, job, *asked)
+        raise OutcomeUnknown(job.id)
 
-    accept = admission.accept
-    monkeypatch.setattr(admission, "accept", answer_lost)
-    with pytest.raises(OperationalError):
-        door.ask(image=PICTURE.getvalue(), idempotency_key="x")
+    accept = acceptance.accept
+    monkeypatch.setattr(acceptance, "accept", answer_lost)
+    for key, again in (("x", None), (None, "false")):
+        with pytest.raises(PerhapsAccepted, match="may have been accepted") as unknown:
+            door.ask(image=PICTURE.getvalue(), idempotency_key=key)
+        answer = render(unknown.value)
+        assert (answer.status_code, answer.headers.get("x-should-retry")) == (503, again)
+    without_a_key = jobs.store.page(after=None, limit=1, newest_first=True)[0][0]
+    assert f"GET /v1/videos/{without_a_key.id} will tell" in unknown.value.message
     monkeypatch.undo()
     accepted = door.ask(image=PICTURE.getvalue(), idempotency_key="x")
-    assert list(door.artifacts.list("")) == [f"videos/{accepted.id}/inputs/reference.png"]
+    images = [f"videos/{job.id}/inputs/reference.png" for job in (accepted, without_a_key)]
+    assert list(door.artifacts.list("")) == images
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_request_that_is_canceled_while_its_job_is_stored_does_not_lose_it(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    door, storing, go_on, told = Door(jobs, tmp_path), threading.Event(), threading.Event(), list[Job]()
+
+    def slowly(*asked: Any) -> Job:
+        storing.set()
+        assert go_on.wait(60)
+        return accept(*asked)
+
+    async def tell(job: Job) -> None:
+        told.append(job)
+
+    async def leave() -> None:
+        request = CreateRequest({"prompt": "p"}, None, Caller("k", SCOPES, KeyLimits()))
+        asked = asyncio.create_task(door.submission.accept(request, tell if left else None))
+        assert await asyncio.to_thread(storing.wait, 60)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        go_on.set()
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
+
+    accept = acceptance.accept
+    monkeypatch.setattr(acceptance, "accept", slowly)
+    asyncio.run(leave())
+    (stored,) = jobs.store.page(after=None, limit=9, newest_first=True)[0]
+    assert [job.id for job in told] == [stored.id] * left
 
 
 def test_what_is_accepted_says_what_it_costs_and_where_it_stands(jobs: Jobs, tmp_path: Path) -> None:
