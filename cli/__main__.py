@@ -167,6 +167,18 @@ def bucket(
     check(console, config)
 
 
+@app.command()
+def adopt(
+    config: Annotated[Path | None, typer.Option(help="A Serve config file; default: the one of `serve`.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Take over the artifacts of a job store that is gone: what this one has no job for will be deleted."""
+    from cli.adopt import adopt_artifacts
+    from cli.service import default_config
+
+    adopt_artifacts(console, config or default_config(), lambda question: yes or typer.confirm(question))
+
+
 @config_app.callback()
 def config_files() -> None:
     """Serve config files."""

@@ -60,6 +60,13 @@ def measured_seconds(model: str) -> dict[Stage, float]:
 
 
 @contextmanager
+def opened() -> Iterator[Database]:
+    """The job store. Raises ConfigError."""
+    with _one_sentence(), open_database(database_url()) as database:
+        yield database
+
+
+@contextmanager
 def pins() -> Iterator[Pins]:
     """The commits to which weights are pinned. Raises ConfigError."""
     with _one_sentence(), open_database(database_url()) as database:

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from cli.adopt import refuse_foreign_artifacts
 from cli.fetching import fetch_all
 from cli.job_store import check_job_store
 from cli.service import default_config, run_service
@@ -29,6 +30,7 @@ def run_forever(console: Console, path: Path | None) -> None:
     path = path or default_config()
     config = load_config(path)
     check_job_store()
+    refuse_foreign_artifacts(path)
     told: set[str] = set()
 
     def say(sentence: str) -> None:

@@ -40,6 +40,7 @@ from jobs.ids import is_job_id
 from jobs.lifecycle import CANCELED, Status
 from jobs.pins import Pins
 from jobs.record import Job
+from jobs.retention import Retention
 from jobs.stage_failures import StageFailures
 from jobs.store import JobStore
 from pipelines.errors import InvalidRequest, KinorayError
@@ -47,6 +48,7 @@ from pipelines.version import VERSION
 from pipelines.weights.pin import Commits
 from storage.errors import StorageUnavailable
 from storage.keys import download_name, spritesheet_key, thumbnail_key, video_key
+from storage.owner import require_ours
 from storage.store import delete_job, open_store
 
 T = TypeVar("T")
@@ -108,6 +110,7 @@ class Api:
         self.conductor = conductor
         self.store = open_store(settings.bucket, data_dir(), fail_fast=True)
         database = open_database(database_url())
+        require_ours(self.store, Retention(database).store_id())
         self.jobs = JobStore(database)
         self.deployments = deployment_names(self.cards)
         self.failed_starts, self.pins = FailedStarts(StageFailures(database)), Pins(database)

@@ -19,7 +19,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments import metrics
 from deployments.background import forever, until_set, until_written
 from deployments.configuration.names import deployment_names
-from deployments.configuration.settings import Settings, database_url
+from deployments.configuration.settings import Settings, data_dir, database_url
 from deployments.events import emit
 from deployments.orchestration.denoiser_pool import DenoiserPool
 from deployments.orchestration.job_run import JobRun, plan_of
@@ -38,9 +38,11 @@ from jobs.leases import Leases
 from jobs.lifecycle import CANCELED
 from jobs.priority import Priority
 from jobs.record import Job
+from jobs.retention import Retention
 from jobs.store import JobStore
 from pipelines.stages import Stage
 from storage.keys import checkpoint_prefix, prefixes_of
+from storage.store import refuse_foreign
 
 log = logging.getLogger("ray.serve")
 
@@ -81,6 +83,7 @@ class Conductor:
             for model, handles in stages.items()
         }
         database = open_database(database_url())
+        refuse_foreign(settings.bucket, data_dir(), Retention(database).store_id())
         self.store, self.leases, self.allocation = JobStore(database), Leases(database), Allocation(database)
         self.owner = this_replica()
         self.held: dict[str, Held] = {}  # by lease token

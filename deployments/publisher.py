@@ -22,11 +22,12 @@ from deployments.stages.publication import Publication
 from deployments.stages.worker import payload_bytes, this_replica
 from jobs.database import open_database
 from jobs.leases import Leases
+from jobs.retention import Retention
 from jobs.stored import ResultMetadata
 from jobs.webhooks import Outbox
 from pipelines.output import RenderedVideo
 from storage.errors import StorageUnavailable
-from storage.store import delete_or_leave, open_store
+from storage.store import delete_or_leave, open_store, refuse_foreign
 
 log = logging.getLogger("ray.serve")
 
@@ -46,6 +47,7 @@ class Publisher:
         self.deleters = ThreadPoolExecutor(4, thread_name_prefix="deleter")
         database = open_database(database_url())
         self.leases = Leases(database)
+        refuse_foreign(settings.bucket, data_dir(), Retention(database).store_id())
         self.sweeper = Sweeper(database, self.store)
         works = [self._sweep]
         if (secret := webhook_secret()) is not None:
@@ -56,6 +58,8 @@ class Publisher:
     def check_health(self) -> None:
         if any(loop.done() for loop in self.loops):
             raise RuntimeError("a loop of the publisher has ended")
+        if self.sweeper.foreign is not None:
+            raise self.sweeper.foreign  # Serve restarts the replica, which then does not start
 
     async def run(self, request: PublishRequest, rendered: RenderedVideo) -> AsyncIterator[Event]:
         """Store all files of a video, however long the store is away.

@@ -31,12 +31,15 @@ class ArtifactStore(Protocol):
     """Named blobs. Keys are relative paths with forward slashes; a put is atomic and replaces the previous object.
 
     A prefix ends in a slash; the empty prefix is the whole store. A listing may or may not include objects that are put
-    or deleted during it. A store that is unavailable raises OSError; a bucket raises
-    `storage.errors.StorageUnavailable`.
+    or deleted during it. What cannot be stored or deleted raises `storage.errors.StorageUnavailable`, which may pass:
+    the store is away, its disk is full, a file is not the service's to delete.
     """
 
     def put(self, key: str, data: bytes | Path, about: ObjectMetadata | None = None) -> None:
         """Store bytes, or the content of a file. Once this returns, the object is durable."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Store bytes unless there is such a key; returns whether they were stored. Of several callers one succeeds."""
 
     def get(self, key: str) -> bytes:
         """Raises FileNotFoundError."""
@@ -66,7 +69,10 @@ class ArtifactStore(Protocol):
         """Delete one key; it need not exist."""
 
     def delete_prefix(self, prefix: str) -> None:
-        """Delete every key under a prefix, which must not be the whole store; there may be none."""
+        """Delete every key under a prefix, which must not be the whole store; there may be none.
+
+        What can be deleted is, also if something cannot. Once this returns, nothing is left that was there before.
+        """
 
     def abandon(self, older_than_s: float) -> None:
         """Abort unfinished puts that began more than `older_than_s` ago: they are invisible but cost money."""

@@ -71,6 +71,17 @@ class BucketStore:
         if stated != checksum:
             self._check(key, data, checksum)
 
+    def create(self, key: str, data: bytes) -> bool:
+        checksum = sha256_of(io.BytesIO(data))
+        upload = partial(self._put_object, key, data, checksum, self._extra(key, ObjectMetadata(), {SHA256: checksum}))
+        try:
+            upload(IfNoneMatch="*")
+        except FileExistsError:  # or the server knows no conditions, and two callers may both succeed
+            if self.size(key) is not None:
+                return False
+            upload()
+        return True
+
     def _put_object(
         self, key: str, data: bytes | Path, checksum: str, extra: dict[str, Any], **condition: str
     ) -> str | None:
@@ -178,28 +189,33 @@ class BucketStore:
 
     def delete_prefix(self, prefix: str) -> None:
         check_prefix(prefix, to_delete=True)
+        kept: list[str] = []  # an answer of success names the objects that could not be deleted
         for page in self._pages(prefix):
             if objects := [{"Key": each["Key"]} for each in page.get("Contents", [])]:
                 with in_our_words():
                     answer = self._client.delete_objects(
                         Bucket=self.settings.name, Delete={"Objects": objects, "Quiet": True}
                     )
-                if answer.get("Errors"):
-                    raise StorageUnavailable(f"the bucket kept objects to delete: {answer['Errors'][0].get('Code')}")
-        self._abandon(prefix, 0.0)
+                kept += [str(each.get("Code")) for each in answer.get("Errors", []) if each.get("Code") not in NO_KEY]
+        self._abandon(prefix)
+        if kept:
+            raise StorageUnavailable(f"the bucket kept {len(kept)} objects to delete: {kept[0]}")
 
     def abandon(self, older_than_s: float) -> None:
         """Abort uploads in parts whose client died or lost the answer with the upload's id."""
         for prefix in KINDS:  # other applications may have uploads in this bucket
             self._abandon(prefix, older_than_s)
 
-    def _abandon(self, prefix: str, older_than_s: float) -> None:
+    def _abandon(self, prefix: str, older_than_s: float | None = None) -> None:
         with in_our_words():
-            since = datetime.now(UTC) - timedelta(seconds=older_than_s)
+            # Of any age, if none is given: the server's clock is not ours.
+            since = None if older_than_s is None else datetime.now(UTC) - timedelta(seconds=older_than_s)
             uploads = self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self.settings.name, Prefix=self._path(prefix)
             )
-            for each in [each for page in uploads for each in page.get("Uploads", []) if each["Initiated"] <= since]:
+            for each in [each for page in uploads for each in page.get("Uploads", [])]:
+                if since is not None and each["Initiated"] > since:
+                    continue
                 try:
                     self._client.abort_multipart_upload(
                         Bucket=self.settings.name, Key=each["Key"], UploadId=each["UploadId"]

@@ -6,15 +6,19 @@ therefore creates its folder again, so every deletion is safe during a put.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from storage.artifacts import ObjectMetadata, UploadTarget, check_prefix
+from storage.errors import StorageUnavailable
 
 _PARTIAL = ".partial-"
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST)
+"""Of a deletion: what another one has deleted, and what a put has stored since, or a failed deletion has left."""
 _ATTEMPTS = 100
 """How often a put may lose its folder to a deletion. A folder that cannot be created at all fails just as fast."""
 
@@ -26,16 +30,17 @@ class FolderStore:
         self.root = root.resolve()
 
     def put(self, key: str, data: bytes | Path, about: ObjectMetadata | None = None) -> None:  # noqa: ARG002 see ObjectMetadata
+        self._place(self.path(key), data, os.replace)
+
+    def create(self, key: str, data: bytes) -> bool:
         path = self.path(key)
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _write(path, data)
-            except (FileNotFoundError, FileExistsError):  # the latter when mkdir's folder vanishes at once
-                if attempt == _ATTEMPTS:
-                    raise
-            else:
-                return
+        if path.exists():
+            return False
+        try:
+            self._place(path, data, _link)
+        except _Taken:
+            return False
+        return True
 
     def get(self, key: str) -> bytes:
         return self.path(key).read_bytes()
@@ -66,17 +71,22 @@ class FolderStore:
             path.unlink()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return  # no such key
-        for folder in path.parents:
-            if folder == self.root:
-                return
-            try:
-                folder.rmdir()
-            except OSError:
-                return  # it is in use, or already deleted
+        except OSError as error:
+            raise StorageUnavailable(f"a file cannot be deleted: {error.strerror}") from None
+        self._remove_empty(path.parent)
 
     def delete_prefix(self, prefix: str) -> None:
         check_prefix(prefix, to_delete=True)
-        shutil.rmtree(self._folder(prefix), ignore_errors=True)
+        kept: list[OSError] = []
+
+        def note(_delete: object, _path: str, failed: tuple[type[BaseException], BaseException, object]) -> None:
+            assert isinstance(failed[1], OSError)
+            if failed[1].errno not in _GONE:
+                kept.append(failed[1])
+
+        shutil.rmtree(self._folder(prefix), onerror=note)
+        if kept:
+            raise StorageUnavailable(f"{len(kept)} files or folders cannot be deleted: {kept[0].strerror}")
 
     def abandon(self, older_than_s: float) -> None:
         """Do nothing: the next put of the same key removes a partial file, and so does a deletion of its folder."""
@@ -92,12 +102,55 @@ class FolderStore:
             raise ValueError(f"{key!r} is not a key of this store")
         return path
 
+    def _place(self, path: Path, data: bytes | Path, move: Callable[[str, Path], None]) -> None:
+        """Write a file, and make its folder again as often as a deletion takes it."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _write(path, data, move)
+            except (FileNotFoundError, FileExistsError):  # the latter when mkdir's folder vanishes at once
+                if attempt == _ATTEMPTS:
+                    raise
+            except OSError as error:  # the disk is full, for one thing
+                self._remove_empty(path.parent)
+                raise StorageUnavailable(f"the folder of the artifacts cannot be written: {error.strerror}") from None
+            else:
+                return
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Remove a folder, and those above it, as far as they are empty."""
+        for each in (folder, *folder.parents):
+            if each == self.root:
+                return
+            try:
+                each.rmdir()
+            except OSError:
+                return  # it is in use, or already deleted
+
     def _folder(self, prefix: str) -> Path:
         check_prefix(prefix)
         return self.path(prefix) if prefix else self.root
 
 
-def _write(path: Path, data: bytes | Path) -> None:
+class _Taken(Exception):
+    """There is such a file already."""
+
+
+def _link(partial: str, path: Path) -> None:
+    """Give a file its name, unless another has it. Raises _Taken."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise _Taken from None
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        os.replace(partial, path)  # this file system has no links: two callers may both succeed
+    else:
+        os.unlink(partial)
+
+
+def _write(path: Path, data: bytes | Path, move: Callable[[str, Path], None]) -> None:
     """Write a temporary file beside the target and rename it, so that a reader sees the whole file or none."""
     mine = f"{_PARTIAL}{path.name}-"
     for abandoned in path.parent.iterdir():
@@ -114,7 +167,7 @@ def _write(path: Path, data: bytes | Path) -> None:
                 file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        move(partial, path)
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise

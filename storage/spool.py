@@ -48,6 +48,9 @@ class Spool:
         self._make_room(len(data) if isinstance(data, bytes) else data.stat().st_size)
         self._spool.put(key, data)
 
+    def create(self, key: str, data: bytes) -> bool:
+        return self._store.create(key, data)  # what only one may do needs the one bucket
+
     def get(self, key: str) -> bytes:
         try:
             return self._spool.get(key)

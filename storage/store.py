@@ -8,6 +8,7 @@ from pathlib import Path
 from storage.artifacts import ArtifactStore
 from storage.errors import StorageUnavailable
 from storage.keys import Owner, prefixes_of
+from storage.owner import Ownership, require_ours
 from storage.settings import BucketSettings
 
 log = logging.getLogger("ray.serve")
@@ -41,6 +42,20 @@ def open_store(bucket: BucketSettings | None, data_dir: Path, *, fail_fast: bool
     from storage.folder import FolderStore
 
     return FolderStore(data_dir / "artifacts")
+
+
+def refuse_foreign(bucket: BucketSettings | None, data_dir: Path, store_id: str) -> Ownership:
+    """See at the start of a process that the artifacts are this job store's, or nobody's: then they are from now on.
+
+    A store that is away keeps nobody from starting; the sweeper asks again before it deletes anything.
+
+    Raises:
+        ForeignArtifacts: they are another job store's.
+    """
+    ownership = require_ours(open_store(bucket, data_dir, fail_fast=True), store_id)
+    if ownership is Ownership.UNKNOWN:
+        log.warning("whose artifacts these are cannot be read now; until it can, none is deleted")
+    return ownership
 
 
 def open_checkpoints(bucket: BucketSettings | None, data_dir: Path) -> ArtifactStore:

@@ -12,10 +12,9 @@ from jobs.ids import UPLOAD_KEPT_S, is_job_id, is_outdated, is_upload_id, made_a
 from jobs.retention import Retention
 from jobs.webhooks import Outbox
 from storage.artifacts import ArtifactStore
-from storage.errors import ObjectDamaged, StorageUnavailable
+from storage.errors import StorageUnavailable
 from storage.keys import (
     CHECKPOINTS,
-    JOB_STORE,
     MAX_PARTS,
     UPLOADS,
     VIDEOS,
@@ -23,6 +22,7 @@ from storage.keys import (
     job_prefix,
     upload_prefix,
 )
+from storage.owner import ForeignArtifacts, Ownership, require_ours
 from storage.store import delete_or_leave
 
 ORPHANS_EVERY_S = 3600.0
@@ -42,19 +42,20 @@ class Sweeper:
         self._retention = Retention(database)
         self._outbox = Outbox(database)
         self._artifacts = artifacts
+        self.foreign: ForeignArtifacts | None = None
         self._orphans_at = time.monotonic() + ORPHANS_EVERY_S
 
     def sweep(self) -> None:
         """Delete what is due, and every hour also files without a job, for which it must list every video."""
         self._retention.forget_old()
         self._outbox.forget_old()
+        if not self.are_ours():
+            return
         self.delete_expired()
-        if ours := self.are_ours():
-            self.delete_checkpoints()
+        self.delete_checkpoints()
         if time.monotonic() >= self._orphans_at:
             self._orphans_at = time.monotonic() + ORPHANS_EVERY_S
-            if ours:
-                self.delete_orphans()
+            self.delete_orphans()
             self.delete_uploads()
             self.abandon_unfinished()
 
@@ -62,46 +63,49 @@ class Sweeper:
         """Whether the artifacts belong to the jobs of this job store; if they have no owner, they do from now on.
 
         A job store that is new, or configured by mistake, knows none of the jobs whose videos are in the artifact
-        store.
+        store. Once the artifacts are known to be another's, `foreign` says so.
         """
-        store_id = self._retention.store_id()
+        self.foreign = None
         try:
-            owner = self._artifacts.get(JOB_STORE).decode().strip()
-        except (StorageUnavailable, ObjectDamaged) as error:
-            log.warning("files of no job are left: whose jobs they are of cannot be read: %s", error)
+            ownership = require_ours(self._artifacts, self._retention.store_id())
+        except ForeignArtifacts as foreign:
+            self.foreign = foreign
+            log.error("nothing is deleted: %s", foreign)
             return False
-        except FileNotFoundError:
-            self._artifacts.put(JOB_STORE, store_id.encode())
-            return False  # check again at the next sweep: another job store may have written its own id meanwhile
-        if owner != store_id:
-            log.warning(
-                "the artifacts belong to job store %s, this one is %s: files of no job are left; if that one is gone"
-                " for good and they may go too, delete %s",
-                owner, store_id, JOB_STORE,
-            )  # fmt: skip
-        return owner == store_id
+        if ownership is Ownership.UNKNOWN:
+            log.warning("nothing is deleted for now: whose artifacts these are cannot be read")
+        return ownership is Ownership.OURS
 
     def delete_expired(self) -> None:
         """Delete the files of completed jobs whose `expires_at` has passed, and mark these jobs as expired."""
         kept = 0
-        while len(due := self._retention.due()) > kept:
-            kept = 0
+        while due := self._retention.due(skip=kept):
             for job in due:
                 if delete_or_leave(self._artifacts, job_prefix(job)):
                     self._retention.mark_expired(job.id)
                     emit("job.expired", job_id=job.id)
                 else:
                     kept += 1  # the job stays due; the jobs after it need not wait for it
+        if kept:
+            log.warning("the files of %d jobs that have expired could not be deleted; the next sweep tries again", kept)
 
     def delete_checkpoints(self) -> None:
         """Delete checkpoints of ended jobs: a denoiser for which no conductor waited may have written one later."""
+        self._delete(self.outdated_checkpoints())
+
+    def outdated_checkpoints(self) -> dict[str, str]:
+        """The folders of checkpoints without a live job, by the job's id."""
         ids = [name for name in self._artifacts.children(CHECKPOINTS) if is_job_id(name)]
-        self._delete({job_id: checkpoint_prefix(job_id) for job_id in self._retention.without_live_job(ids)})
+        return {job_id: checkpoint_prefix(job_id) for job_id in self._retention.without_live_job(ids)}
 
     def delete_orphans(self, older_than_s: float = ORPHAN_AGE_S) -> None:
         """Delete files without a job: from requests that died before acceptance, or jobs deleted or canceled."""
+        self._delete(self.orphans(older_than_s))
+
+    def orphans(self, older_than_s: float = ORPHAN_AGE_S) -> dict[str, str]:
+        """The folders of files without a job, by the id that the job had."""
         folders = {job_id: prefix for job_id, prefix in self._folders() if made_at(job_id) < time.time() - older_than_s}
-        self._delete({job_id: folders[job_id] for job_id in self._retention.without_job(folders)})
+        return {job_id: folders[job_id] for job_id in self._retention.without_job(folders)}
 
     def delete_uploads(self, older_than_s: float = UPLOAD_KEPT_S) -> None:
         """Delete files that were uploaded a day ago. A job that uses one has its own copy."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,30 @@ def test_a_sweeper_that_died_before_the_record_is_repeated(jobs: Jobs, artifacts
     assert jobs.store.page(after=None, limit=9, newest_first=True)[0][0].expired
 
 
+def test_files_that_cannot_be_deleted_are_tried_again_and_hold_up_no_others(
+    jobs: Jobs, artifacts: FolderStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stuck, free = (complete(jobs, artifacts, expires_in_s=-1.0) for _ in range(2))
+    unlink, held = os.unlink, {artifacts.path(video_key(stuck)).stat().st_ino}
+    monkeypatch.setattr("jobs.retention.IDS_AT_ONCE", 1)
+
+    def refuse(path: str, *, dir_fd: int | None = None) -> None:
+        if os.stat(path, dir_fd=dir_fd).st_ino in held:
+            raise PermissionError(errno.EPERM, "Operation not permitted", path)
+        unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    sweeper = Sweeper(jobs.database, artifacts)
+    sweeper.sweep()
+    assert [jobs.get(each).expired for each in (stuck, free)] == [False, True]
+    assert "1 jobs that have expired could not be deleted" in caplog.text
+    assert artifacts.size(video_key(stuck)) == 3
+    held.clear()
+    sweeper.sweep()
+    assert jobs.get(stuck).expired
+    assert list(artifacts.list("videos/")) == []
+
+
 def test_checkpoints_of_ended_and_unknown_jobs_go(jobs: Jobs, artifacts: FolderStore) -> None:
     done, live, unknown = complete(jobs, artifacts), jobs.accept(), new_job()
     for job in (done, live, unknown):
@@ -58,21 +84,26 @@ def test_checkpoints_of_ended_and_unknown_jobs_go(jobs: Jobs, artifacts: FolderS
 
 
 def test_a_sweeper_of_another_job_store_takes_no_files_for_those_of_no_job(
-    jobs: Jobs, artifacts: FolderStore, tmp_path: Path
+    jobs: Jobs, artifacts: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = jobs.accept()
     artifacts.put(checkpoint_key(live.id, "denoise", 5, "token"), b"x")
     ours = Sweeper(jobs.database, artifacts)
-    assert [ours.are_ours(), ours.are_ours()] == [False, True], "what is nobody's is its own from the next time"
+    upload = upload_key(new_upload_id())
+    artifacts.put(upload, b"x")
+    assert ours.are_ours(), "what is nobody's is its own from now on"
+    monkeypatch.setattr("deployments.housekeeping.sweeper.ORPHANS_EVERY_S", -1.0)
+    monkeypatch.setattr("deployments.housekeeping.sweeper.is_outdated", lambda *_: True)
     with open_database(sqlite_url(tmp_path / "another.db")) as empty:
         other = Sweeper(empty, artifacts)
         other.sweep()
         assert not other.are_ours()
-    assert artifacts.size(checkpoint_key(live.id, "denoise", 5, "token")) == 1
-    ours.delete_checkpoints()
+        assert "kinoray adopt" in str(other.foreign)
+    assert artifacts.size(checkpoint_key(live.id, "denoise", 5, "token")) == artifacts.size(upload) == 1
+    assert ours.foreign is None
     jobs.store.cancel(live.id)
     ours.sweep()
-    assert list(artifacts.list("")) == [JOB_STORE]
+    assert list(artifacts.list("")) == [JOB_STORE, upload]
 
 
 @pytest.mark.parametrize("template", ["{id}", "{date}/{model}/{id}", "/".join(["{year}"] * (MAX_PARTS - 1) + ["{id}"])])

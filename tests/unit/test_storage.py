@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from pydantic import ValidationError
 
 from pipelines.paths import ROOT
 from storage.artifacts import ArtifactStore
+from storage.errors import StorageUnavailable
 from storage.folder import FolderStore
 from storage.keys import checkpoint_key, checkpoint_prefix, download_name, job_folder, video_key
 from storage.settings import BucketSettings
@@ -180,8 +183,96 @@ def test_puts_succeed_beside_deletions(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     store.put("videos", b"a file where a folder is needed")
-    with pytest.raises(OSError, match="videos"):
-        store.put("videos/a", b"x")
+    with pytest.raises(StorageUnavailable, match="cannot be written: Not a directory"):
+        store.put("videos/a/b", b"x")
+
+
+def test_of_many_that_create_a_key_one_does(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(lambda name: store.create("mine", name.encode()), "abcdefgh"))
+    assert created.count(True) == 1
+    assert store.get("mine") == b"abcdefgh"[created.index(True) :][:1]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_file_system_without_links_has_keys_created_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = FolderStore(tmp_path)
+    assert [store.create("mine", b"a"), store.create("mine", b"b")] == [True, False]
+    assert store.get("mine") == b"a"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+FULL = """
+import pathlib, resource, sys
+from storage.errors import StorageUnavailable
+from storage.errors import StorageUnavailable
+from storage.folder import FolderStore
+from storage.spool import Spool
+
+class Away(FolderStore):
+    def put(self, *_):
+        raise StorageUnavailable("away")
+
+root = pathlib.Path(sys.argv[1])
+store = FolderStore(root)
+store.put("videos/a/video.mp4", b"old")
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+for full in (store, Spool(Away(root / "away"), root / "spool", 2**20)):
+    for key in ("videos/a/video.mp4", "uploads/b/file"):
+        try:
+            full.put(key, bytes(100_000))
+        except StorageUnavailable as error:
+            print(error)
+store.put("uploads/c/file", bytes(1000))
+"""
+
+
+def test_a_full_disk_is_a_store_that_is_away_and_nothing_half_is_left(tmp_path: Path) -> None:
+    """A limit on the size of files is what a process without rights can fill."""
+    done = subprocess.run([sys.executable, "-c", FULL, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["the folder of the artifacts cannot be written: File too large"] * 4, (
+        done.stderr
+    )
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.name not in ("spool",))
+    assert left == ["uploads", "uploads/c", "uploads/c/file", "videos", "videos/a", "videos/a/video.mp4"]
+    assert FolderStore(tmp_path).get("videos/a/video.mp4") == b"old"
+
+
+def test_what_cannot_be_deleted_is_an_error_and_the_rest_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FolderStore(tmp_path)
+    for name in "abc":
+        store.put(f"videos/a/{name}/file", b"x")
+    unlink, rmdir = os.unlink, os.rmdir
+    held = store.path("videos/a/b/file").stat().st_ino
+
+    def refuse(path: str, *, dir_fd: int | None = None) -> None:
+        if os.stat(path, dir_fd=dir_fd).st_ino == held:
+            raise PermissionError(errno.EPERM, "Operation not permitted", path)
+        unlink(path, dir_fd=dir_fd)
+
+    def delete_twice(path: str, *, dir_fd: int | None = None) -> None:
+        rmdir(path, dir_fd=dir_fd)
+        rmdir(path, dir_fd=dir_fd)  # as if another had been faster
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    monkeypatch.setattr(os, "rmdir", delete_twice)
+    with pytest.raises(StorageUnavailable, match="1 files or folders cannot be deleted: Operation not permitted"):
+        store.delete_prefix("videos/a/")
+    assert list(store.list("")) == ["videos/a/b/file"]
+    monkeypatch.setattr(Path, "unlink", lambda path: refuse(str(path)))
+    with pytest.raises(StorageUnavailable, match="cannot be deleted"):
+        store.delete("videos/a/b/file")
+    held = 0
+    store.delete_prefix("videos/a/")
+    store.delete_prefix("videos/a/")
+    assert list(store.list("")) == []
 
 
 def test_a_template_gives_each_job_a_folder_of_its_own() -> None:
