@@ -147,7 +147,7 @@ def _link(partial: str, path: Path) -> None:
             raise
         os.replace(partial, path)  # this file system has no links: two callers may both succeed
     else:
-        os.unlink(partial)
+        Path(partial).unlink(missing_ok=True)  # another writer may have taken it for a killed one's
 
 
 def _write(path: Path, data: bytes | Path, move: Callable[[str, Path], None]) -> None:
