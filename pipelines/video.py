@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.card import Parameters
+from pipelines.disk import temporary_files
 from pipelines.errors import JobFailed
 from pipelines.output import Output, RenderedVideo
 from pipelines.protocols import Audio
@@ -103,8 +104,11 @@ def encode_mp4(
     `metadata` is written as JSON. `crf` is the constant rate factor, 0 (lossless) to 51 (worst).
 
     It takes frames one at a time, so a decoder may still be producing them.
+
+    Raises:
+        ReplicaUnavailable: the disk for temporary files is full.
     """
-    with TemporaryDirectory(prefix="kinoray-mp4-") as folder:
+    with temporary_files(), TemporaryDirectory(prefix="kinoray-mp4-") as folder:
         # The muxer moves the index to the front in a second pass, which needs a real file.
         path = Path(folder) / "video.mp4"
         options = {"movflags": "+faststart", "fflags": "+bitexact"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import random
 import subprocess
@@ -30,6 +31,35 @@ NOISE = [np.random.default_rng(i).integers(0, 256, (64, 96, 3), np.uint8) for i 
 PARAMETERS = resolve(
     GenerationRequest(prompt="a", width=96, height=64, num_frames=9, fps=8, seed=1), get_card("ltx-tiny")
 )
+
+
+FULL = """
+import resource, sys, tempfile
+import numpy as np
+from pipelines.errors import ReplicaUnavailable
+from pipelines.video import encode_mp4
+
+frames = [np.random.default_rng(i).integers(0, 256, (64, 96, 3), np.uint8) for i in range(30)]
+whole = encode_mp4(frames, 8, {})
+for limit in (0, 1000, len(whole) // 2):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        encode_mp4(frames, 8, {})
+    except ReplicaUnavailable as error:
+        print(error.message, flush=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert encode_mp4(frames, 8, {}) == whole
+"""
+
+
+def test_a_full_temporary_folder_is_the_replicas_fault_and_left_empty(tmp_path: Path) -> None:
+    """A limit on the size of files is what a process without rights can fill."""
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", FULL], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = f"the temporary folder {tmp_path} of a replica's machine is full: make room in it, or set TMPDIR to another"
+    assert done.stdout.splitlines() == [said] * 3
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_is_deterministic_playable_and_starts_fast(tmp_path: Path) -> None:
