@@ -3,9 +3,11 @@
 # No postponed annotations here: Serve rebuilds the routes from the methods' signatures and needs the types themselves.
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Header, Query, Request, Response
@@ -14,6 +16,7 @@ from fastapi.sse import EventSourceResponse
 from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from deployments import metrics
 from deployments.configuration.api_keys import Scope, anonymous_allowed
@@ -22,16 +25,20 @@ from deployments.configuration.settings import Settings, data_dir, database_url
 from deployments.events import emit
 from deployments.http.auth import Authenticator, Caller, bearer, caller_of
 from deployments.http.body import read_body, read_file
+from deployments.http.cached import Cached
 from deployments.http.error_handler import install
-from deployments.http.errors import NotFound, NotImplementedHere, NotReady
+from deployments.http.errors import NotFound, NotImplementedHere, NotReady, Unavailable
 from deployments.http.failed_starts import FailedStarts
+from deployments.http.known import video_of
 from deployments.http.openapi import answers, binary, create_body, describe, file_body, json_body
+from deployments.http.overload import Gate, HeldOpen, Lane
 from deployments.http.queue_view import QueueView
-from deployments.http.readiness import Readiness, readiness
+from deployments.http.readiness import STALE_S, Readiness, answer, readiness
 from deployments.http.schemas import DeletedVideo, Model, ModelList, Video, VideoList
 from deployments.http.sse import EventStream, last_seen
 from deployments.http.store_metrics import exposition
 from deployments.http.submission import CreateRequest, Submission
+from deployments.http.unbroken import Unbroken
 from deployments.http.uploads import BeginUpload, Upload, Uploads, parse_upload
 from deployments.http.waiting import Waiting, parse_prefer
 from deployments.http.watcher import Watcher
@@ -53,10 +60,16 @@ from storage.store import delete_job, open_store
 
 T = TypeVar("T")
 
+log = logging.getLogger("ray.serve")
+
 AT_ONCE = 16
 """The number of requests that may wait for the artifact store at once."""
-PROBES_AT_ONCE = 4
-"""The number of load balancers' and people's probes of `/readyz` that are answered at once."""
+# Threads of the lanes that use the job store: together with one each for creates, the watcher, probes and metrics they
+# are fewer than the connections of an engine.
+READERS, ENDERS, STREAMERS = 4, 2, 2
+
+ABANDON_S = 60.0
+"""How long an abandoned job is tried to be canceled while the job store is away."""
 
 # How long a client should wait before it polls again: short at first, then longer, since each poll takes a little of
 # the CPU time that a render on a CPU needs.
@@ -114,14 +127,24 @@ class Api:
         self.jobs = JobStore(database)
         self.deployments = deployment_names(self.cards)
         self.failed_starts, self.pins = FailedStarts(StageFailures(database)), Pins(database)
+        self.gate = Gate(settings.max_creates_at_once, settings.max_bytes_at_once, settings.max_body_bytes)
+        self.reads = Lane("reads", READERS, settings.max_reads_at_once)
+        self.changes = Lane("changes", ENDERS, settings.max_reads_at_once)
+        self.contents = Lane("contents", AT_ONCE, settings.max_reads_at_once)
+        self.deletes = Lane("deletes", ENDERS, settings.max_reads_at_once)
+        self.unbroken = Unbroken()
+        self.held_open = HeldOpen(settings.max_held_open)
         self.files = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="files")
-        # Requests that hang at a job store that is away may hold all of the usual threads.
-        self.probes = ThreadPoolExecutor(PROBES_AT_ONCE, thread_name_prefix="probes")
         self.uploads = Uploads(settings, database, self.store)
         self.submission = Submission(settings, database, self.store, self.uploads, self.files)
         self.queue = QueueView(self.jobs)
         watcher = Watcher(self.jobs.versions)
-        self.waiting, self.event_stream = Waiting(self.jobs, watcher), EventStream(self.jobs, watcher)
+        streams = Lane("streams", STREAMERS, settings.max_held_open)
+        self.waiting = Waiting(self.jobs, watcher)
+        self.event_stream = EventStream(self.jobs, watcher, streams, self.held_open)
+        self.ready = Cached(self._readiness, "readiness")
+        self.commits = Cached(self._commits, "weights' commits")
+        self.exposition = Cached(lambda: exposition(self.jobs), "metrics")
         host = _get_global_client().http_config.host or ""
         anonymous = anonymous_allowed(settings.allow_anonymous, settings.api_keys, host)
         self.authenticator = Authenticator(settings.api_keys, anonymous)
@@ -146,18 +169,26 @@ class Api:
     async def sync(self, request: Request, idempotency_key: Annotated[str | None, Header()] = None) -> Response:
         """Make a video and answer with its mp4, or with the Video if that takes too long. Disconnecting cancels it."""
         caller = caller_of(request, self.authenticator, "submit")
-        job = await self._create(request, caller, idempotency_key)
+        self.held_open.require()
+        job = await self._create(request, caller, idempotency_key, left=self._abandon)
         try:
-            job = await self.waiting.until_ended(job, self.settings.sync_timeout_s)
+            with self.held_open.one():
+                job = await self.waiting.until_ended(job, self.settings.sync_timeout_s)
         except asyncio.CancelledError:
-            await asyncio.shield(self._cancel(job))
+            self.unbroken.begin(self._abandon(job))
             raise
-        if not job.ended:
-            shown = await asyncio.to_thread(self._shown, job)
-            return JSONResponse(shown.model_dump(mode="json"), 202)
-        if job.status is not Status.COMPLETED:
+        if job.ended and job.status is not Status.COMPLETED:
             raise KinorayError(f"{job.id} failed: {job.error_message}", code=job.error_code)
-        return await self._file(job, "video")
+        if job.ended:
+            try:
+                return await self._file(job, "video")
+            except NotFound:
+                raise
+            except Exception as error:
+                # The video is made, so nobody may be told to make it again; its content can be fetched later.
+                log.warning("%s is answered without its file: %s", job.id, error)
+        shown = await self._known(job)
+        return JSONResponse(shown.model_dump(mode="json"), 202)
 
     @app.get("/v1/videos", dependencies=BEARER, responses=answers(400, 401, 403, 503))
     async def list(
@@ -173,19 +204,27 @@ class Api:
             raise InvalidRequest("after must be the id of a video", param="after")
         owner = None if caller.sees_all else caller.name
         newest_first = order == "desc"
-        jobs, more = await asyncio.to_thread(
-            self.jobs.page, after=after, limit=limit, newest_first=newest_first, api_key=owner
-        )
-        data = await asyncio.to_thread(lambda: [self._shown(job) for job in jobs])
-        ends = (data[0].id, data[-1].id) if data else (None, None)
-        return VideoList(data=data, first_id=ends[0], last_id=ends[1], has_more=more)
+
+        def page() -> VideoList:
+            jobs, more = self.jobs.page(after=after, limit=limit, newest_first=newest_first, api_key=owner)
+            data = [self._shown(job) for job in jobs]
+            ends = (data[0].id, data[-1].id) if data else (None, None)
+            return VideoList(data=data, first_id=ends[0], last_id=ends[1], has_more=more)
+
+        return await self.reads.run(page)
 
     @app.get("/v1/videos/{video_id}", dependencies=BEARER, responses=READS)
     async def retrieve(self, request: Request, video_id: str, response: Response) -> Video:
         """A job as it stands, with true step progress."""
-        job = await self._job(request, video_id, "read")
+        caller = caller_of(request, self.authenticator, "read")
+
+        def found() -> tuple[Job, Video]:
+            job = self._found(caller, video_id)
+            return job, self._shown(job)
+
+        job, shown = await self.reads.run(found)
         _poll_after(response, job)
-        return await asyncio.to_thread(self._shown, job)
+        return shown
 
     @app.get("/v1/videos/{video_id}/content", dependencies=BEARER, response_class=FileResponse, responses=CONTENT)
     async def content(
@@ -202,6 +241,7 @@ class Api:
         self, request: Request, video_id: str, last_event_id: Annotated[str | None, Header()] = None
     ) -> Response:
         """Every change of a job as server-sent events: a snapshot first, closed once it has ended."""
+        self.held_open.require()
         job = await self._job(request, video_id, "read")
         seen = last_seen(last_event_id)
         if job.ended and seen is not None and seen >= job.version:
@@ -227,17 +267,19 @@ class Api:
     @app.post("/v1/videos/{video_id}/cancel", dependencies=BEARER, responses=READS)
     async def cancel(self, request: Request, video_id: str) -> Video:
         """Stop a live job at its next step, which frees its GPU. A job that has ended is answered as it is."""
-        job = await self._cancel(await self._job(request, video_id, "submit"))
-        return await asyncio.to_thread(self._shown, job)
+        caller = caller_of(request, self.authenticator, "submit")
+        job = await self._cancel(await self.changes.run(self._found, caller, video_id))
+        return await video_of(job, partial(self.changes.finish, self._shown))
 
     @app.delete("/v1/videos/{video_id}", dependencies=BEARER, responses=READS)
     async def delete(self, request: Request, video_id: str) -> DeletedVideo:
         """Forget a job and everything it stored; a live one is stopped at its next step."""
-        job = await self._job(request, video_id, "submit")
-        if not await asyncio.to_thread(self.jobs.delete, job.id):
+        caller = caller_of(request, self.authenticator, "submit")
+        job = await self.changes.run(self._found, caller, video_id)
+        if not await self.changes.finish(self.jobs.delete, job.id):
             raise _unknown()
-        await self._with_files(delete_job, self.store, job)
         emit("job.deleted", job_id=job.id, model=job.model)
+        await self._delete_files(job)
         return DeletedVideo(id=job.id)
 
     @app.post(
@@ -247,9 +289,10 @@ class Api:
     async def begin_upload(self, request: Request) -> Upload:
         """Get a URL to send a video's first frame to. Then name the upload's id in `input_reference`."""
         caller = caller_of(request, self.authenticator, "submit")
-        fields, _ = await read_body(request, self.settings.max_body_bytes)
-        asked = parse_upload(fields)
-        return await self._with_files(self.uploads.begin, asked, caller, str(request.base_url))
+        with self.gate.enter(request.headers):
+            fields, _ = await read_body(request, self.settings.max_body_bytes)
+            asked = parse_upload(fields)
+            return await self._with_files(self.uploads.begin, asked, caller, str(request.base_url))
 
     @app.put(
         "/v1/uploads/{upload_id}", openapi_extra=file_body(), dependencies=BEARER, status_code=204,
@@ -258,8 +301,9 @@ class Api:
     async def receive_upload(self, request: Request, upload_id: str) -> None:
         """Send the file here if the service has no bucket."""
         caller = caller_of(request, self.authenticator, "submit")
-        data = await read_file(request, self.settings.max_body_bytes)
-        await self._with_files(self.uploads.receive, upload_id, caller, data)
+        with self.gate.enter(request.headers):
+            data = await read_file(request, self.settings.max_body_bytes)
+            await self._with_files(self.uploads.receive, upload_id, caller, data)
 
     @app.post("/v1/videos/edits", include_in_schema=False)
     @app.post("/v1/videos/extensions", include_in_schema=False)
@@ -274,8 +318,10 @@ class Api:
     async def models(self, request: Request) -> ModelList:
         """The models this service runs, with their limits and defaults, and where their weights are from."""
         caller_of(request, self.authenticator, "read")
-        now, commits = await asyncio.to_thread(lambda: (self._readiness(), self._commits()))
-        return ModelList(data=[Model.of(card, commits, now.unavailable.get(card.id)) for card in self.cards.values()])
+        now, commits = await self.ready.get(), await self.commits.get()
+        unavailable = {} if now is None else now.value.unavailable
+        pinned = {} if commits is None else commits.value
+        return ModelList(data=[Model.of(card, pinned, unavailable.get(card.id)) for card in self.cards.values()])
 
     @app.get("/healthz")
     async def healthz(self) -> dict[str, str]:
@@ -286,38 +332,67 @@ class Api:
     async def readyz(self, response: Response) -> dict[str, Any]:
         """200 once every stage could run at once, but for those that cannot start if they leave a model that can run.
 
-        A stage that load scaled to zero counts as ready.
+        A stage that load scaled to zero counts as ready. The answer is a second old at most; it is 503 and says how old
+        if Serve's controller or the job store has not answered for longer than five seconds.
         """
-        now = await asyncio.get_running_loop().run_in_executor(self.probes, self._readiness)
-        response.status_code = 200 if now.status == "ready" else 503
-        return {"status": now.status, "waiting_for": now.loading, "cannot_start": now.cannot_start}
+        response.status_code, body = answer(await self.ready.get())
+        return body
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=answers(503))
     async def metrics(self) -> Response:
         """Cluster-wide metrics from the job store, for Prometheus."""
-        text, kind = await asyncio.to_thread(exposition, self.jobs)
+        known = await self.exposition.get()
+        if known is None or known.age_s > STALE_S:
+            raise Unavailable("the job store cannot be reached; scrape again in a moment")
+        text, kind = known.value
         return Response(text, media_type=kind)
 
     async def _create(
-        self, request: Request, caller: Caller, idempotency_key: str | None, remix_of: Job | None = None
+        self,
+        request: Request,
+        caller: Caller,
+        idempotency_key: str | None,
+        remix_of: Job | None = None,
+        left: Callable[[Job], Coroutine[Any, Any, None]] | None = None,
     ) -> Job:
-        fields, image = await read_body(request, self.settings.max_body_bytes)
-        job = await self.submission.accept(CreateRequest(fields, image, caller, idempotency_key, remix_of))
-        self.conductor.notify.remote()
+        """Accept a job. If the client leaves while it is being stored, `left` is run with it once it is."""
+        with self.gate.enter(request.headers):
+            fields, image = await read_body(request, self.settings.max_body_bytes)
+            job = await self.submission.accept(CreateRequest(fields, image, caller, idempotency_key, remix_of), left)
+        try:
+            self.conductor.notify.remote()
+        except Exception as error:
+            # The job is accepted; a conductor that is told nothing finds it a moment later.
+            log.warning("no conductor was told of %s: %s", job.id, error)
         return job
 
     async def _answer(self, job: Job, response: Response, prefer: str | None) -> Video:
         wait_s = parse_prefer(prefer, self.settings.max_wait_s)
-        if wait_s is not None:
+        if wait_s is not None and not self.held_open.full:
             response.headers["preference-applied"] = f"wait={wait_s:.0f}"
-            job = await self.waiting.until_ended(job, wait_s)
+            with self.held_open.one():
+                job = await self.waiting.until_ended(job, wait_s)
         _poll_after(response, job)
-        return await asyncio.to_thread(self._shown, job)
+        return await self._known(job)
+
+    async def _known(self, job: Job) -> Video:
+        """The Video of a job that this request has accepted."""
+
+        async def show(job: Job) -> Video:
+            if not job.ended and self.queue.is_fresh(job):
+                return self._shown(job)  # waits for nothing
+            return await self.reads.finish(self._shown, job)
+
+        return await video_of(job, show)
 
     async def _job(self, request: Request, job_id: str, scope: Scope) -> Job:
         """A job that the caller may see. Raises NotFound for any other."""
         caller = caller_of(request, self.authenticator, scope)
-        job = await asyncio.to_thread(self.jobs.get, job_id) if is_job_id(job_id) else None
+        return await self.reads.run(self._found, caller, job_id)
+
+    def _found(self, caller: Caller, job_id: str) -> Job:
+        """The same; blocks for the job store."""
+        job = self.jobs.get(job_id) if is_job_id(job_id) else None
         if job is None or not caller.sees(job.api_key):
             raise _unknown()
         return job
@@ -354,16 +429,16 @@ class Api:
         headers = {"cache-control": "private", "x-video-id": job.id}
         if not job.output.get(variant, True):
             raise NotFound(f"there is no such file of this video: it was made without a {variant}")
-        if (url := await self._with_files(self.store.url, key)) is not None:
+        if (url := await self.contents.run(self.store.url, key)) is not None:
             return RedirectResponse(url, 302, {**headers, "cache-control": "no-store"})
-        if (path := await asyncio.to_thread(self.store.local_path, key)) is None:
+        if (path := await self.contents.finish(self.store.local_path, key)) is None:
             raise NotFound("there is no such file of this video: it is not in the artifact store any more")
         return FileResponse(
             path, media_type=kind, filename=download_name(key), content_disposition_type="inline", headers=headers
         )
 
     async def _cancel(self, before: Job) -> Job:
-        job = await asyncio.to_thread(self.jobs.cancel, before.id)
+        job = await self.changes.finish(self.jobs.cancel, before.id)
         if job is None:
             raise _unknown()
         if not before.ended and job.error_code == CANCELED:
@@ -371,8 +446,25 @@ class Api:
         if before.status is Status.QUEUED and job.attempts == before.attempts:
             # No conductor held the job, so none will delete its files.
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": "canceled"})
-            await self._with_files(delete_job, self.store, job)
+            await self._delete_files(job)
         return job
+
+    async def _abandon(self, job: Job) -> None:
+        """Cancel the job of a client that has left, also if the job store is away for a while."""
+        try:
+            await AsyncRetrying(
+                retry=retry_if_exception_type(UNREACHABLE), stop=stop_after_delay(ABANDON_S), wait=wait_fixed(1.0),
+                reraise=True,
+            )(self._cancel, job)  # fmt: skip
+        except (NotFound, *UNREACHABLE) as error:
+            log.warning("%s, whose client has left, is not canceled: %s", job.id, type(error).__name__)
+
+    async def _delete_files(self, job: Job) -> None:
+        """Delete a job's files. That the job is ended or deleted is true even where this fails."""
+        try:
+            await self.deletes.finish(delete_job, self.store, job)
+        except OSError as error:
+            log.warning("what %s has stored is left to the sweeper: %s", job.id, error)
 
     async def _with_files(self, work: Callable[..., T], *inputs: Any) -> T:
         """Run work that may wait for the artifact store in separate threads, so that job store reads need not wait."""

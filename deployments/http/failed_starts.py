@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
@@ -34,6 +35,7 @@ class FailedStarts:
         self._lock = threading.Lock()
         self._reading: Future[tuple[float, Failures]] | None = None
         self._last: tuple[float, Failures] = (0.0, {})
+        self._last_at = time.monotonic()
 
     def all(self, *, deployed_at: float) -> Failures:
         """The failures since the application was deployed, by deployment. Blocks for a second at most."""
@@ -43,10 +45,16 @@ class FailedStarts:
             reading = self._reading
         try:
             self._last = reading.result(self._deadline_s)
+            self._last_at = time.monotonic()
         except (TimeoutError, *UNREACHABLE):
             pass  # what is known from before is the best there is
         of, known = self._last
         return known if of == deployed_at else {}
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the job store has answered, or since this was made."""
+        return time.monotonic() - self._last_at
 
     def _read(self, deployed_at: float) -> tuple[float, Failures]:
         return deployed_at, self._record.all(deployed_at=deployed_at)

@@ -1,4 +1,4 @@
-"""Says at once that a request is too much, instead of letting it wait, and keeps one kind of calls out of another's way.
+"""Refuses at once what is too much, instead of letting it wait, and keeps one kind of calls out of another's way.
 
 Every kind of calls is a lane with threads of its own: creates, reads, cancels and deletes. So a flood of creates delays
 no cancel, and no lane waits for a connection to the job store that another one holds: all lanes together have no more
@@ -29,14 +29,12 @@ RETRY_AFTER_S = (1.0, 3.0)
 class Lane:
     """Threads for one kind of blocking work. Used from one event loop."""
 
-    def __init__(self, name: str, threads: int, waiting: int | None) -> None:
+    def __init__(self, name: str, threads: int, most: int) -> None:
         """
         Args:
-            waiting: how many more may wait for a thread before the next is refused; None is for work that follows from
-                a request that was let in already.
+            most: how much work may be in its threads or wait for one; more is refused.
         """
-        self._name = name
-        self._most = None if waiting is None else threads + waiting
+        self._name, self._most = name, most
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._lock = threading.Lock()
         self._inside = 0
@@ -47,9 +45,13 @@ class Lane:
         Raises:
             Overloaded: at once; nothing was done.
         """
+        if self._inside >= self._most:
+            raise overloaded(self._name)
+        return await self.finish(work, *inputs)
+
+    async def finish(self, work: Callable[..., T], *inputs: Any) -> T:
+        """Do work that follows from a request that was let in already: it is not refused."""
         with self._lock:
-            if self._most is not None and self._inside >= self._most:
-                raise overloaded(self._name)
             self._inside += 1
         future = self._threads.submit(work, *inputs)
         future.add_done_callback(self._leave)  # once the thread is free, even if the client has left before

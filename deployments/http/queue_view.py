@@ -1,7 +1,8 @@
-"""Computes a job's queue position and expected completion, from a view of the queue that is at most a second old."""
+"""Computes a job's queue position and expected completion, from a view of the queue that is a second old or so."""
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from jobs.store import JobStore
 from pipelines.stages import Stage
 
 FRESH_S = 1.0
+SHARE = 0.05
+"""The most of its time that a replica spends looking at a queue: the view of a very long one may be older."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Place:
 class _View:
     """A snapshot of one model's queue."""
 
-    taken_at: float
+    fresh_until: float
     lines: dict[Stage, Line]
     denoisers: int  # at work
     begun_left_s: float
@@ -43,6 +46,12 @@ class QueueView:
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._views: dict[str, _View] = {}
+        self._looking = threading.Lock()
+
+    def is_fresh(self, job: Job) -> bool:
+        """Whether `place` needs no look at the job store."""
+        view = self._views.get(job.model)
+        return job.ended or (view is not None and time.monotonic() < view.fresh_until)
 
     def place(self, job: Job) -> Place:
         """A live job's place. Blocks for the database when the cached view is too old."""
@@ -60,15 +69,27 @@ class QueueView:
 
     def _view(self, model: str) -> _View:
         view = self._views.get(model)
-        if view is None or time.monotonic() - view.taken_at > FRESH_S:
-            view = self._views[model] = self._look(model)
-        return view
+        if view is not None and time.monotonic() < view.fresh_until:
+            return view
+        # One caller looks; the others take the view that there is, or wait for the first one.
+        if not self._looking.acquire(blocking=view is None):
+            assert view is not None
+            return view
+        try:
+            if self._views.get(model) is view:
+                self._views[model] = self._look(model)
+            return self._views[model]
+        finally:
+            self._looking.release()
 
     def _look(self, model: str) -> _View:
+        began_at = time.monotonic()
         begun_left_s = sum(left_s for _, left_s in self._store.working(model).values())
         ahead, before_s = {}, 0.0
         for position, waiting in enumerate(self._store.queue(model), 1):
             ahead[waiting.id] = (position, before_s)
             before_s += waiting.cost_s
-        denoisers = self._store.denoising(model)
-        return _View(time.monotonic(), self._store.lines(model), denoisers, begun_left_s, before_s, ahead)
+        denoisers, lines = self._store.denoising(model), self._store.lines(model)
+        now = time.monotonic()
+        fresh_until = now + max(FRESH_S, (now - began_at) / SHARE)
+        return _View(fresh_until, lines, denoisers, begun_left_s, before_s, ahead)

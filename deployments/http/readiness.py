@@ -8,17 +8,21 @@ models only, and a replica that fails where others work takes down none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from ray import serve
 from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview, ReplicaState
 
 from deployments.application import look
 from deployments.configuration.names import ALWAYS, APPLICATION
+from deployments.http.cached import Known
 from deployments.http.failed_starts import FailedStarts
 from jobs.stage_failures import GIVEN_UP_AT, StageFailure
 from pipelines.stages import Stage
+
+STALE_S = 5.0
+"""What was known so long ago is not relied on any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,26 @@ class Readiness:
     """The models whose jobs fail, since a stage refuses its calls, with the reason."""
     models: int
     """How many models the service has."""
+    store_silent_s: float = 0.0
+    """Seconds since the job store has answered."""
 
     @property
     def status(self) -> Literal["ready", "loading", "unavailable"]:
         if self.loading:
             return "loading"
         return "ready" if len(self.unavailable) < self.models else "unavailable"
+
+
+def answer(known: Known[Readiness] | None) -> tuple[int, dict[str, Any]]:
+    """The status and the body of GET /readyz."""
+    if known is None:
+        return 503, {"status": "unknown", "waiting_for": ["application"], "cannot_start": {}}
+    now = known.value
+    body = {"status": now.status, "waiting_for": now.loading, "cannot_start": now.cannot_start}
+    age_s = known.age_s + now.store_silent_s
+    if age_s > STALE_S:  # nobody answers: either Serve's controller, or the job store
+        return 503, {**body, "status": "unknown", "last_status": now.status, "age_s": round(age_s, 1)}
+    return 200 if now.status == "ready" else 503, body
 
 
 def readiness(names: Mapping[str, Mapping[Stage, str]], failures: FailedStarts) -> Readiness:
@@ -56,7 +74,7 @@ def readiness(names: Mapping[str, Mapping[Stage, str]], failures: FailedStarts) 
     failed = failures.all(deployed_at=application.last_deployed_time_s)
     # Only here is it of interest which replicas run: the controller answers this less quickly.
     running = look().running if any(each.refusing for each in failed.values()) else {}
-    return judge(application.deployments, failed, running, names)
+    return replace(judge(application.deployments, failed, running, names), store_silent_s=failures.age_s)
 
 
 def judge(

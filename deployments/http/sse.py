@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
+from deployments.http.overload import HeldOpen, Lane
 from deployments.http.watcher import Watcher
 from jobs.lifecycle import ENDED, Status, event_of
 from jobs.record import Job
@@ -24,20 +26,28 @@ KEEPALIVE_S = 15.0
 class EventStream:
     """The events of jobs, for any number of clients of one API replica."""
 
-    def __init__(self, store: JobStore, watcher: Watcher) -> None:
+    def __init__(self, store: JobStore, watcher: Watcher, lane: Lane, held_open: HeldOpen) -> None:
         self._store = store
         self._watcher = watcher
+        self._lane = lane
+        self._held_open = held_open
 
     async def of(self, job: Job, seen: int | None, snapshot: Callable[[Job], Any]) -> AsyncIterator[bytes]:
         """Yield a snapshot, then every change until the job ends; with `seen`, only the events after that one."""
+        with self._held_open.one():  # from here, as a stream that nobody begins to read is never closed
+            async with aclosing(self._events(job, seen, snapshot)) as events:
+                async for event in events:
+                    yield event
+
+    async def _events(self, job: Job, seen: int | None, snapshot: Callable[[Job], Any]) -> AsyncGenerator[bytes]:
         if seen is None or seen > job.version:  # an id that was never sent is ignored
             kind = event_of(job.status, job.error_code)
-            yield _event(kind, job.version, await asyncio.to_thread(snapshot, job))
+            yield _event(kind, job.version, await self._lane.finish(snapshot, job))
             seen, ended = job.version, job.ended
         else:
             ended = False
         while not ended:
-            for event in await asyncio.to_thread(self._store.events, job.id, seen):
+            for event in await self._lane.finish(self._store.events, job.id, seen):
                 yield _event(event.kind, event.version, {"id": job.id, **event.data})
                 seen = event.version
                 ended = Status(event.data["status"]) in ENDED
@@ -45,11 +55,13 @@ class EventStream:
                 return
             try:
                 async with asyncio.timeout(KEEPALIVE_S):
-                    if await self._watcher.changed(job.id, seen) is None:
-                        yield _event("deleted", seen + 1, {"id": job.id})
-                        return
+                    version = await self._watcher.changed(job.id, seen)
             except TimeoutError:
                 yield KEEPALIVE_COMMENT
+                continue
+            if version is None:
+                yield _event("deleted", seen + 1, {"id": job.id})
+                return
 
 
 def last_seen(header: str | None) -> int | None:

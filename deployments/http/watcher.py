@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from jobs.database import UNREACHABLE
 
@@ -15,6 +16,7 @@ class Watcher:
 
     def __init__(self, versions: Callable[[Collection[str]], Mapping[str, int]]) -> None:
         self._versions = versions
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="watcher")  # no lane of requests is held up by it
         self._asked: set[str] = set()
         self._look: asyncio.Task[Mapping[str, int] | None] | None = None
 
@@ -32,6 +34,6 @@ class Watcher:
         await asyncio.sleep(LOOK_EVERY_S)
         asked, self._asked, self._look = self._asked, set(), None
         try:
-            return await asyncio.to_thread(self._versions, asked)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._versions, asked)
         except UNREACHABLE:
             return None  # the requests keep waiting

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from deployments.http import queue_view
+from deployments.http.overload import HeldOpen, Lane
 from deployments.http.queue_view import Place, QueueView
 from deployments.http.sse import EventStream, last_seen
 from deployments.http.waiting import parse_prefer
@@ -80,7 +81,8 @@ def test_one_who_has_seen_what_was_never_sent_begins_anew_and_sees_the_end(jobs:
     job = jobs.accept()
 
     async def follow(seen: int) -> list[str]:
-        stream = EventStream(jobs.store, Watcher(jobs.store.versions))
+        held_open = HeldOpen(1)
+        stream = EventStream(jobs.store, Watcher(jobs.store.versions), Lane("streams", 1, 1), held_open)
         names = []
         async with asyncio.timeout(60):
             async for event in stream.of(job, seen, lambda now: {"id": now.id}):
