@@ -69,8 +69,7 @@ def _measure(url: str) -> dict[str, float]:
         store, leases = JobStore(database), Leases(database)
 
         def claim() -> None:
-            claimed = leases.claim(MODEL, owner="bench", lease_s=60, max_attempts=3, capacity=CAPACITY)
-            assert claimed is not None
+            (claimed,) = leases.claim(MODEL, owner="bench", lease_s=60, max_attempts=3, capacity=CAPACITY)
             leases.complete({claimed.lease_token or "": Rendered({}, ResultMetadata())})
 
         return {

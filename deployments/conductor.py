@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +23,11 @@ from deployments.events import emit
 from deployments.orchestration.denoiser_pool import DenoiserPool
 from deployments.orchestration.job_run import JobRun, plan_of
 from deployments.orchestration.lease import Lease
+from deployments.orchestration.publication_backlog import PublicationBacklog
+from deployments.orchestration.queue_wait import first_wait_s
 from deployments.orchestration.ray_stage import RayStage
 from deployments.orchestration.renewal import Renewal
+from deployments.orchestration.replica_news import ReplicaNews
 from deployments.orchestration.replicas import look
 from deployments.orchestration.settlement import Settlement
 from deployments.orchestration.stage_call import StageHandle
@@ -49,8 +51,13 @@ log = logging.getLogger("ray.serve")
 T = TypeVar("T")
 
 LOOK_EVERY_S, PREEMPT_EVERY_S, TIDY_EVERY_S = 0.5, 1.0, 1.0
+CHECK_EVERY_S = 0.75
+"""How soon a conductor learns that a job was canceled or deleted while no stage reports: a stage between steps stops
+within a second then."""
+CLAIMS_AT_ONCE = 16
+"""The most jobs that one transaction claims."""
 DISCARD_S = 5.0
-GATHER_S = 0.25
+GATHER_S = 0.5
 """How long progress reports gather for one write. Denoisers report once a second; the first is written at once."""
 PAUSE_S = 0.05
 """The pause after each search for jobs to claim: a freed denoiser and an ended job are often signalled together."""
@@ -88,8 +95,13 @@ class Conductor:
         self.owner = this_replica()
         self.held: dict[str, Held] = {}  # by lease token
         self.wake = asyncio.Event()
+        self.backlog = PublicationBacklog(self._unpublished, settings.max_unpublished, settings.max_unpublished_bytes)
         denoisers = {model: names[Stage.DENOISE] for model, names in deployment_names(self.cards).items()}
-        self.denoiser_pool = DenoiserPool(self.allocation, denoisers, on_freed=self.wake.set)
+        self.denoiser_pool = DenoiserPool(
+            self.allocation, denoisers, on_freed=self.wake.set, paused=self.backlog.is_full
+        )
+        watched = {"Publisher", *(each for names in deployment_names(self.cards).values() for each in names.values())}
+        self.replica_news = ReplicaNews(watched)
         self.stopping = False
         loop = asyncio.get_running_loop()
         self.takeover_guard = TakeoverGuard(settings.lease_s)
@@ -108,7 +120,7 @@ class Conductor:
         completions = WriteBatcher(self.leases.complete, stopped=self._stops)
         self.settlement = Settlement(self.leases, completions, settings.max_attempts, self._stops)
         self.pending_cleanup: list[str] = []  # prefixes of files
-        loops = (self._watch_replicas, self._preempt, self.denoiser_pool.assign, self._tidy)
+        loops = (self._check_all, self._watch_replicas, self._preempt, self.denoiser_pool.assign, self._tidy)
         self.others = [loop.create_task(forever(work)) for work in loops]
 
     async def notify(self) -> None:
@@ -140,8 +152,12 @@ class Conductor:
     async def _claim_all(self) -> None:
         self.wake.clear()
         for model in self.cards:
-            while not self.stopping and (job := await asyncio.to_thread(self._claim, model)) is not None:
-                self._start(job)
+            while not self.stopping and not self.backlog.is_full():
+                claimed = await asyncio.to_thread(self._claim, model)
+                for job in claimed:
+                    self._start(job)
+                if len(claimed) < CLAIMS_AT_ONCE:
+                    break
         if self.stopping:
             return
         await asyncio.sleep(PAUSE_S)
@@ -152,6 +168,14 @@ class Conductor:
         await self.renewing.renew()
         await asyncio.sleep(self.settings.lease_s / 3)
 
+    async def _check_all(self) -> None:
+        await asyncio.sleep(CHECK_EVERY_S)
+        await self.renewing.check()
+
+    def _unpublished(self) -> list[int]:
+        sizes = (each.job_run.unpublished_bytes for each in self.held.values())
+        return [size for size in sizes if size is not None]
+
     def _abort(self, token: str) -> None:
         """Abort a job run: the job was deleted or canceled, another conductor has it, or this conductor stops."""
         if token in self.held and not (running := self.held[token].running).cancelling():
@@ -159,7 +183,9 @@ class Conductor:
 
     async def _watch_replicas(self) -> None:
         """Refresh the list of replicas, and migrate the jobs of replicas that were told to stop."""
-        now = self.denoiser_pool.replicas = await asyncio.to_thread(look)
+        if self.replica_news.is_due():
+            self.denoiser_pool.replicas = await asyncio.to_thread(look)
+        now = self.denoiser_pool.replicas
         for each in self.held.values():
             if each.job_run.replica in now.stopping or each.job_run.waits_in_vain():
                 each.job_run.migrate()
@@ -189,7 +215,7 @@ class Conductor:
         if pending_cleanup:
             await self.publisher.discard.remote(pending_cleanup)
 
-    def _claim(self, model: str) -> Job | None:
+    def _claim(self, model: str) -> list[Job]:
         denoisers = len(self.denoiser_pool.denoisers(model))
         ahead = max(self.settings.look_ahead, denoisers)  # all denoisers may finish at once
         return self.leases.claim(
@@ -200,12 +226,13 @@ class Conductor:
             capacity=denoisers + ahead,
             begins_with=next(stage for stage in Stage if stage in self.cards[model].STAGES),
             take_over=self.takeover_guard.trusted(),
+            most=CLAIMS_AT_ONCE,
         )
 
     def _start(self, job: Job) -> None:
         lease = Lease(self.leases, self.positions, job)
-        if job.attempts == 1:
-            metrics.queue_wait_seconds().observe(time.time() - job.created_at, {"model": job.model})
+        if (waited_s := first_wait_s(job)) is not None:
+            metrics.queue_wait_seconds().observe(waited_s, {"model": job.model})
         emit("job.claimed", job_id=job.id, model=job.model, attempt=job.attempts)
         plan = partial(plan_of, self.cards[job.model])
         job_run = JobRun(job, plan, self.stages[job.model], lease, self.denoiser_pool)

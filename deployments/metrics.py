@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from ray.serve.metrics import Counter, Histogram
+from ray.serve.metrics import Counter, Gauge, Histogram
 
 SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600]
 STEP_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
@@ -71,6 +71,16 @@ def publish_retries_total() -> Counter:
         description="How often a finished video had to wait because the artifact store could not be used.",
         tag_keys=("model",),
     )
+
+
+@cache
+def unpublished_jobs() -> Gauge:
+    return Gauge("kinoray_unpublished_jobs", description="Finished videos of a conductor that are not stored yet.")
+
+
+@cache
+def unpublished_bytes() -> Gauge:
+    return Gauge("kinoray_unpublished_bytes", description="The size of these videos.")
 
 
 @cache

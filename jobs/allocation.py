@@ -53,6 +53,11 @@ class Allocation:
             .where(jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS, jobs.c.stage == Stage.DENOISE)
             .order_by(jobs.c.queue_rank, jobs.c.id)
         )
+        with self._database.read() as connection:
+            encoded = [EncodedJob(*row) for row in connection.execute(query)]
+            assignments, answer = assign_free_denoisers(encoded, denoisers, tokens)
+            if not assignments:  # so it is most of the time, and nothing has to be locked
+                return answer
         with self._database.write() as connection:
             hold_denoisers(connection, model)
             encoded = [EncodedJob(*row) for row in connection.execute(query)]

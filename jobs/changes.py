@@ -6,9 +6,9 @@ import dataclasses
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, TextClause, delete, insert, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Select, TextClause, delete, insert, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from jobs.clock import NOW
@@ -34,16 +34,34 @@ class Position:
     replica: str | None = None
     begins: bool = False
 
-    def is_of(self, job: Job) -> bool:
+    def is_of(self, job: Place) -> bool:
         """Whether this position applies to the job. A denoiser is assigned to a job before it reports progress."""
         return self.begins or (
-            job.stage is self.stage and (self.stage is not Stage.DENOISE or job.replica == self.replica)
+            job.stage == self.stage and (self.stage is not Stage.DENOISE or job.replica == self.replica)
         )
 
-    def values(self, job: Job) -> dict[str, Any]:
+    def values(self, job: Place) -> dict[str, Any]:
         """The columns that this position changes."""
         progress = max(job.progress, self.progress)
         return {"stage": self.stage, "progress": progress, "step": self.step, "replica": self.replica}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a change of position needs of a job's row."""
+
+    id: str
+    lease_token: str
+    lease_expires_at: float
+    status: str
+    stage: str | None
+    replica: str | None
+    progress: int
+    step: int | None
+    attempts: int
+    error_code: str | None
+    error_message: str | None
+    version: int
 
 
 SEEN = ("status", "stage", "progress", "step", "attempts", "error_code", "error_message")
@@ -87,13 +105,25 @@ def carry_out(connection: Connection, statement: ReturningUpdate[Any], **paramet
 
 def hold_each(connection: Connection, tokens: Collection[str]) -> tuple[dict[str, Job], float]:
     """Lock the jobs under these leases for `change_each`; returns them by lease, and the database's time."""
-    query = select(jobs, NOW).where(jobs.c.lease_token.in_(tokens)).order_by(jobs.c.id).with_for_update(of=jobs)
-    rows = connection.execute(query).all()
+    rows = connection.execute(_held(tokens, *jobs.c)).all()
     return {row.lease_token: read_job(row) for row in rows}, rows[0][-1] if rows else 0.0
 
 
-def change_each(connection: Connection, changes: Sequence[tuple[Job, dict[str, Any]]]) -> list[Job]:
-    """Change jobs that `hold_each` has locked, each to its own values; all values name the same columns.
+def hold_places(connection: Connection, tokens: Collection[str]) -> tuple[dict[str, Place], float]:
+    """The same, of the few columns that a change of position needs: most changes are such."""
+    rows = connection.execute(_held(tokens, *(jobs.c[each.name] for each in dataclasses.fields(Place)))).all()
+    return {row.lease_token: Place(*row[:-1]) for row in rows}, rows[0][-1] if rows else 0.0
+
+
+def _held(tokens: Collection[str], *columns: Column[Any]) -> Select[Any]:
+    return select(*columns, NOW).where(jobs.c.lease_token.in_(tokens)).order_by(jobs.c.id).with_for_update(of=jobs)
+
+
+J = TypeVar("J", Job, Place)
+
+
+def change_each(connection: Connection, changes: Sequence[tuple[J, dict[str, Any]]]) -> list[J]:
+    """Change locked jobs, each to its own values; all values name the same columns.
 
     Returns the changed jobs. A change that clients cannot see, such as another replica, has no event.
     """
@@ -105,8 +135,13 @@ def change_each(connection: Connection, changes: Sequence[tuple[Job, dict[str, A
     changes = [(job, {**values, "version": job.version + (job.id in seen)}) for job, values in changes]
     update_each(connection, jobs, [{"id": job.id, **values} for job, values in changes])
     changed = [dataclasses.replace(job, **values) for job, values in changes]
-    _follow_up(connection, [job for job in changed if job.id in seen])
+    _settle(connection, _ended(changed))
+    tell(connection, [job for job in changed if job.id in seen])
     return changed
+
+
+def _ended(changed: Sequence[Job | Place]) -> list[Job]:
+    return [job for job in changed if isinstance(job, Job) and job.ended]
 
 
 def ended_values(
@@ -119,19 +154,19 @@ def ended_values(
     }  # fmt: skip
 
 
-def tell(connection: Connection, changed: Sequence[Job]) -> None:
+def tell(connection: Connection, changed: Sequence[Job | Place]) -> None:
     """Append the event of each job's present version."""
     if changed:
         connection.execute(insert(job_events), [_event(job) for job in changed])
 
 
-def _event(job: Job) -> dict[str, Any]:
+def _event(job: Job | Place) -> dict[str, Any]:
     error = None if job.error_code is None else {"code": job.error_code, "message": job.error_message or ""}
     data = {
         "status": job.status, "stage": job.stage, "progress": job.progress, "step": job.step,
         "attempts": job.attempts, "error": error,
     }  # fmt: skip
-    kind = event_of(job.status, job.error_code)
+    kind = event_of(Status(job.status), job.error_code)
     return {"job_id": job.id, "version": job.version, "kind": kind, "at": time.time(), "data": data}
 
 

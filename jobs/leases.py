@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
 
-from jobs.changes import NO_LEASE, Position, carry_out, change, change_each, ended_values, hold_each
+from jobs.changes import NO_LEASE, Position, carry_out, change, change_each, ended_values, hold_each, hold_places
 from jobs.claims import abandoned, claim_statement
 from jobs.clock import NOW, DatabaseClock
 from jobs.costs import Estimate, estimate, learn, read_lines
@@ -70,20 +70,26 @@ class Leases:
         capacity: int,
         begins_with: Stage = Stage.TEXT_ENCODE,
         take_over: bool = True,
-    ) -> Job | None:
-        """Claim a job of a model: with `take_over` the one whose lease expired first, else the first of the queue.
+        most: int = 1,
+    ) -> list[Job]:
+        """Claim up to `most` jobs of a model: with `take_over` those whose lease expired, else the first of the queue.
 
         A queued job is claimed only while fewer than `capacity` jobs of the model have a denoiser or will want one
         before it, or if its denoise finished before it was requeued. `fail_spent` handles jobs without attempts left.
         """
         parameters = {
-            "of": model, "owner": owner, "token": uuid.uuid4().hex, "lease_s": lease_s,
+            "of": model, "owner": owner, "lease_s": lease_s,
             "expired_by": self._clock.passed() if take_over else 0.0, "max_attempts": max_attempts,
             "capacity": capacity, "begins_with": begins_with,
         }  # fmt: skip
+        claimed: list[Job] = []
         with self._database.write() as connection:
-            claimed = carry_out(connection, claim_statement(), **parameters)
-        return claimed[0] if claimed else None
+            while len(claimed) < most:
+                found = carry_out(connection, claim_statement(), token=uuid.uuid4().hex, **parameters)
+                if not found:
+                    break
+                claimed += found
+        return claimed
 
     def estimate(self, job: Job) -> Estimate:
         """Estimate the cost of a job's stages from finished jobs of its model."""
@@ -101,7 +107,12 @@ class Leases:
         with self._database.write() as connection:
             connection.execute(update(jobs).where(jobs.c.id.in_(free)).values(lease_expires_at=NOW + lease_s))
             self._clock.read(connection)
-            return set(connection.execute(select(jobs.c.lease_token).where(mine)).scalars())
+            return _held(connection, tokens)
+
+    def held(self, tokens: Collection[str]) -> set[str]:
+        """Those of these leases that are still held: their jobs were not deleted, canceled or claimed by another."""
+        with self._database.read() as connection:
+            return _held(connection, tokens)
 
     def remaining_s(self, token: str) -> float | None:
         """Seconds until a lease expires unless it is renewed, negative if it has; None when it is no longer held."""
@@ -116,7 +127,7 @@ class Leases:
         This also renews the leases of the jobs that move, because `renew` skips the rows that this write has locked.
         """
         with self._database.write() as connection:
-            held, now = hold_each(connection, positions)
+            held, now = hold_places(connection, positions)
             renewed = {"lease_expires_at": now + lease_s}
             moved = {token: job for token, job in held.items() if positions[token].is_of(job)}
             change_each(connection, [(job, positions[token].values(job) | renewed) for token, job in moved.items()])
@@ -204,6 +215,10 @@ class Leases:
         expired_by = self._clock.passed()  # before the wait for a connection: without one no lease can be renewed
         with self._database.write() as connection:
             return change(connection, *abandoned(expired_by), jobs.c.attempts >= max_attempts, **ended)
+
+
+def _held(connection: Connection, tokens: Collection[str]) -> set[str]:
+    return set(connection.execute(select(jobs.c.lease_token).where(jobs.c.lease_token.in_(tokens))).scalars())
 
 
 def retry_delay_s(attempt: int) -> float:

@@ -36,18 +36,21 @@ class DenoiserPool:
         deployments: Mapping[str, str],
         on_freed: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        paused: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
             deployments: the name of the denoiser deployment of each model.
             on_freed: called when a job of this conductor has left its denoiser.
             clock: in seconds, from any start.
+            paused: whether no job may have a denoiser for now.
         """
         self.replicas = Replicas({}, frozenset())
         self._allocation = allocation
         self._deployments = deployments
         self._on_freed = on_freed
         self._clock = clock
+        self._paused = paused
         self._waiting: dict[str, dict[str, asyncio.Future[str]]] = {model: {} for model in deployments}
         self._news = asyncio.Event()
         self._lost: dict[str, float] = {}  # replica -> the clock's time until which it gets no job
@@ -83,6 +86,8 @@ class DenoiserPool:
         """Wait for a change, then assign the free denoisers. To be called in a loop."""
         await until_set(self._news, POLL_S if any(self._waiting.values()) else None)
         self._news.clear()
+        if self._paused():
+            return
         for model, waiting in self._waiting.items():
             if waiting and (denoisers := self.denoisers(model)):
                 given = await asyncio.to_thread(self._allocation.assign, model, denoisers, set(waiting))

@@ -64,7 +64,10 @@ def plan_of(card: ModelCard, job: Job) -> Graph:
 
 
 class JobRun:
-    """Runs one job. `stage_seconds` and `result_metadata` grow as nodes finish; `replica` is the one that works now."""
+    """Runs one job. `stage_seconds` and `result_metadata` grow as nodes finish; `replica` is the one that works now.
+
+    `unpublished_bytes` is the size of the finished video, once there is one.
+    """
 
     def __init__(
         self,
@@ -81,6 +84,7 @@ class JobRun:
         self.job = job
         self.result_metadata = job.result_metadata
         self.call: StageCall | None = None
+        self.unpublished_bytes: int | None = None
         self._plan = plan
         self._stages = stages
         self._lease = lease
@@ -293,6 +297,8 @@ class JobRun:
         seconds = round(finished.seconds, 4)
         self._seconds[node.name] = node.stage, seconds
         self.result_metadata = self.result_metadata.updated(finished.result_metadata)
+        if node.name == self._graph.nodes[-1].video:
+            self.unpublished_bytes = finished.nbytes
         metrics.stage_seconds().observe(finished.seconds, {"model": self.job.model, "stage": node.stage})
         if finished.nbytes:
             metrics.stage_output_bytes().observe(finished.nbytes, {"model": self.job.model, "stage": node.stage})

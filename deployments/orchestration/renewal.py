@@ -20,6 +20,8 @@ class RenewsLeases(Protocol):
 
     def renew(self, tokens: Collection[str], lease_s: float) -> set[str]: ...
 
+    def held(self, tokens: Collection[str]) -> set[str]: ...
+
     def fail_spent(self, max_attempts: int, message: str) -> list[Job]: ...
 
 
@@ -64,6 +66,17 @@ class Renewal:
         self._guard.renewed()
         if self._guard.trusted():
             await in_thread(self._fail_spent)
+
+    async def check(self) -> None:
+        """Ask whether every lease is still held, which renewals ask too seldom to tell a canceled job soon."""
+        if not (tokens := set(self._held())):
+            return
+        try:
+            valid = await asyncio.to_thread(self._leases.held, tokens)
+        except UNREACHABLE:
+            return  # the renewal reports it
+        for token in tokens - valid:
+            self._on_lost(token)
 
     def _fail_spent(self) -> None:
         attempts = self._max_attempts

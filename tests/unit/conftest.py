@@ -65,9 +65,10 @@ class Jobs:
         return accept(self.database, new_job(**fields), Limits())
 
     def claim(self, *, model: str = "m", **options: Any) -> Job | None:
-        return self.leases.claim(
+        claimed = self.leases.claim(
             model, **{"owner": "c1", "lease_s": 60.0, "max_attempts": 3, "capacity": 100, **options}
         )
+        return claimed[0] if claimed else None
 
     def take(self, **options: Any) -> tuple[Job, str]:
         """Claim a job that must be there; returns it and its token."""

@@ -155,6 +155,25 @@ def test_nothing_is_asked_while_no_denoiser_takes_calls() -> None:
     asyncio.run(run())
 
 
+def test_nothing_is_asked_while_no_more_may_be_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(denoiser_pool, "POLL_S", 0.01)
+    paused = [True, True, False]
+
+    async def run() -> None:
+        allocation = Allocation({"t1": "m1"})
+        pool = DenoiserPool(allocation, {"m": "Denoiser-m"}, lambda: None, paused=lambda: paused.pop(0))
+        pool.replicas = Replicas({"Denoiser-m": ("m1",)}, frozenset())
+        job = waiting(pool, "m", "t1")
+        await settle()
+        for _ in range(2):
+            await assign(pool)
+            assert allocation.asked == []
+        await assign(pool)  # without any news
+        assert await asyncio.wait_for(job, PATIENCE_S) == "m1"
+
+    asyncio.run(run())
+
+
 def test_who_comes_while_the_store_is_asked_is_asked_about_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(denoiser_pool, "POLL_S", 2 * PATIENCE_S)
 

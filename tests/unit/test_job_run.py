@@ -108,6 +108,19 @@ def test_a_job_leaves_its_denoiser_as_soon_as_the_denoise_is_about_to_end() -> N
     assert log.count("freed") == 1
 
 
+def test_a_video_counts_as_unpublished_from_its_decode_on() -> None:
+    world = World({Stage.PUBLISH: [[Started("p1")]]})
+
+    async def publish() -> None:
+        call = await world.until_called(Stage.PUBLISH)
+        assert world.run.unpublished_bytes == FINISHED.nbytes
+        call.fail(Enough())
+
+    assert world.run.unpublished_bytes is None
+    with pytest.raises(Enough):
+        world.finish(publish)
+
+
 def test_a_migrated_denoise_continues_elsewhere_from_its_commit_and_both_parts_count() -> None:
     second: Script = [Started("d2"), Finished(2.0, 10, ResultMetadata(resumed_at_step=3))]
     world = World({Stage.DENOISE: [[Started("d1"), Progress(3, 9)], second]})

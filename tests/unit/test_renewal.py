@@ -31,6 +31,12 @@ class Leases:
         self.asked.append(f"renew {sorted(tokens)} for {lease_s:g}")
         return self.valid & set(tokens)
 
+    def held(self, tokens: Collection[str]) -> set[str]:
+        if self.unreachable:
+            raise OperationalError("", {}, OSError())
+        self.asked.append(f"held {sorted(tokens)}")
+        return self.valid & set(tokens)
+
     def fail_spent(self, max_attempts: int, message: str) -> list[Job]:
         self.asked.append(f"fail spent after {max_attempts}: {message}")
         return self.spent
@@ -78,6 +84,21 @@ def test_it_renews_what_the_conductor_holds_and_lets_go_of_what_is_lost() -> Non
     world.renew()
     assert world.leases.asked[0] == "renew ['a', 'b'] for 15"
     assert world.lost == ["a"]
+
+
+def test_between_renewals_it_asks_what_was_canceled_and_renews_nothing() -> None:
+    world = World(Leases(valid={"b"}))
+    asyncio.run(world.renewal.check())
+    assert (world.leases.asked, world.lost) == (["held ['a', 'b']"], ["a"])
+    world.held.clear()
+    asyncio.run(world.renewal.check())
+    assert len(world.leases.asked) == 1, "there is nothing to ask about"
+
+
+def test_a_check_that_finds_no_store_gives_up_nothing() -> None:
+    world = World(Leases(valid=set(), unreachable=True))
+    asyncio.run(world.renewal.check())
+    assert world.lost == []
 
 
 def test_jobs_whose_conductor_took_their_last_attempt_with_it_are_failed(counted: list[dict[str, str]]) -> None:
