@@ -115,6 +115,10 @@ chaos-short: setup-dev ## two kills, as a test
 bench-scale: setup ## how the service scales, on simulated GPUs; ROWS="burst storm" for some of it
 	@$(BIN)/python -m benchmarks.scale $(ROWS)
 
+.PHONY: bench-conductor
+bench-conductor: setup ## the CPU time that a conductor spends on a job, against an earlier version; ARGS="--denoisers 32 --rounds 2"
+	@$(BIN)/python -m benchmarks.conductor $(ARGS)
+
 .PHONY: modules
 modules: setup-dev ## draw the folders and their imports into docs/architecture.md
 	@$(BIN)/python scripts/draw_modules.py
