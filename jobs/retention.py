@@ -29,13 +29,15 @@ class Retention:
             store_id: str = connection.execute(select(job_store.c.id)).scalar_one()
         return store_id
 
-    def due(self, skip: int = 0, limit: int = IDS_AT_ONCE) -> list[Job]:
+    def due(self, skip: int = 0) -> list[Job]:
         """Completed jobs whose files have expired, the longest overdue first, without the first `skip`."""
         query = select(jobs).where(KEPT, jobs.c.expires_at <= NOW)
         with self._database.read() as connection:
             return [
                 read_job(row)
-                for row in connection.execute(query.order_by(jobs.c.expires_at, jobs.c.id).offset(skip).limit(limit))
+                for row in connection.execute(
+                    query.order_by(jobs.c.expires_at, jobs.c.id).offset(skip).limit(IDS_AT_ONCE)
+                )
             ]
 
     def mark_expired(self, job_id: str) -> None:
