@@ -28,6 +28,7 @@ from deployments.configuration.settings import database_url
 from jobs.costs import mean_seconds
 from jobs.database import UNREACHABLE, Database
 from jobs.lifecycle import AHEAD_OF_DENOISE
+from jobs.schema import jobs
 from jobs.store import JobStore
 from pipelines.catalogue import read_anew
 from pipelines.stages import Stage
@@ -135,7 +136,9 @@ class Balance:
 
     def _replicas(self, models: list[str]) -> dict[str, int]:
         if self._store is None:
-            self._store = JobStore(Database(database_url()))
+            database = Database(database_url())
+            database.ensure(jobs)  # the controller may be the first to open a SQLite store
+            self._store = JobStore(database)
         # Read the cards again each time: the controller outlives every change of the catalogue.
         names = deployment_names({model: read_anew(model) for model in models})
         return replicas_needed({model: demand_of(self._store, model) for model in models}, names, self.drain_s)

@@ -165,3 +165,8 @@ def test_one_deployment_can_have_the_policy_alone(controller: Controller, tmp_pa
         while policy(context) != (3, {}):
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+def test_the_first_to_open_a_sqlite_store_finds_no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KINORAY_DATABASE_URL", sqlite_url(tmp_path / "jobs.sqlite3"))
+    assert set(Balance()._replicas(["simulated"]).values()) == {0}
