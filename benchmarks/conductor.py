@@ -26,7 +26,7 @@ import httpx2
 import psycopg
 import yaml
 
-from benchmarks.scale.cpu import cpu_seconds
+from benchmarks.scale.cpu import CONDUCTOR, CONTROLLER, cpu_seconds
 from benchmarks.scale.world import Model, fixed
 from pipelines.paths import ROOT
 from tests.harness.databases import create_database, run_postgres
@@ -35,8 +35,6 @@ from tests.harness.processes import kill_tree, until
 REF = "7b8744b"
 STEP_S, STEPS = 0.5, 10
 ENDED_S = 900
-CONDUCTOR, CONTROLLER = "ServeReplica:kinoray:Conductor", "ServeController"
-"""How the processes' titles begin."""
 
 SERVE = """
 import json, sys

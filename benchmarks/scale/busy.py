@@ -7,6 +7,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.scale.cpu import CONDUCTOR, cpu_seconds
 from benchmarks.scale.row import Row
 from benchmarks.scale.world import Model, World, fixed, run_world, warm
 from jobs.allocation import hold_denoisers
@@ -29,14 +30,17 @@ def utilisation() -> Iterator[Row]:
             for steps, each, least in CASES:
                 request = {"model": model.name, "num_inference_steps": steps}
                 warm(world, model, [request])
+                before_s = cpu_seconds(world.cluster.pid, CONDUCTOR)
                 waiting = _queue(world, model, [request] * each * denoisers)
                 psutil.cpu_percent()
                 took = _makespan(world.completed(waiting))
                 cores, ideal = psutil.cpu_percent(), each * steps * STEP_S
+                a_video = (cpu_seconds(world.cluster.pid, CONDUCTOR) - before_s) / len(waiting)
                 yield Row(
                     f"{denoisers} denoisers, {each * denoisers} videos of {steps * STEP_S:.0f} s: busy",
                     f">= {least:.0%} (of {ideal:.0f} s)",
-                    f"{ideal / took:.1%} ({took:.1f} s); the machine's cores: {cores:.0f}%",
+                    f"{ideal / took:.1%} ({took:.1f} s); the machine's cores: {cores:.0f}%; "
+                    f"the conductors: {1000 * a_video:.0f} CPU ms a video",
                     ideal / took >= least,
                 )
 

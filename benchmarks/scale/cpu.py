@@ -6,6 +6,9 @@ import psutil
 
 from tests.harness.processes import below, title
 
+CONDUCTOR, CONTROLLER = "ServeReplica:kinoray:Conductor", "ServeController"
+"""How the processes' titles begin."""
+
 
 def cpu_seconds(pid: int, named: str) -> float:
     """The CPU seconds, in user and system mode, of the processes below `pid` whose title holds `named`."""
