@@ -80,5 +80,5 @@ def run_api(folder: Path, **settings: Any) -> Iterator[ApiWorld]:
 async def until(reached: Callable[[], bool], deadline_s: float = 60.0) -> None:
     """Wait for a condition."""
     async with asyncio.timeout(deadline_s):
-        while not reached():
+        while not reached():  # noqa: ASYNC110 - of any kind of state
             await asyncio.sleep(0.002)
