@@ -26,12 +26,15 @@ class PublicationBacklog:
         self._max_jobs = max_jobs
         self._max_bytes = max_bytes
         self._was_full = False
+        self._shown: list[int] | None = None
 
     def is_full(self) -> bool:
         """Whether no more may be rendered for now."""
         sizes = list(self._unpublished())
-        metrics.unpublished_jobs().set(len(sizes))
-        metrics.unpublished_bytes().set(sum(sizes))
+        if sizes != self._shown:  # it is asked several times a second, and setting a gauge costs more than the rest
+            metrics.unpublished_jobs().set(len(sizes))
+            metrics.unpublished_bytes().set(sum(sizes))
+            self._shown = sizes
         full = len(sizes) >= self._max_jobs or sum(sizes) >= self._max_bytes
         if full and not self._was_full:
             log.warning(

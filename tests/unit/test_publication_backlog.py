@@ -40,6 +40,7 @@ def test_so_many_videos_or_bytes_are_the_bound_and_it_drains_by_itself(
     assert [each.value for each in gauges] == [len(full), sum(full)]
     waiting.pop()
     assert not backlog.is_full()
+    assert [each.value for each in gauges] == [len(full) - 1, sum(full[:-1])]
 
 
 @pytest.mark.usefixtures("gauges")
