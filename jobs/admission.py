@@ -50,6 +50,9 @@ class Refused(Exception):
         self.limit = limit
         self.retry_after_s = retry_after_s
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (*self.args, self.retry_after_s))
+
 
 class KeyReused(Exception):
     """The idempotency key already stands for another request."""

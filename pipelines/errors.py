@@ -31,8 +31,8 @@ class KinorayError(Exception):
         self.code = code or type(self).code
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions cross process boundaries; the default reduction loses keyword-only arguments.
-        return (_rebuild, (type(self), self.message, self.param, self.code))
+        # Exceptions cross process boundaries; the default reduction loses keyword-only arguments and attributes.
+        return (_rebuild, (type(self), self.args, vars(self)))
 
 
 class RequestError(KinorayError):
@@ -97,5 +97,7 @@ class ConfigError(KinorayError):
     code = "config_error"
 
 
-def _rebuild(kind: type[KinorayError], message: str, param: str | None, code: str) -> KinorayError:
-    return kind(message, param=param, code=code)
+def _rebuild(kind: type[KinorayError], args: tuple[object, ...], state: dict[str, object]) -> KinorayError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(state)
+    return error
