@@ -15,16 +15,18 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import TypeVar
 
 import httpx2
 
 from pipelines.errors import ConfigError, InvalidRequest
+
+T = TypeVar("T")
 
 MAX_URL_CHARS = 2048
 CONNECT_S = 5.0
@@ -90,8 +92,11 @@ class Outbound:
         Raises:
             Refused: the URL may not be called. Unreachable: no answer.
         """
-        async with self._exchange("POST", url, headers, body) as response:
+
+        async def status_of(response: httpx2.Response) -> int:
             return response.status_code
+
+        return await self._exchange("POST", url, headers, status_of, body)
 
     async def fetch(self, url: str, max_bytes: int) -> bytes:
         """Get a body of at most `max_bytes`.
@@ -100,8 +105,8 @@ class Outbound:
             Refused: the URL may not be called, the status is not 200, or the body is larger or compressed.
             Unreachable: no answer, or not all of it.
         """
-        # A small compressed body may become huge; the limit must apply to the bytes that are kept.
-        async with self._exchange("GET", url, {"accept-encoding": "identity"}) as response:
+
+        async def body_of(response: httpx2.Response) -> bytes:
             if response.status_code != 200:
                 raise Refused(f"The URL answered {response.status_code}, not 200; redirects are not followed.")
             if response.headers.get("content-encoding", "identity") != "identity":
@@ -113,10 +118,18 @@ class Outbound:
                     raise Refused(f"The URL answered with more than {max_bytes} bytes; serve a smaller file.")
             return bytes(body)
 
-    @asynccontextmanager
+        # A small compressed body may become huge; the limit must apply to the bytes that are kept.
+        return await self._exchange("GET", url, {"accept-encoding": "identity"}, body_of)
+
     async def _exchange(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
-    ) -> AsyncIterator[httpx2.Response]:
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        read: Callable[[httpx2.Response], Awaitable[T]],
+        body: bytes | None = None,
+    ) -> T:
+        """Send a request and return what `read` makes of the answer, all of it in `TOTAL_S` seconds."""
         target = self._vet(url)
         timeout = httpx2.Timeout(TOTAL_S, connect=CONNECT_S)
         try:
@@ -139,7 +152,7 @@ class Outbound:
                 ]
                 response = await _first_connected(client, requests)
                 try:
-                    yield response
+                    return await read(response)
                 finally:
                     await response.aclose()
         # The causes are dropped: they may contain the URL or reveal what listens inside the operator's network.
