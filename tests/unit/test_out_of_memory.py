@@ -38,6 +38,10 @@ def on_cuda() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
 
 
+def on_cuda_by_its_own_allocator() -> None:
+    raise torch.OutOfMemoryError("Allocation on device 0 would exceed allowed memory")  # PyTorch's cudaMallocAsync
+
+
 def on_the_cpu() -> None:
     torch.empty(TOO_MUCH)
 
@@ -101,7 +105,7 @@ def decoded(decoder: Any, request: DecodeRequest, *given: Any) -> tuple[bytes, R
     return video.mp4, finished.result_metadata
 
 
-@pytest.mark.parametrize("fail", [on_cuda, on_the_cpu, in_numpy, in_the_cuda_runtime])
+@pytest.mark.parametrize("fail", [on_cuda, on_cuda_by_its_own_allocator, on_the_cpu, in_numpy, in_the_cuda_runtime])
 def test_memory_that_runs_out_is_recognized(fail: Callable[[], None]) -> None:
     with pytest.raises((RuntimeError, MemoryError)) as error:
         fail()

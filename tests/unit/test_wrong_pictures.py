@@ -20,7 +20,9 @@ from pipelines.frames import Picture
 from pipelines.ltx.card import LTXCard
 from pipelines.ltx.outputs import FinalLatents
 from pipelines.one_color import OneColor, asks_for_one_color
+from pipelines.simulated.card import SimulatedCard
 from pipelines.simulated.placement import Nowhere
+from pipelines.simulated.timings import Pace, Timings
 from pipelines.stages import Stage
 from tests.unit.conftest import new_job
 from tests.unit.stage_world import (
@@ -217,6 +219,8 @@ def test_a_decoder_is_told_whether_the_prompt_asks_for_one_color(ltx: LTXCard, p
 
 def test_a_simulated_video_is_not_of_one_color() -> None:
     card = get_card("simulated")
-    request = decode_request(card, width=64, height=64, num_frames=1)
+    assert isinstance(card, SimulatedCard)
+    card = card.model_copy(update={"timings": Timings(text=Pace(), step=Pace(), decode=Pace())})
+    request = decode_request(card, width=64, height=64, num_frames=17)
     _, finished, _ = call(replica("decode", card).run(request, object()))
     assert finished.result_metadata.warnings is None
