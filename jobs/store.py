@@ -69,8 +69,8 @@ class JobStore:
         """Cancel a live job; an ended job stays as it is. A conductor that runs the job then finds its lease gone."""
         canceled = ended_values(Status.FAILED, CANCELED, "the video was canceled")
         with self._database.write() as connection:
-            change(connection, jobs.c.id == job_id, **canceled)
-        return self.get(job_id)
+            changed = change(connection, jobs.c.id == job_id, **canceled)
+        return changed[0] if changed else self.get(job_id)
 
     def delete(self, job_id: str) -> bool:
         """Delete a job. A conductor that runs the job finds its lease gone and stops."""

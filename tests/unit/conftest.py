@@ -26,6 +26,7 @@ from pipelines.stages import Stage
 from tests.harness.databases import create_database
 
 SQL = {
+    "test_acceptance",
     "test_admission",
     "test_claims",
     "test_clock",
