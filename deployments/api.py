@@ -31,6 +31,7 @@ from deployments.http.errors import NotFound, NotImplementedHere, NotReady, Unav
 from deployments.http.failed_starts import FailedStarts
 from deployments.http.known import video_of
 from deployments.http.openapi import answers, binary, create_body, describe, file_body, json_body
+from deployments.http.origin import Origins, install_origins
 from deployments.http.overload import Gate, HeldOpen, Lane
 from deployments.http.queue_view import QueueView
 from deployments.http.readiness import STALE_S, Readiness, answer, readiness
@@ -83,6 +84,7 @@ VARIANTS = {
 
 app = FastAPI(title="Kinoray", description="Video generation on a Ray cluster.", version=VERSION)
 install(app)
+install_origins(app)
 describe(app)
 BEARER = [bearer()]
 CREATES = answers(400, 401, 403, 413, 422, 429, 503)
@@ -148,6 +150,7 @@ class Api:
         host = _get_global_client().http_config.host or ""
         anonymous = anonymous_allowed(settings.allow_anonymous, settings.api_keys, host)
         self.authenticator = Authenticator(settings.api_keys, anonymous)
+        self.origins = Origins(settings.allowed_hosts, anonymous=anonymous, listens_on=host)
 
     @app.post("/v1/videos", openapi_extra=create_body(), dependencies=BEARER, responses=CREATES)
     async def create(

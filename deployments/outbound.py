@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from typing import TypeVar
 
 import httpx2
 
+from deployments.configuration.hosts import HostPort, literal, read_host, read_host_port
 from pipelines.errors import ConfigError, InvalidRequest
 
 T = TypeVar("T")
@@ -44,8 +44,6 @@ _SPECIAL = (
     IPv4Network("192.88.99.0/24"),  # 6to4 anycast
     IPv6Network("3fff::/20"),  # documentation
 )
-_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _INWARD = (".localhost", ".local", ".internal")
 
 # httpx2 logs the URL of every request, which may contain a receiver's secret.
@@ -187,8 +185,11 @@ class Outbound:
             raise Refused("The URL must begin with https://.")
         if url.userinfo:
             raise Refused("The URL holds a user name or a password; leave them out.")
-        host = _read_host(url)
-        literal = _literal(host)
+        try:
+            host = read_host(url)
+        except ValueError:
+            raise Refused("The URL's host cannot be read; write it as https://host/path.") from None
+        address = literal(host)
         port = url.port if url.port is not None else {"http": 80, "https": 443}[url.scheme]
         allowed = not self._allow.isdisjoint({(host, None), (host, port)})
         if not allowed:
@@ -196,11 +197,11 @@ class Outbound:
                 raise Refused("The URL must begin with https://.")
             if port != 443 and not 1024 <= port <= 65535:
                 raise Refused("The URL's port must be 443, or 1024 to 65535.")
-            if literal is None and ("." not in host or host.endswith(_INWARD)):
+            if address is None and ("." not in host or host.endswith(_INWARD)):
                 raise Refused("The URL's host is a local name; use one that is reached from anywhere.")
-            if literal is not None and not is_public(literal):
+            if address is not None and not is_public(address):
                 raise Refused("The URL's host is not a public address; use one that is reached from anywhere.")
-        return _Target(url, host, port, literal is not None, allowed)
+        return _Target(url, host, port, address is not None, allowed)
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
@@ -236,31 +237,8 @@ async def _first_connected(client: httpx2.AsyncClient, requests: list[httpx2.Req
     return await client.send(requests[-1], stream=True, follow_redirects=False)
 
 
-def _read_entry(entry: str) -> tuple[str, int | None]:
+def _read_entry(entry: str) -> HostPort:
     try:
-        url = httpx2.URL(f"allow://{entry}")  # a scheme without a port of its own, so that `:443` stays
-        host = _read_host(url)
-    except (httpx2.InvalidURL, UnicodeError, Refused):
-        raise ConfigError(f"{entry!r} is not a host or host:port; an IPv6 address stands in brackets") from None
-    if url.userinfo or url.raw_path not in (b"", b"/") or "#" in entry:
-        raise ConfigError(f"{entry!r} is more than a host or host:port; leave out the rest")
-    return host, url.port
-
-
-def _read_host(url: httpx2.URL) -> str:
-    """A URL's host in canonical form. Other ways to write an address, such as `0x7f.1`, are refused."""
-    host = url.raw_host.decode("ascii").lower().removesuffix(".")
-    literal = _literal(host)
-    if literal is not None and "%" not in host:
-        return str(literal)
-    labels = host.split(".")
-    if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels) or _NUMBER.fullmatch(labels[-1]):
-        raise Refused("The URL's host cannot be read; write it as https://host/path.")
-    return host
-
-
-def _literal(host: str) -> IPv4Address | IPv6Address | None:
-    try:
-        return ip_address(host)
-    except ValueError:
-        return None
+        return read_host_port(entry)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None

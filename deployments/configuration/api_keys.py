@@ -8,7 +8,6 @@ milliseconds.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
 import secrets
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, field_validator
 
+from deployments.configuration.hosts import is_loopback
 from pipelines.errors import ConfigError
 from pipelines.strict import Finite, StrictModel
 
@@ -72,7 +72,7 @@ def anonymous_allowed(allow_anonymous: bool | None, keys: Sequence[ApiKey], host
 
     If the setting is None, they are admitted when no key is configured and only this machine can reach the service.
     """
-    return (not keys and _is_loopback(host)) if allow_anonymous is None else allow_anonymous
+    return (not keys and is_loopback(host)) if allow_anonymous is None else allow_anonymous
 
 
 def refuse_open_door(config: dict[str, Any]) -> None:
@@ -86,7 +86,7 @@ def refuse_open_door(config: dict[str, Any]) -> None:
     """
     # In a config file, unlike in `serve.start`, a missing host means every interface.
     host = (config.get("http_options") or {}).get("host", "0.0.0.0")
-    if _is_loopback(host):
+    if is_loopback(host):
         return
     for application in config["applications"]:
         args = application.get("args") or {}
@@ -110,10 +110,3 @@ def fingerprint(key: str) -> str:
 
 def digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a host name may resolve to any address

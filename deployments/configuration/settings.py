@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from deployments.configuration.api_keys import ApiKeys
+from deployments.configuration.hosts import ANY, all_readable
 from jobs.database import sqlite_url
 from pipelines.card import ModelCard
 from pipelines.catalogue import get_card
@@ -90,12 +91,21 @@ class Settings(StrictModel):
     allow_anonymous: bool | None = None
     """Whether callers without a key are admitted. By default they are only if no key is configured and the service
     listens on the loopback interface."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Entries HOST or HOST:PORT by which browsers may know a service that admits callers without a key, in addition to
+    the loopback interface's and, if it listens on others, to every address; `*` is any name."""
     outbound_allow: tuple[str, ...] = ()
     """Entries HOST or HOST:PORT that webhooks and image URLs may call even at private addresses and without TLS."""
     max_body_bytes: int = Field(default=32 * 2**20, ge=1)
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     max_image_aspect_ratio: float = Field(default=8, ge=1)
     """The limit of longer side / shorter side: an input image is resized to the video's size, whatever its ratio."""
+
+    @field_validator("outbound_allow", "allowed_hosts")
+    @classmethod
+    def _hosts(cls, entries: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        all_readable(each for each in entries if each != ANY or info.field_name == "outbound_allow")
+        return entries
 
     @field_validator("models")
     @classmethod
