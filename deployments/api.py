@@ -30,6 +30,7 @@ from deployments.http.error_handler import install
 from deployments.http.errors import NotFound, NotImplementedHere, NotReady, Unavailable
 from deployments.http.failed_starts import FailedStarts
 from deployments.http.known import video_of
+from deployments.http.notifying import Notifying
 from deployments.http.openapi import answers, binary, create_body, describe, file_body, json_body
 from deployments.http.origin import Origins, install_origins
 from deployments.http.overload import Gate, HeldOpen, Lane
@@ -122,7 +123,7 @@ class Api:
     def __init__(self, settings: Settings, conductor: DeploymentHandle[Any]) -> None:
         self.settings = settings
         self.cards = settings.cards()
-        self.conductor = conductor
+        self.notifying = Notifying(lambda: conductor.notify.remote())
         self.store = open_store(settings.bucket, data_dir(), fail_fast=True)
         database = open_database(database_url())
         require_ours(self.store, Retention(database).store_id())
@@ -362,11 +363,7 @@ class Api:
         with self.gate.enter(request.headers):
             fields, image = await read_body(request, self.settings.max_body_bytes)
             job = await self.submission.accept(CreateRequest(fields, image, caller, idempotency_key, remix_of), left)
-        try:
-            self.conductor.notify.remote()
-        except Exception as error:
-            # The job is accepted; a conductor that is told nothing finds it a moment later.
-            log.warning("no conductor was told of %s: %s", job.id, error)
+        self.notifying.of_job()
         return job
 
     async def _answer(self, job: Job, response: Response, prefer: str | None) -> Video:

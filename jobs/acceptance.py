@@ -7,6 +7,8 @@ in the job store if and only if that transaction, and no other, has put it there
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 from sqlalchemy import Connection, select, text
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -22,6 +24,14 @@ LOOK_FOR_S = 5.0
 """How long a job store that went away may take to be back. A client waits for its answer meanwhile."""
 
 
+class Admit(Protocol):
+    """What `admission.accept` does in a database, alone or together with others."""
+
+    def __call__(
+        self, job: Job, limits: Limits, repeatable: Repeatable | None, *, clock: Callable[[Connection], float]
+    ) -> Job: ...
+
+
 class OutcomeUnknown(Exception):
     """The job store went away while it stored a job, and is not back to say whether it did."""
 
@@ -32,10 +42,14 @@ def accept(
     limits: Limits,
     repeatable: Repeatable | None = None,
     *,
+    admit: Admit | None = None,
     look_for_s: float = LOOK_FOR_S,
     clock: Callable[[Connection], float] = read_now,
 ) -> Job:
     """Do what `admission.accept` does; if its transaction failed on the way, find out whether it was carried out.
+
+    Args:
+        admit: does it in its place.
 
     Raises:
         Refused, KeyReused: as `admission.accept` does.
@@ -50,7 +64,7 @@ def accept(
         return clock(connection)
 
     try:
-        return admission.accept(database, job, limits, repeatable, clock=begin)
+        return (admit or partial(admission.accept, database))(job, limits, repeatable, clock=begin)
     except UNREACHABLE as error:
         # An error that names no statement is that of a connection or, once a transaction has begun, of its commit.
         if not began or getattr(error, "statement", None) is not None:

@@ -30,6 +30,7 @@ from jobs import acceptance
 from jobs.acceptance import OutcomeUnknown
 from jobs.admission import KeyReused as KeyStandsForAnother
 from jobs.admission import Refused, Repeatable
+from jobs.arrivals import Arrivals
 from jobs.database import Database
 from jobs.ids import is_upload_id, new_job_id
 from jobs.priority import Priority
@@ -76,6 +77,9 @@ class Submission:
         self._sends_webhooks = webhook_secret() is not None
         # Decoding a large image takes seconds; it must not block the threads that read the job store.
         self._images = ThreadPoolExecutor(1, thread_name_prefix="image")
+        # One of these threads writes for all that wait.
+        self._accepting = ThreadPoolExecutor(settings.max_creates_at_once, thread_name_prefix="accept")
+        self._arrivals = Arrivals(database)
         self._unbroken = Unbroken()
 
     async def accept(
@@ -104,7 +108,7 @@ class Submission:
 
     async def _accept(self, job: Job, image: bytes | None, request: CreateRequest) -> Job:
         # A job without an image needs no artifact store, and must not wait behind jobs that do.
-        threads = None if image is None else self._files
+        threads = self._accepting if image is None else self._files
         accepted = await asyncio.get_running_loop().run_in_executor(threads, self._store, job, image, request)
         if accepted.id == job.id:
             size = f"{job.parameters['width']}x{job.parameters['height']}"
@@ -180,7 +184,7 @@ class Submission:
         try:
             if image is not None:
                 self._artifacts.put(input_key(job), image)
-            accepted = acceptance.accept(self._database, job, limits, repeatable)
+            accepted = acceptance.accept(self._database, job, limits, repeatable, admit=self._arrivals.accept)
             keep_image = accepted.id == job.id
         except Refused as refused:
             raise too_many(refused) from None

@@ -49,10 +49,11 @@ class ApiWorld:
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)
 
+        given = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
             "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
-            "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+            "headers": [(b"host", b"127.0.0.1"), *given],
             "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
         }  # fmt: skip
         await api.app(scope, receive, send)  # type: ignore[arg-type]

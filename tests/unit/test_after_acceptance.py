@@ -46,8 +46,8 @@ class Outage:
 def after_acceptance(work: Callable[[Job], None]) -> Iterator[None]:
     """Do something in the thread that has accepted a job, before anybody is told of it."""
 
-    def accept(*asked: Any) -> Job:
-        job = accepting(*asked)
+    def accept(*asked: Any, **how: Any) -> Job:
+        job = accepting(*asked, **how)
         work(job)
         return job
 
