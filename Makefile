@@ -87,6 +87,10 @@ bench-overhead: setup ## the service against diffusers in one process
 bench-gpu: setup ## every stage at its real size on this machine's GPU, against diffusers; MODELS="ID ..." for some, OUT=configs/gpus/NAME.yaml keeps it
 	$(BIN)/python -m benchmarks.gpu $(or $(OUT),-) $(MODELS)
 
+.PHONY: bench-load
+bench-load: setup ## how many requests the API takes and what it does with more, on SQLite and PostgreSQL; KINDS=sqlite for one
+	@$(BIN)/python -m benchmarks.load $(KINDS)
+
 .PHONY: bench-weights
 bench-weights: setup ## load and run a text encoder of the real size on this CPU, in bfloat16 and from GGUF (20 minutes, 20 GB of disk)
 	@$(BIN)/python -m benchmarks.weights
