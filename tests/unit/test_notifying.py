@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 from deployments.http.notifying import Notifying
 from tests.unit.api_world import until
@@ -24,7 +25,7 @@ def test_the_first_job_is_told_at_once_and_those_that_follow_together() -> None:
         await until(lambda: len(told) == 3)
 
     asyncio.run(run())
-    assert min(later - earlier for earlier, later in zip(told, told[1:], strict=False)) >= 0.2
+    assert min(later - earlier for earlier, later in itertools.pairwise(told)) >= 0.2
 
 
 def test_a_conductor_that_cannot_be_told_is_told_of_the_next_job() -> None:
