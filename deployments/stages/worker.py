@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from ray import serve
 
 from deployments.background import ended
+from deployments.replica_process import require_main_loop
 from deployments.stages.event_queue import EventQueue
 from deployments.stages.messages import Ending, Event, Finished, Progress, Started, Stopped
 from jobs.stored import ResultMetadata
@@ -62,6 +63,7 @@ class Worker:
     """Runs a stage's calls one at a time in a thread, so that the replica's event loop stays free."""
 
     def __init__(self, step_timeout_s: float, new_queue: Callable[[], EventQueue] = EventQueue) -> None:
+        require_main_loop()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="stage")
         self._step_timeout_s = step_timeout_s
         self._new_queue = new_queue

@@ -90,7 +90,6 @@ def config(cards: dict[str, CheckpointCard]) -> dict[str, Any]:
     ]
     application = {
         "name": "kinoray", "route_prefix": "/", "import_path": "serve_app:build_app",
-        "runtime_env": {"env_vars": {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}},
         "args": {"models": sorted(cards), "threads": {"denoise": 1, "decode": 1}}, "deployments": deployments,
     }  # fmt: skip
     return {

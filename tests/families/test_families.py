@@ -33,7 +33,6 @@ CONFIG: dict[str, Any] = {
             "name": "kinoray",
             "route_prefix": "/",
             "import_path": "serve_app:build_app",
-            "runtime_env": {"env_vars": {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}},
             "args": {"models": ["toy", "loop"]},
             "deployments": [
                 {"name": name, "num_replicas": 1, "ray_actor_options": {"num_cpus": 0.05}}

@@ -93,7 +93,6 @@ def config(*at_zero: str) -> dict[str, Any]:
                 "name": "kinoray",
                 "route_prefix": "/",
                 "import_path": "serve_app:build_app",
-                "runtime_env": {"env_vars": {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}},
                 "args": {"models": ["simulated", "mine"]},
                 "deployments": [
                     {"name": name, "ray_actor_options": {"num_cpus": 0.05}, **(none if name in at_zero else one)}

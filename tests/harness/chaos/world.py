@@ -62,7 +62,7 @@ def chaos_config(port: int, database_url: str) -> dict[str, Any]:
     config["http_options"]["port"] = port
     (application,) = config["applications"]
     # Through the config, and not the environment: a private service takes no database from there.
-    application["runtime_env"]["env_vars"]["KINORAY_DATABASE_URL"] = database_url
+    application["runtime_env"] = {"env_vars": {"KINORAY_DATABASE_URL": database_url}}
     application["args"].update(lease_s=LEASE_S, checkpoint_every_s=CHECKPOINT_EVERY_S)
     application["args"]["threads"].update(denoise=1, decode=1)
     for deployment in application["deployments"]:
