@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from cli.ray_token import token_file, use_token
 from deployments.configuration.names import ALWAYS, APPLICATION, DEPLOYMENTS
 from pipelines.catalogue import get_card
 from pipelines.errors import KinorayError
@@ -84,10 +85,11 @@ def for_model(config: dict[str, Any], model: str, *, with_image: bool) -> dict[s
 
 
 def environment(data: Path) -> dict[str, str]:
-    """What every node's Ray is started with, beside what is there."""
+    """What every node's Ray is started with, beside what is there. Makes the token that `RAY_AUTH_TOKEN_PATH` names."""
     return {
         "KINORAY_DATA": str(data.resolve()),
-        "RAY_AUTH_MODE": "disabled",  # everything listens on the loopback interface only
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_file(data)),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # with Ray's default of 15, every other process on the machine precedes a job
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -130,11 +132,12 @@ def run_service(
     if private:
         os.environ.pop("KINORAY_DATABASE_URL", None)  # its jobs and its videos belong together, under `data`
     os.environ.update(environment(data))
-    data.mkdir(parents=True, exist_ok=True)
+    os.environ.pop("RAY_AUTH_TOKEN", None)  # a cluster's, which would precede the file
     import ray
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
 
+    use_token()
     schema = ServeDeploySchema.model_validate(config)
     host, port = schema.http_options.host, schema.http_options.port
     _require_free(host, port)

@@ -51,8 +51,9 @@ def test_the_images_have_what_every_node_of_ray_is_started_with(tmp_path: Path) 
     given = dict(each.strip(" \\").split("=", 1) for each in block.splitlines())
     wanted = environment(tmp_path)
     # Whether Ray wants a token is for KubeRay to say; on one machine `kinoray serve` does.
-    assert wanted.keys() - given.keys() == {"RAY_AUTH_MODE"}
-    same = wanted.keys() - {"RAY_AUTH_MODE", "KINORAY_DATA", "PYTHONPATH"}
+    token = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"}
+    assert wanted.keys() - given.keys() == token
+    same = wanted.keys() - token - {"KINORAY_DATA", "PYTHONPATH"}
     assert {key: given[key] for key in same} == {key: wanted[key] for key in same}
 
 

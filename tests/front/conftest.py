@@ -20,8 +20,10 @@ from tests.harness.processes import kill_tree
 class Front:
     """The API of a service with keys, as a process of its own. Its stages wait for hardware that is not here."""
 
-    def __init__(self, url: str, keys: dict[str, str]) -> None:
+    def __init__(self, url: str, keys: dict[str, str], command: Command) -> None:
         self.url = url
+        self.command = command
+        self.data = command.output.with_suffix("")
         self.keys = keys
         self.http = httpx2.Client(base_url=url, timeout=DEADLINE_S, trust_env=False)
 
@@ -73,7 +75,7 @@ def front(start_front: Callable[..., Command]) -> Iterator[Front]:
     ]  # fmt: skip
     port = free_port()
     command = start_front({"port": port}, {"api_keys": entries, "max_queued": 20, "sync_timeout_s": 0.5})
-    front = Front(f"http://127.0.0.1:{port}", keys)
+    front = Front(f"http://127.0.0.1:{port}", keys, command)
     command.wait_for(lambda: is_ready(front.url))
     yield front
     front.http.close()
