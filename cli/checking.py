@@ -8,6 +8,7 @@ from rich.console import Console
 
 from cli.pins import recorded_commits
 from deployments.configuration.serve_config import load_config, served_cards
+from deployments.configuration.settings import require_webhook_secret, webhook_secret
 from pipelines.card import CheckpointCard, Component, ModelCard
 from pipelines.errors import ConfigError
 from pipelines.weights.check import is_here, problems
@@ -19,13 +20,15 @@ def check_config_file(console: Console, path: Path) -> None:
     """Say that a config file is sound, and which weights could not be checked since they are not on this machine.
 
     Raises:
-        ConfigError: what is wrong with the file, or with checkpoints that are here.
+        ConfigError: what is wrong with the file, with the environment's webhook secret, or with checkpoints that are
+            here.
     """
 
     def say(sentence: str) -> None:
         console.print(sentence, markup=False, soft_wrap=True)
 
     cards = served_cards(load_config(path))
+    require_webhook_secret(webhook_secret())
     commits = recorded_commits(cards, say)
     cards = [pin_known(card, commits) for card in cards]
     wrong = list(dict.fromkeys(problem for card in cards for problem in problems(card)))

@@ -15,7 +15,7 @@ from cli.fetching import fetch_all
 from cli.job_store import check_job_store
 from cli.service import default_config, run_service
 from deployments.configuration.serve_config import load_config, served_cards
-from deployments.configuration.settings import data_dir
+from deployments.configuration.settings import data_dir, require_webhook_secret, webhook_secret
 
 QUIET_S = 15.0
 """How long nothing is said of stages that load, at first and between two times."""
@@ -29,6 +29,7 @@ def run_forever(console: Console, path: Path | None) -> None:
     """
     path = path or default_config()
     config = load_config(path)
+    require_webhook_secret(webhook_secret())
     check_job_store()
     refuse_foreign_artifacts(path)
     told: set[str] = set()

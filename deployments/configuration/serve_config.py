@@ -19,6 +19,7 @@ from ray.serve.schema import (
 from deployments.autoscaling import DENOISER, Backlog, Balance
 from deployments.configuration.api_keys import refuse_open_door
 from deployments.configuration.names import ALWAYS, deployment_names
+from deployments.configuration.sense import mappings, nonsense
 from deployments.configuration.settings import load_settings
 from pipelines.card import ModelCard
 from pipelines.errors import ConfigError
@@ -59,11 +60,11 @@ def check_config(config: dict[str, Any]) -> list[str]:
     """All problems of a Serve config, as sentences."""
     problems = _unknown(config, ServeDeploySchema, "the config")
     problems += _unknown(config.get("http_options"), HTTPOptionsSchema, "http_options")
-    for application in _mappings(config.get("applications")):
+    for application in mappings(config.get("applications")):
         problems += _unknown(application, ServeApplicationSchema, f"application {application.get('name')}")
         problems += _scaling(application)
         problems += _not_in_the_graph(application)
-        for deployment in _mappings(application.get("deployments")):
+        for deployment in mappings(application.get("deployments")):
             where = f"deployment {deployment.get('name')}"
             problems += _unknown(deployment, DeploymentSchema, where)
             scaling = deployment.get("autoscaling_config")
@@ -77,6 +78,7 @@ def check_config(config: dict[str, Any]) -> list[str]:
             load_settings(application.get("args") or {})
         except ConfigError as error:
             problems.append(error.message)
+    problems += nonsense(config)
     try:
         ServeDeploySchema.model_validate(config)
     except ValidationError as error:
@@ -92,7 +94,7 @@ def _not_in_the_graph(application: dict[str, Any]) -> list[str]:
     if not stages:
         return []
     there = {*ALWAYS, *stages}
-    given = [deployment.get("name") for deployment in _mappings(application.get("deployments"))]
+    given = [deployment.get("name") for deployment in mappings(application.get("deployments"))]
     return [
         f"this application has no deployment {name!r}; it has {', '.join(sorted(there))}"
         for name in given
@@ -116,7 +118,7 @@ def _scaling(application: dict[str, Any]) -> list[str]:
         return [
             f"deployment {deployment['name']} would never scale: jobs wait in the store, which Serve's own policy does "
             f"not see; set the application's autoscaling_policy to {BALANCE}, or this one's policy to {BACKLOG}"
-            for deployment in _mappings(application.get("deployments"))
+            for deployment in mappings(application.get("deployments"))
             if str(deployment.get("name")).startswith(DENOISER)
             and isinstance(scaling := deployment.get("autoscaling_config"), dict)
             and "policy" not in scaling
@@ -124,7 +126,7 @@ def _scaling(application: dict[str, Any]) -> list[str]:
     problems = _policy(policy, Balance, "autoscaling_policy")
     if policy.get("policy_function") != BALANCE:
         return problems
-    given = _mappings(application.get("deployments"))
+    given = mappings(application.get("deployments"))
     scaled = {deployment.get("name") for deployment in given if "autoscaling_config" in deployment}
     return problems + [
         f"deployment {name} needs an autoscaling_config, as every stage that {BALANCE} scales"
@@ -147,11 +149,6 @@ def _policy(policy: Any, ours: type[Balance | Backlog], where: str) -> list[str]
     elif str(function).startswith(SCALING):
         problems.append(f"{where}: {function!r} is no policy for this place; {name} is")
     return problems
-
-
-def _mappings(value: Any) -> list[dict[str, Any]]:
-    """The mappings in a list; Ray's schema reports any other item."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _unknown(given: Any, schema: Any, where: str) -> list[str]:

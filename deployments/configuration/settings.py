@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from pipelines.strict import StrictModel
 from storage.settings import BucketSettings
 
 TEN_YEARS_S = 10 * 365 * 24 * 3600
+WEBHOOK_SECRET = "KINORAY_WEBHOOK_SECRET"
+SECRET_PREFIX, MIN_SECRET_BYTES = "whsec_", 24
 
 
 class Threads(StrictModel):
@@ -140,7 +143,23 @@ def database_url() -> str:
 
 def webhook_secret() -> str | None:
     """The secret that signs webhooks: `KINORAY_WEBHOOK_SECRET`, `whsec_` and base64. Without it no webhook is sent."""
-    return os.environ.get("KINORAY_WEBHOOK_SECRET") or None
+    return os.environ.get(WEBHOOK_SECRET) or None
+
+
+def require_webhook_secret(secret: str | None) -> None:
+    """Raise ConfigError if there is a secret that is not `whsec_` and the base64 of at least 24 bytes."""
+    # Without the prefix the receivers' libraries disagree on what the key is.
+    if secret is None:
+        return
+    try:
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except ValueError:
+        key = b""
+    if not secret.startswith(SECRET_PREFIX) or len(key) < MIN_SECRET_BYTES:
+        raise ConfigError(
+            f"the webhook secret must be {SECRET_PREFIX} and the base64 of at least {MIN_SECRET_BYTES} random bytes; "
+            f'make one with `echo "{SECRET_PREFIX}$(openssl rand -base64 32)"`'
+        )
 
 
 def data_dir() -> Path:

@@ -6,22 +6,18 @@ Every webhook is signed: without a secret no sender runs, and the API refuses `w
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import logging
 from datetime import UTC, datetime
 
 from standardwebhooks import Webhook
 
+from deployments.configuration.settings import require_webhook_secret
 from deployments.events import emit
 from deployments.outbound import Outbound, Refused
 from jobs.webhooks import Delivery, Outbox
-from pipelines.errors import ConfigError
 
 AT_ONCE, PER_RECEIVER = 32, 8
 """The limits of deliveries in flight, in total and per receiver: a slow receiver must not take all of them."""
-SECRET_PREFIX = "whsec_"
-MIN_SECRET_BYTES = 24
 
 
 class WebhookSender:
@@ -37,7 +33,8 @@ class WebhookSender:
     def __init__(self, outbox: Outbox, outbound: Outbound, secret: str) -> None:
         self._outbox = outbox
         self._outbound = outbound
-        self._signer = _signer(secret)
+        require_webhook_secret(secret)
+        self._signer = Webhook(secret)
         self.sending: dict[asyncio.Task[None], Delivery] = {}
 
     async def begin(self) -> None:
@@ -99,17 +96,3 @@ class WebhookSender:
             "webhook.failed", level=logging.WARNING, job_id=delivery.job_id, attempt=delivery.attempts,
             again=again, reason=reason,
         )  # fmt: skip
-
-
-def _signer(secret: str) -> Webhook:
-    # Without the prefix the receivers' libraries disagree on what the key is.
-    try:
-        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if not secret.startswith(SECRET_PREFIX) or len(key) < MIN_SECRET_BYTES:
-        raise ConfigError(
-            f"the webhook secret must be {SECRET_PREFIX} and the base64 of at least {MIN_SECRET_BYTES} random bytes; "
-            f'make one with `echo "{SECRET_PREFIX}$(openssl rand -base64 32)"`'
-        )
-    return Webhook(secret)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from cli.service import for_model
+from deployments.configuration.sense import DENOISER
 from deployments.configuration.serve_config import BACKLOG, BALANCE, check_config, load_config
 from pipelines.catalogue import get_card, load_catalogue, read_card
 from pipelines.errors import ConfigError
@@ -108,6 +109,155 @@ def test_a_typo_dies_with_a_sentence(change: Any, says: str) -> None:
     config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
     change(config)
     assert any(says in problem for problem in check_config(config))
+
+
+def application(config: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = config["applications"][0]
+    return found
+
+
+def entry(config: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(each for each in application(config)["deployments"] if each["name"] == name)
+    return found
+
+
+def scale_between(config: dict[str, Any], name: str, **bounds: Any) -> None:
+    """Let a deployment scale, in place of its fixed number of replicas."""
+    del entry(config, name)["num_replicas"]
+    entry(config, name)["autoscaling_config"] = bounds
+
+
+VARIABLES = "runtime_env.env_vars"
+NO_SECRET = {"runtime_env": {"env_vars": {"KINORAY_WEBHOOK_SECRET": "whsec_c2hvcnQ="}}}
+READER = {"name": "looks", "sha256": "0" * 64, "scopes": ["read"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: application(c).update(name="other"), "applications.0.name: 'other' must be kinoray"),
+        (lambda c: application(c).pop("name"), "applications.0.name: None must be kinoray"),
+        (lambda c: c["applications"].append(copy.deepcopy(application(c))), "applications: there must be one, not 2"),
+        (lambda c: c.update(applications=[]), "applications: there must be one, not 0"),
+        (lambda c: application(c).update(route_prefix="/v"), "applications.0.route_prefix: '/v' must be /"),
+        (lambda c: application(c).update(route_prefix=None), "applications.0.route_prefix: None must be /"),
+        (
+            lambda c: application(c).update(import_path="serve_app:build"),
+            "import_path: 'serve_app:build' is no",
+        ),
+        (lambda c: application(c).update(external_scaler_enabled=True), "external_scaler_enabled: leave it out"),
+        (lambda c: c.update(proxy_location="Disabled"), "proxy_location: Disabled leaves nobody to listen"),
+        *[(lambda c, p=port: c["http_options"].update(port=p), f"http_options.port: {port}") for port in (0, 65536)],
+        *[
+            (lambda c, h=host: c["http_options"].update(host=h), f"http_options.host: '{host}' must be the address")
+            for host in ("http://127.0.0.1", "127.0.0.1/24", "[::1]", "a b")
+        ],
+        (lambda c: c["http_options"].update(root_path="/v"), "http_options.root_path: leave it out"),
+        (
+            lambda c: c["http_options"].update(request_timeout_s=600),
+            "timeout_s: 600 ends requests that args.sync_t",
+        ),
+        (
+            lambda c: c["http_options"].update(request_timeout_s=60),
+            "timeout_s: 60 ends requests that args.max_wait",
+        ),
+        (
+            lambda c: application(c)["deployments"].append(copy.deepcopy(denoiser(c))),
+            "deployment Denoiser-ltx-tiny has several entries",
+        ),
+        (lambda c: denoiser(c).update(num_replicas="auto"), "Denoiser-ltx-tiny, num_replicas: auto is Serve's own"),
+        (
+            lambda c: scale_between(c, "VideoDecoder-ltx-tiny", min_replicas=3, max_replicas=2),
+            "deployment VideoDecoder-ltx-tiny, autoscaling_config: Value error, max_replicas (2) must be greater than",
+        ),
+        (
+            lambda c: scale_between(c, "VideoDecoder-ltx-tiny", max_replicas=0),
+            "deployment VideoDecoder-ltx-tiny, autoscaling_config: Input should be greater than 0",
+        ),
+        *[
+            (
+                lambda c, n=name: scale_between(c, n, min_replicas=0, max_replicas=2),
+                f"deployment {name}, autoscaling_config.min_replicas: must be 1 or more",
+            )
+            for name in ("Conductor", "Publisher")
+        ],
+        *[
+            (
+                lambda c, n=gpus: denoiser(c)["ray_actor_options"].update(num_gpus=n),
+                f"deployment Denoiser-ltx-tiny, ray_actor_options.num_gpus: {gpus:g} must be 1 or a share",
+            )
+            for gpus in (2, 1.5)
+        ],
+        (
+            lambda c: denoiser(c)["ray_actor_options"].update(num_gpus=0.5),
+            "deployment VideoDecoder-ltx-tiny, ray_actor_options.num_gpus: not given, so it would compute on the CPU",
+        ),
+        (
+            lambda c: (
+                denoiser(c)["ray_actor_options"].update(num_gpus=0.5),
+                application(c)["deployments"].remove(entry(c, "VideoDecoder-ltx-tiny")),
+            ),
+            "deployment VideoDecoder-ltx-tiny, ray_actor_options.num_gpus: not given",
+        ),
+        (
+            lambda c: application(c)["args"].update(allow_anonymous=False),
+            "args.allow_anonymous: false without args",
+        ),
+        (lambda c: application(c)["args"].update(api_keys=[READER]), "args.api_keys: none has the scope submit"),
+        *[
+            (lambda c, s=setting: application(c)["args"].update({s: ["https://a.com"]}), f"args.{setting}: ")
+            for setting in ("outbound_allow", "allowed_hosts")
+        ],
+        (lambda c: application(c)["args"].update(outbound_allow=["*"]), "'*' is not a host or host:port"),
+        (lambda c: application(c).update(NO_SECRET), f"{VARIABLES}.KINORAY_WEBHOOK_SECRET: the webhook secret must be"),
+        (
+            lambda c: application(c).update(runtime_env={"env_vars": {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}}),
+            f"applications.0.{VARIABLES}.RAY_SERVE_THROUGHPUT_OPTIMIZED: leave it out",
+        ),
+        (
+            lambda c: denoiser(c)["ray_actor_options"].update(
+                runtime_env={"env_vars": {"RAY_SERVE_USE_GRPC_BY_DEFAULT": "1"}}
+            ),
+            f"Denoiser-ltx-tiny, ray_actor_options.{VARIABLES}.RAY_SERVE_USE_GRPC_BY_DEFAULT: leave it out",
+        ),
+        (
+            lambda c: entry(c, "Api").update(max_ongoing_requests=432),
+            "Api, max_ongoing_requests: 432 leaves",
+        ),
+        (lambda c: application(c)["args"].update(max_held_open=999), "max_ongoing_requests: 1000 leaves no room"),
+    ],
+)
+def test_what_would_make_no_video_is_not_sound(change: Any, says: str) -> None:
+    config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
+    change(config)
+    problems = check_config(config)
+    assert any(says in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: application(c).pop("route_prefix"),
+        lambda c: application(c).update(import_path="my_app:build_app"),
+        lambda c: c.pop("http_options"),
+        lambda c: c["http_options"].update(request_timeout_s=601),
+        lambda c: c["http_options"].update(request_timeout_s=0),
+        lambda c: application(c)["deployments"].remove(entry(c, "VideoDecoder-ltx-tiny")),
+        lambda c: [each["ray_actor_options"].update(num_gpus=0) for each in application(c)["deployments"]],
+        lambda c: [
+            each["ray_actor_options"].update(num_gpus=0.5 if each["name"].startswith(DENOISER) else 0)
+            for each in application(c)["deployments"]
+        ],
+        lambda c: scale_between(c, "Conductor", min_replicas=1, max_replicas=2),
+        lambda c: application(c)["args"].update(api_keys=[READER], allow_anonymous=True),
+        lambda c: application(c)["args"].update(allowed_hosts=["*", "a.com", "[::1]:80"], outbound_allow=["a.com:80"]),
+        lambda c: application(c).update(runtime_env={"env_vars": {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "0"}}),
+    ],
+)
+def test_what_makes_videos_is_sound(change: Any) -> None:
+    config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
+    change(config)
+    assert check_config(config) == []
 
 
 def test_a_denoiser_may_scale_by_its_own_backlog() -> None:
