@@ -11,16 +11,26 @@ import os
 import secrets
 from pathlib import Path
 
+from pipelines.errors import ConfigError
+
+TRIES = 5
+
 
 def token_file(data: Path) -> Path:
     """The file of a service's token, in its `KINORAY_DATA`; made if it is missing.
 
     It stays the same while it is there, so that other commands and nodes of a running service find it. One that others
     could read, or have put there, is replaced.
+
+    Raises:
+        ConfigError: no file there stays one user's.
     """
     path = data.resolve() / "ray_token"
     path.parent.mkdir(parents=True, exist_ok=True)
-    while (ours := _is_ours_alone(path)) is not True:
+    for _ in range(TRIES):
+        ours = _is_ours_alone(path)
+        if ours:
+            return path
         fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
@@ -33,7 +43,7 @@ def token_file(data: Path) -> Path:
             continue  # of two services that start at once, the second has the first one's
         finally:
             fresh.unlink(missing_ok=True)
-    return path
+    raise ConfigError(f"{path} cannot be kept from other users; set KINORAY_DATA to a folder on a disk that has owners")
 
 
 def use_token() -> None:

@@ -117,7 +117,7 @@ def test_webhooks_need_a_secret(front: Front) -> None:
 
 def test_a_service_that_others_can_reach_needs_keys(front: Front, start_front: Callable[..., Any]) -> None:
     del front  # only so that one service at a time starts
-    for settings, says in (({}, "knows no API keys"), ({"allow_anonymous": False}, "knows no API keys")):
+    for settings, says in (({}, "knows no API keys"), ({"allow_anonymous": False}, "admits nobody")):
         command = start_front({"host": "0.0.0.0"}, {"api_keys": [], **settings})
         output = " ".join(command.ended(DEADLINE_S).split())
         assert command.process.returncode == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.ray_token import token_file
+from pipelines.errors import ConfigError
 
 
 def test_a_token_is_made_once_and_for_its_user_alone(tmp_path: Path) -> None:
@@ -40,6 +41,12 @@ def test_what_others_put_there_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "ray_token").touch(0o600)
     assert len(token_file(tmp_path / "empty").read_text()) == 64
+
+
+def test_a_disk_that_keeps_nothing_from_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.ray_token._is_ours_alone", lambda path: False if path.exists() else None)
+    with pytest.raises(ConfigError, match=r"ray_token cannot be kept from other users; set KINORAY_DATA"):
+        token_file(tmp_path)
 
 
 def test_of_services_that_start_at_once_each_has_the_same(tmp_path: Path) -> None:
