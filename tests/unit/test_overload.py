@@ -39,7 +39,7 @@ async def unread() -> Any:
 
 
 class Hold:
-    """A job store call that stands still until it is let go."""
+    """A job store call that stands still until it may go on."""
 
     def __init__(self) -> None:
         self.go = threading.Event()

@@ -63,8 +63,8 @@ def test_the_image_of_a_job_that_may_have_been_accepted_stays(
 ) -> None:
     door = Door(jobs, tmp_path)
 
-    def answer_lost(database: Database, job: Job, *asked: Any) -> Job:
-        accept(database, job, *asked)
+    def answer_lost(database: Database, job: Job, *asked: Any, **how: Any) -> Job:
+        accept(database, job, *asked, **how)
         raise OutcomeUnknown(job.id)
 
     accept = acceptance.accept
@@ -88,10 +88,10 @@ def test_a_request_that_is_canceled_while_its_job_is_stored_does_not_lose_it(
 ) -> None:
     door, storing, go_on, told = Door(jobs, tmp_path), threading.Event(), threading.Event(), list[Job]()
 
-    def slowly(*asked: Any) -> Job:
+    def slowly(*asked: Any, **how: Any) -> Job:
         storing.set()
         assert go_on.wait(60)
-        return accept(*asked)
+        return accept(*asked, **how)
 
     async def tell(job: Job) -> None:
         told.append(job)
