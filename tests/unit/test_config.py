@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
+from cli.checking import check_config_file
+from cli.serve import run_forever
 from cli.service import for_model
 from deployments.configuration.sense import DENOISER
 from deployments.configuration.serve_config import BACKLOG, BALANCE, check_config, load_config
@@ -258,6 +261,19 @@ def test_what_makes_videos_is_sound(change: Any) -> None:
     config = yaml.safe_load((ROOT / "configs/local.yaml").read_text())
     change(config)
     assert check_config(config) == []
+
+
+def test_stages_that_compute_nothing_may_do_so_beside_a_gpu() -> None:
+    config = yaml.safe_load((ROOT / "configs/simulated.yaml").read_text())
+    entry(config, "Denoiser-simulated")["ray_actor_options"]["num_gpus"] = 1
+    assert check_config(config) == []
+
+
+def test_the_environments_webhook_secret_is_checked_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KINORAY_WEBHOOK_SECRET", "whsec_short")
+    for begin in (check_config_file, run_forever):
+        with pytest.raises(ConfigError, match="the webhook secret must be whsec_ and the base64 of at least 24"):
+            begin(Console(), ROOT / "configs/local.yaml")
 
 
 def test_a_denoiser_may_scale_by_its_own_backlog() -> None:
