@@ -4,6 +4,7 @@
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,9 @@ AT_ONCE = 16
 # Threads of the lanes that use the job store: together with one each for creates, the watcher, probes and metrics they
 # are fewer than the connections of an engine.
 READERS, ENDERS, STREAMERS = 4, 2, 2
+SWITCH_S = 0.0005
+"""How long a thread that comes back from a statement waits for a busy event loop to let it go on, at each statement.
+Python's 5 ms are longer than most requests take."""
 
 ABANDON_S = 60.0
 """How long an abandoned job is tried to be canceled while the job store is away."""
@@ -121,6 +125,7 @@ class Api:
     """Serves OpenAI's Videos API, and the additional routes that an operator needs."""
 
     def __init__(self, settings: Settings, conductor: DeploymentHandle[Any]) -> None:
+        sys.setswitchinterval(SWITCH_S)
         self.settings = settings
         self.cards = settings.cards()
         self.notifying = Notifying(lambda: conductor.notify.remote())

@@ -39,7 +39,7 @@ def measure(world: World, for_s: float) -> Iterator[Row]:
     created: list[str] = []
 
     def nothing() -> tuple[float, float]:
-        post = Load("post", "POST", ["/nothing/"], "{}", CONNECTIONS)
+        post = Load("post", "POST", ["/nothing/"], CREATE, CONNECTIONS)
         get = Load("get", "GET", ["/nothing/"], "", CONNECTIONS)
         return (
             _per_second(world.load(for_s / 2, post)["post"], for_s / 2),
@@ -93,6 +93,9 @@ def measure(world: World, for_s: float) -> Iterator[Row]:
         allowed = {"200", "overloaded"} if name == "create" else {"200"}
         good = _p99_s(outcome.seconds) <= OVERLOAD_P99_S and set(outcome.statuses) <= allowed
         yield Row(what, "99% within 1 s, no error but refusals", _said(outcome), good)
+    beside = Load("nothing", "POST", ["/nothing/"], CREATE, MOST_CONNECTIONS, 4 * posts)
+    outcome = world.load(for_s, beside, polls, streams=streams, settle_s=1.0)["nothing"]
+    yield Row("the same flood where nothing is done", "none", _said(outcome), None)
     lost = set(created) - world.stored()
     yield Row("answered with 200 and not stored", "0", f"{len(lost)} of {len(created)}", not lost)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class ApiWorld:
 @contextmanager
 def run_api(folder: Path, **settings: Any) -> Iterator[ApiWorld]:
     """A replica with a job store of its own in `folder`; `settings` as in the application's `args`."""
+    switch_s = sys.getswitchinterval()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KINORAY_DATA", str(folder))
         patch.delenv("KINORAY_DATABASE_URL", raising=False)
@@ -75,7 +77,10 @@ def run_api(folder: Path, **settings: Any) -> Iterator[ApiWorld]:
         conductor = Remote()
         made = replica(given, conductor)
         patch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(servable_object=made))
-        yield ApiWorld(made, conductor)
+        try:
+            yield ApiWorld(made, conductor)
+        finally:
+            sys.setswitchinterval(switch_s)
 
 
 async def until(reached: Callable[[], bool], deadline_s: float = 60.0) -> None:
