@@ -74,8 +74,9 @@ def measure(world: World, for_s: float) -> Iterator[Row]:
     p99_s = _p99_s(outcome.accepted)
     good = p99_s <= POST_P99_S and set(outcome.statuses) == {"200"}
     yield Row("POST at half that rate", f"p99 <= {POST_P99_S * 1000:.0f} ms", _said(outcome), good)
-    half = Load("get", "GET", paths, "", CONNECTIONS, gets / 2 - POLLERS if gets / 2 > POLLERS else gets / 2)
-    reads = world.load(for_s, half, polls, streams=streams, settle_s=1.0)
+    fewer = Load("poll", "GET", paths, "", POLLERS, min(float(POLLERS), gets / 2))
+    more = Load("get", "GET", paths, "", CONNECTIONS, max(gets / 2 - POLLERS, 1.0))
+    reads = world.load(for_s, fewer, more, streams=streams, settle_s=1.0)
     outcome = _both(reads["get"], reads["poll"])
     p99_s = _p99_s(outcome.accepted)
     good = p99_s <= GET_P99_S and set(outcome.statuses) == {"200"}
