@@ -48,7 +48,7 @@ class Hold:
     def __call__(self, *_: Any, **__: Any) -> Any:
         self.inside += 1
         assert self.go.wait(DEADLINE_S)
-        raise RuntimeError("let go")
+        raise RuntimeError("it stands still no longer")
 
 
 def test_a_create_too_many_is_refused_before_its_body_is_read_and_the_rest_goes_on(world: ApiWorld) -> None:
