@@ -87,6 +87,9 @@ def run(code: Path, administrator: str, model: Model, jobs: int, profile: Path |
                 each["num_replicas"] = 1
         variables = config["applications"][0].setdefault("runtime_env", {}).setdefault("env_vars", {})
         variables["KINORAY_DATABASE_URL"] = url
+        # The code of today sets these itself; that of before has them from its config.
+        variables["RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"] = "0"
+        variables["RAY_SERVE_METRICS_EXPORT_INTERVAL_MS"] = "1000"
         process = subprocess.Popen(
             [sys.executable, "-c", SERVE, json.dumps(config), str(folder), url],
             cwd=code, env={**os.environ, "PYTHONPATH": str(code), "KINORAY_MODELS": str(folder / "models")},
