@@ -10,12 +10,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import select, text
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from jobs import admission
 from jobs.admission import Limits, Repeatable
-from jobs.clock import read_now
 from jobs.database import LOCKED_S, UNREACHABLE, Database, serialize
 from jobs.record import Job, read_job
 from jobs.schema import jobs
@@ -28,7 +27,7 @@ class Admit(Protocol):
     """What `admission.accept` does in a database, alone or together with others."""
 
     def __call__(
-        self, job: Job, limits: Limits, repeatable: Repeatable | None, *, clock: Callable[[Connection], float]
+        self, job: Job, limits: Limits, repeatable: Repeatable | None, *, begun: Callable[[], None]
     ) -> Job: ...
 
 
@@ -44,7 +43,6 @@ def accept(
     *,
     admit: Admit | None = None,
     look_for_s: float = LOOK_FOR_S,
-    clock: Callable[[Connection], float] = read_now,
 ) -> Job:
     """Do what `admission.accept` does; if its transaction failed on the way, find out whether it was carried out.
 
@@ -58,13 +56,12 @@ def accept(
     """
     began = False
 
-    def begin(connection: Connection) -> float:
+    def begun() -> None:
         nonlocal began
         began = True
-        return clock(connection)
 
     try:
-        return (admit or partial(admission.accept, database))(job, limits, repeatable, clock=begin)
+        return (admit or partial(admission.accept, database))(job, limits, repeatable, begun=begun)
     except UNREACHABLE as error:
         # An error that names no statement is that of a connection or, once a transaction has begun, of its commit.
         if not began or getattr(error, "statement", None) is not None:

@@ -38,16 +38,20 @@ def accept(
     repeatable: Repeatable | None = None,
     *,
     clock: Callable[[Connection], float] = read_now,
+    begun: Callable[[], None] = lambda: None,
 ) -> Job:
     """Store a job with its turn and estimated cost, or return the job that its idempotency key already stands for.
 
-    `clock` gives the time in seconds since the epoch; that of one machine is not another's, so it is the database's.
+    Args:
+        clock: gives the time in seconds since the epoch; that of one machine is not another's, so it is the database's.
+        begun: told once the transaction has begun, from when on its outcome may be unknown.
 
     Raises:
         Refused: a limit is reached. Nothing is stored.
         KeyReused: the idempotency key stands for another request. Nothing is stored.
     """
     with database.write() as connection:
+        begun()
         now = clock(connection)
         if repeatable is not None and (known := _known(connection, job, repeatable, now)) is not None:
             return known

@@ -25,6 +25,7 @@ class _Arrival:
     job: Job
     limits: Limits
     clock: Callable[[Connection], float]
+    begun: Callable[[], None]
     outcome: Future[Job] = field(default_factory=Future)
 
 
@@ -44,36 +45,38 @@ class Arrivals:
         repeatable: Repeatable | None = None,
         *,
         clock: Callable[[Connection], float] = read_now,
+        begun: Callable[[], None] = lambda: None,
     ) -> Job:
         """Store a job, together with those that arrived while the last transaction ran. Blocks; raises the same."""
         if repeatable is not None:  # its key has to be looked for, and is locked, before anything else
             with self._turn:
-                return admission.accept(self._database, job, limits, repeatable, clock=clock)
-        arrival = _Arrival(job, limits, clock)
+                return admission.accept(self._database, job, limits, repeatable, clock=clock, begun=begun)
+        arrival = _Arrival(job, limits, clock, begun)
         with self._lock:
             self._waiting.append(arrival)
         with self._turn:  # the first that gets it writes for all; the others then find it done
             if not arrival.outcome.done():
                 with self._lock:
-                    together, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
-                self._write(together)
+                    batch, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
+                self._write(batch)
         return arrival.outcome.result()
 
-    def _write(self, together: Sequence[_Arrival]) -> None:
+    def _write(self, batch: Sequence[_Arrival]) -> None:
         try:
             with self._database.write() as connection:
-                # Each is told that its transaction has begun; the last answer is the latest.
-                now = [each.clock(connection) for each in together][-1]
-                outcomes = take_in(connection, [(each.job, each.limits) for each in together], now)
+                for each in batch:
+                    each.begun()
+                now = batch[-1].clock(connection)
+                outcomes = take_in(connection, [(each.job, each.limits) for each in batch], now)
         except UNREACHABLE as error:
-            for each in together:
+            for each in batch:
                 each.outcome.set_exception(error)
         except Exception:
             # One of them is at fault, such as by a character that the database cannot store. Nothing is written.
-            for each in together:
+            for each in batch:
                 self._write_alone(each)
         else:
-            for each, outcome in zip(together, outcomes, strict=True):
+            for each, outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, Refused):
                     each.outcome.set_exception(outcome)
                 else:
@@ -81,7 +84,9 @@ class Arrivals:
 
     def _write_alone(self, arrival: _Arrival) -> None:
         try:
-            accepted = admission.accept(self._database, arrival.job, arrival.limits, clock=arrival.clock)
+            accepted = admission.accept(
+                self._database, arrival.job, arrival.limits, clock=arrival.clock, begun=arrival.begun
+            )
         except Exception as error:
             arrival.outcome.set_exception(error)
         else:

@@ -24,6 +24,7 @@ from jobs.priority import Priority
 from jobs.record import Job
 from jobs.schema import jobs as table
 from jobs.schema import usage
+from tests.harness.processes import until
 from tests.unit.conftest import Jobs, new_job
 
 PATIENCE_S = 60
@@ -63,8 +64,7 @@ def together(arrivals: Arrivals, pool: ThreadPoolExecutor, calls: list[Callable[
     first = pool.submit(arrivals.accept, new_job(), NO_LIMITS, clock=stalled)
     assert stalled.inside.wait(PATIENCE_S)
     futures = [pool.submit(call) for call in calls]
-    while len(arrivals._waiting) < len(calls):
-        pass
+    until(lambda: len(arrivals._waiting) == len(calls), "all wait", PATIENCE_S, 0.001)
     stalled.go.set()
     first.result(PATIENCE_S)
     return futures
@@ -110,8 +110,7 @@ def test_a_job_store_that_is_away_is_told_to_all_and_nothing_is_stored(jobs: Job
         first = pool.submit(arrivals.accept, new_job(), NO_LIMITS, clock=stalled)
         assert stalled.inside.wait(PATIENCE_S)
         futures = [pool.submit(arrivals.accept, job, NO_LIMITS) for job in asked]
-        while len(arrivals._waiting) < 3:
-            pass
+        until(lambda: len(arrivals._waiting) == 3, "all wait", PATIENCE_S, 0.001)
         event.listen(jobs.database.engine, "begin", away)
         stalled.go.set()
         first.result(PATIENCE_S)
