@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 from storage.artifacts import ArtifactStore
-from storage.errors import StorageUnavailable
 from storage.keys import Owner, prefixes_of
 from storage.owner import Ownership, require_ours
 from storage.settings import BucketSettings
@@ -21,10 +20,10 @@ def delete_job(artifacts: ArtifactStore, job: Owner) -> None:
 
 
 def delete_or_leave(artifacts: ArtifactStore, prefix: str) -> bool:
-    """Delete everything under a prefix; False when the store is unavailable, and the sweeper will delete it."""
+    """Delete everything under a prefix; False when the store does not, and the sweeper will delete it."""
     try:
         artifacts.delete_prefix(prefix)
-    except StorageUnavailable as error:
+    except OSError as error:
         log.warning("what is under %s is left to the sweeper: %s", prefix, error)
         return False
     return True

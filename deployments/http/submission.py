@@ -196,20 +196,12 @@ class Submission:
             raise PerhapsAccepted(job.id, repeatable=repeatable is not None) from unknown
         finally:
             if image is not None and not keep_image:
-                _delete_image(self._artifacts, job)
+                delete_or_leave(self._artifacts, job_prefix(job))
         return accepted
 
 
 async def _and_then(storing: asyncio.Task[Job], left: Callable[[Job], Coroutine[Any, Any, None]]) -> None:
     await left(await storing)
-
-
-def _delete_image(artifacts: ArtifactStore, job: Job) -> None:
-    """Delete what is not needed. What is known of the job must not be lost to a failure here."""
-    try:
-        delete_or_leave(artifacts, job_prefix(job))
-    except OSError as error:
-        log.warning("the image of %s is left to the sweeper: %s", job.id, error)
 
 
 def _remixed(fields: dict[str, Any], source: Job) -> dict[str, Any]:
