@@ -24,13 +24,13 @@ from pathlib import Path
 
 import httpx2
 import psycopg
-import yaml
 
 from benchmarks.scale.cpu import CONDUCTOR, CONTROLLER, cpu_seconds
-from benchmarks.scale.world import Model, fixed
+from benchmarks.scale.world import Model, fixed, write_cards
+from deployments.replica_process import COUNTERS, COUNTERS_MS, LOOP
 from pipelines.paths import ROOT
 from tests.harness.databases import create_database, run_postgres
-from tests.harness.processes import kill_tree, until
+from tests.harness.processes import below, kill_tree, title, until
 
 REF = "7b8744b"
 STEP_S, STEPS = 0.5, 10
@@ -77,8 +77,7 @@ def run(code: Path, administrator: str, model: Model, jobs: int, profile: Path |
     """Start one version, let it run the jobs, and stop it."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kinoray-conductor-")))
-        (folder / "models").mkdir()
-        (folder / "models" / f"{model.name}.yaml").write_text(yaml.safe_dump(model.card()))
+        cards = write_cards(folder, [model])
         url = create_database(administrator, f"conductor_{time.time_ns()}")
         config = fixed([model], max_queued=jobs + 100)
         for each in config["applications"][0]["deployments"]:
@@ -88,11 +87,10 @@ def run(code: Path, administrator: str, model: Model, jobs: int, profile: Path |
         variables = config["applications"][0].setdefault("runtime_env", {}).setdefault("env_vars", {})
         variables["KINORAY_DATABASE_URL"] = url
         # The code of today sets these itself; that of before has them from its config.
-        variables["RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"] = "0"
-        variables["RAY_SERVE_METRICS_EXPORT_INTERVAL_MS"] = "1000"
+        variables.update({LOOP: "0", COUNTERS: str(COUNTERS_MS)})
         process = subprocess.Popen(
             [sys.executable, "-c", SERVE, json.dumps(config), str(folder), url],
-            cwd=code, env={**os.environ, "PYTHONPATH": str(code), "KINORAY_MODELS": str(folder / "models")},
+            cwd=code, env={**os.environ, "PYTHONPATH": str(code), "KINORAY_MODELS": str(cards)},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(folder / "log").open("w"), start_new_session=True,
         )  # fmt: skip
         stack.callback(kill_tree, process.pid)
@@ -134,15 +132,15 @@ def run(code: Path, administrator: str, model: Model, jobs: int, profile: Path |
 @contextmanager
 def _profiled(pid: int, output: Path) -> Iterator[None]:
     """Have py-spy, if it is installed, write where the conductor's CPU time goes, as folded stacks."""
-    from tests.harness.processes import below, title
-
     (conductor,) = (each.pid for each in below(pid) if CONDUCTOR in title(each))
     recording = subprocess.Popen(
         ["py-spy", "record", "--pid", str(conductor), "--format", "raw", "--output", str(output), "--duration", "60",
          "--rate", "200", "--gil"],
     )  # fmt: skip
-    yield
-    recording.wait()
+    try:
+        yield
+    finally:
+        recording.wait()
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from deployments import metrics
 from deployments.configuration.api_keys import Scope, anonymous_allowed
 from deployments.configuration.names import deployment_names
+from deployments.configuration.sense import ONGOING
 from deployments.configuration.settings import Settings, data_dir, database_url
 from deployments.events import emit
 from deployments.http.auth import Authenticator, Caller, bearer, caller_of
@@ -119,7 +120,7 @@ def _poll_after(response: Response, job: Job) -> None:
 
 
 # Serve pickles the class by value when it decorates it, with what the module holds by then: so helpers come first.
-@serve.deployment(name="Api", max_ongoing_requests=1000, graceful_shutdown_timeout_s=20)
+@serve.deployment(name="Api", max_ongoing_requests=ONGOING, graceful_shutdown_timeout_s=20)
 @serve.ingress(app)
 class Api:
     """Serves OpenAI's Videos API, and the additional routes that an operator needs."""
@@ -148,7 +149,7 @@ class Api:
         self.queue = QueueView(self.jobs)
         watcher = Watcher(self.jobs.versions)
         streams = Lane("streams", STREAMERS, settings.max_held_open)
-        self.waiting = Waiting(self.jobs, watcher)
+        self.waiting = Waiting(self.jobs, watcher, streams)
         self.event_stream = EventStream(self.jobs, watcher, streams, self.held_open)
         self.ready = Cached(self._readiness, "readiness")
         self.commits = Cached(self._commits, "weights' commits")
@@ -288,7 +289,7 @@ class Api:
         if not await self.changes.finish(self.jobs.delete, job.id):
             raise _unknown()
         emit("job.deleted", job_id=job.id, model=job.model)
-        await self._delete_files(job)
+        await self.deletes.finish(delete_job, self.store, job)
         return DeletedVideo(id=job.id)
 
     @app.post(
@@ -451,7 +452,7 @@ class Api:
         if before.status is Status.QUEUED and job.attempts == before.attempts:
             # No conductor held the job, so none will delete its files.
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": "canceled"})
-            await self._delete_files(job)
+            await self.deletes.finish(delete_job, self.store, job)
         return job
 
     async def _abandon(self, job: Job) -> None:
@@ -463,13 +464,6 @@ class Api:
             )(self._cancel, job)  # fmt: skip
         except (NotFound, *UNREACHABLE) as error:
             log.warning("%s, whose client has left, is not canceled: %s", job.id, type(error).__name__)
-
-    async def _delete_files(self, job: Job) -> None:
-        """Delete a job's files. That the job is ended or deleted is true even where this fails."""
-        try:
-            await self.deletes.finish(delete_job, self.store, job)
-        except OSError as error:
-            log.warning("what %s has stored is left to the sweeper: %s", job.id, error)
 
     async def _with_files(self, work: Callable[..., T], *inputs: Any) -> T:
         """Run work that may wait for the artifact store in separate threads, so that job store reads need not wait."""

@@ -27,7 +27,7 @@ from deployments.orchestration.publication_backlog import PublicationBacklog
 from deployments.orchestration.queue_wait import first_wait_s
 from deployments.orchestration.ray_stage import RayStage
 from deployments.orchestration.renewal import Renewal
-from deployments.orchestration.replica_news import ReplicaNews
+from deployments.orchestration.replica_news import ReplicaNews, listen
 from deployments.orchestration.replicas import look
 from deployments.orchestration.settlement import Settlement
 from deployments.orchestration.stage_call import StageHandle
@@ -96,12 +96,14 @@ class Conductor:
         self.held: dict[str, Held] = {}  # by lease token
         self.wake = asyncio.Event()
         self.backlog = PublicationBacklog(self._unpublished, settings.max_unpublished, settings.max_unpublished_bytes)
-        denoisers = {model: names[Stage.DENOISE] for model, names in deployment_names(self.cards).items()}
+        deployments = deployment_names(self.cards)
+        denoisers = {model: names[Stage.DENOISE] for model, names in deployments.items()}
         self.denoiser_pool = DenoiserPool(
             self.allocation, denoisers, on_freed=self.wake.set, paused=self.backlog.is_full
         )
-        watched = {"Publisher", *(each for names in deployment_names(self.cards).values() for each in names.values())}
-        self.replica_news = ReplicaNews(watched)
+        self.replica_news = ReplicaNews()
+        watched = {"Publisher", *(each for names in deployments.values() for each in names.values())}
+        self.listening = listen(watched, lambda _: self.replica_news.changed())
         self.stopping = False
         loop = asyncio.get_running_loop()
         self.takeover_guard = TakeoverGuard(settings.lease_s)

@@ -71,14 +71,14 @@ def measure(world: World, for_s: float) -> Iterator[Row]:
 
     outcome = world.load(for_s, creates(posts / 2))["create"]
     created += outcome.ids
-    p99_s = _p99_s(outcome.accepted)
+    p99_s = _p_s(99, outcome.accepted)
     good = p99_s <= POST_P99_S and set(outcome.statuses) == {"200"}
     yield Row("POST at half that rate", f"p99 <= {POST_P99_S * 1000:.0f} ms", _said(outcome), good)
     fewer = Load("poll", "GET", paths, "", POLLERS, min(float(POLLERS), gets / 2))
     more = Load("get", "GET", paths, "", CONNECTIONS, max(gets / 2 - POLLERS, 1.0))
     reads = world.load(for_s, fewer, more, streams=streams, settle_s=1.0)
     outcome = _both(reads["get"], reads["poll"])
-    p99_s = _p99_s(outcome.accepted)
+    p99_s = _p_s(99, outcome.accepted)
     good = p99_s <= GET_P99_S and set(outcome.statuses) == {"200"}
     yield Row("GET at half that rate", f"p99 <= {GET_P99_S * 1000:.0f} ms", _said(outcome), good)
 
@@ -92,7 +92,7 @@ def measure(world: World, for_s: float) -> Iterator[Row]:
                        ("probe", "probes meanwhile"), ("cancel", "cancels meanwhile")):  # fmt: skip
         outcome = flood[name]
         allowed = {"200", "overloaded"} if name == "create" else {"200"}
-        good = _p99_s(outcome.seconds) <= OVERLOAD_P99_S and set(outcome.statuses) <= allowed
+        good = _p_s(99, outcome.seconds) <= OVERLOAD_P99_S and set(outcome.statuses) <= allowed
         yield Row(what, "99% within 1 s, no error but refusals", _said(outcome), good)
     beside = Load("nothing", "POST", ["/nothing/"], CREATE, MOST_CONNECTIONS, 4 * posts)
     outcome = world.load(for_s, beside, polls, streams=streams, settle_s=1.0)["nothing"]
@@ -105,9 +105,10 @@ def _per_second(outcome: Outcome, for_s: float) -> float:
     return len(outcome.accepted) / for_s
 
 
-def _p99_s(seconds: list[float]) -> float:
+def _p_s(percent: int, seconds: list[float]) -> float:
+    """The time within which so many percent of the requests were answered."""
     ordered = sorted(seconds)
-    return ordered[min(int(len(ordered) * 0.99), len(ordered) - 1)] if ordered else float("inf")
+    return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)] if ordered else float("inf")
 
 
 def _both(first: Outcome, second: Outcome) -> Outcome:
@@ -118,9 +119,8 @@ def _both(first: Outcome, second: Outcome) -> Outcome:
 
 def _said(outcome: Outcome) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in sorted(outcome.statuses.items()))
-    ordered = sorted(outcome.seconds)
-    median = ordered[len(ordered) // 2] if ordered else float("inf")
-    return f"p50 {median * 1000:.0f} ms, p99 {_p99_s(outcome.seconds) * 1000:.0f} ms; {counts}"
+    median_s, p99_s = (_p_s(percent, outcome.seconds) for percent in (50, 99))
+    return f"p50 {median_s * 1000:.0f} ms, p99 {p99_s * 1000:.0f} ms; {counts}"
 
 
 if __name__ == "__main__":

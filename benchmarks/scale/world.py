@@ -141,6 +141,15 @@ def _options(deployment: str) -> dict[str, Any]:
     return {"num_cpus": 0.01, "num_gpus": 1} if deployment.startswith("Denoiser") else {"num_cpus": 0.01}
 
 
+def write_cards(folder: Path, models: Sequence[Model]) -> Path:
+    """Write the models' cards; returns their folder, which is for KINORAY_MODELS."""
+    cards = folder / "models"
+    cards.mkdir()
+    for model in models:
+        (cards / f"{model.name}.yaml").write_text(yaml.safe_dump(model.card()))
+    return cards
+
+
 @contextmanager
 def run_world(
     config: dict[str, Any], models: Sequence[Model], *, head_gpus: int = 0, nodes: int = 0
@@ -148,11 +157,8 @@ def run_world(
     """Start everything; what a row leaves behind is gone with it."""
     with tempfile.TemporaryDirectory(prefix="kinoray-scale-") as name, run_postgres() as administrator:
         folder = Path(name)
-        (folder / "models").mkdir()
-        for model in models:
-            (folder / "models" / f"{model.name}.yaml").write_text(yaml.safe_dump(model.card()))
         url = create_database(administrator, "scale")
-        variables = {"KINORAY_DATABASE_URL": url, "KINORAY_MODELS": str(folder / "models")}
+        variables = {"KINORAY_DATABASE_URL": url, "KINORAY_MODELS": str(write_cards(folder, models))}
         with Database(url) as database:
             database.migrate()
             with (

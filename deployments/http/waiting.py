@@ -6,6 +6,7 @@ import asyncio
 import re
 
 from deployments.http.errors import NotFound
+from deployments.http.overload import Lane
 from deployments.http.watcher import Watcher
 from jobs.database import UNREACHABLE
 from jobs.record import Job
@@ -15,9 +16,10 @@ from jobs.store import JobStore
 class Waiting:
     """Waits until jobs end, whichever replica ends them."""
 
-    def __init__(self, store: JobStore, watcher: Watcher) -> None:
+    def __init__(self, store: JobStore, watcher: Watcher, lane: Lane) -> None:
         self._store = store
         self._watcher = watcher
+        self._lane = lane
 
     async def until_ended(self, job: Job, at_most_s: float) -> Job:
         """Wait until the job ends, at most `at_most_s` seconds; returns the job as it is then, as far as is known.
@@ -32,7 +34,7 @@ class Waiting:
             try:
                 async with asyncio.timeout_at(deadline):
                     await self._watcher.changed(job.id, job.version)
-                    now = await asyncio.to_thread(self._store.get, job.id)
+                    now = await self._lane.finish(self._store.get, job.id)
             except TimeoutError:
                 return job
             except UNREACHABLE:

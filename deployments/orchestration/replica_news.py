@@ -23,31 +23,31 @@ AGAIN_S = 2.0
 """For so long after a change the replicas are listed at every look: a list may lag behind the news."""
 
 
-class ReplicaNews:
-    """Says whether to list the replicas again. Create it in the event loop."""
+def listen(deployments: Iterable[str], changed: Callable[[object], None]) -> LongPollClient:
+    """Call `changed` in this event loop whenever replicas of these deployments do, as long as the result is kept."""
+    targets = LongPollNamespace.DEPLOYMENT_TARGETS
+    keys: list[Any] = [(targets, DeploymentID(name=name, app_name=APPLICATION)) for name in deployments]
+    return LongPollClient(
+        _get_global_client()._controller,
+        dict.fromkeys(keys, changed),
+        call_in_event_loop=asyncio.get_running_loop(),
+        client_id="kinoray",
+    )
 
-    def __init__(
-        self, deployments: Iterable[str], clock: Callable[[], float] = time.monotonic, *, listen: bool = True
-    ) -> None:
+
+class ReplicaNews:
+    """Says whether to list the replicas again."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """
         Args:
-            deployments: the names of those whose replicas matter.
             clock: in seconds, from any start.
         """
         self._clock = clock
         self._looked_at = -AT_LEAST_EVERY_S
         self._changed_at = clock()
-        if listen:
-            targets = LongPollNamespace.DEPLOYMENT_TARGETS
-            keys: list[Any] = [(targets, DeploymentID(name=name, app_name=APPLICATION)) for name in deployments]
-            self._client = LongPollClient(
-                _get_global_client()._controller,
-                dict.fromkeys(keys, self.changed),
-                call_in_event_loop=asyncio.get_running_loop(),
-                client_id="kinoray",
-            )
 
-    def changed(self, _targets: object = None) -> None:
+    def changed(self) -> None:
         """Report that replicas of a deployment have begun or ceased to take calls."""
         self._changed_at = self._clock()
 

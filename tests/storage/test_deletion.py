@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +14,7 @@ from storage.owner import ForeignArtifacts, Ownership, owner_of, require_ours
 from storage.settings import BucketSettings
 from tests.harness.bucket_server import BUCKET, BucketServer
 from tests.harness.faulty_network import Fault, FaultyNetwork
+from tests.harness.owners import that_starts
 
 
 def test_objects_that_the_bucket_keeps_are_an_error_and_the_rest_goes(
@@ -56,16 +56,8 @@ def test_uploads_under_a_prefix_end_with_it_though_the_servers_clock_is_ahead(
 
 
 def test_of_job_stores_that_start_at_once_one_gets_the_prefix(bucket: BucketStore) -> None:
-    def start(name: str) -> bool:
-        try:
-            return require_ours(bucket, name) is Ownership.OURS
-        except ForeignArtifacts:
-            return False
-
-    with ThreadPoolExecutor(4) as pool:
-        started = list(pool.map(start, "abcd"))
-    assert started.count(True) == 1
-    assert owner_of(bucket) == "abcd"[started.index(True)]
+    first = that_starts(bucket, "abcd")
+    assert owner_of(bucket) == first
     assert not bucket.create("job-store", b"another")
 
 

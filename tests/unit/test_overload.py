@@ -21,6 +21,7 @@ from deployments.http.queue_view import QueueView
 from deployments.http.readiness import Readiness
 from jobs.record import Job
 from jobs.store import Waiting
+from tests.harness.processes import until as until_true
 from tests.unit.api_world import ApiWorld, run_api, until
 
 JSON = {"content_type": "application/json", "content_length": "15"}
@@ -331,8 +332,7 @@ def test_a_queue_is_looked_at_by_one_of_many_and_others_take_the_view_there_is()
         view._views["m"] = queue_view._View(0.0, {}, 0, 0.0, 1.0, {"a": (7, 0.0)})
         store.go.clear()
         slow = callers.submit(view.place, job)
-        while store.looks == 1:
-            time.sleep(0.001)
+        until_true(lambda: store.looks == 2, "another looks", DEADLINE_S, 0.001)
         assert view.place(job).position == 7, "what is known while another looks"
         store.go.set()
         assert slow.result(DEADLINE_S).position == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,25 +17,17 @@ from pipelines.errors import ConfigError
 from storage.errors import ObjectDamaged, StorageUnavailable
 from storage.folder import FolderStore
 from storage.keys import JOB_STORE, checkpoint_key, video_key
-from storage.owner import ForeignArtifacts, Ownership, owner_of, require_ours
+from storage.owner import Ownership, owner_of
 from storage.store import open_store, refuse_foreign
+from tests.harness.owners import starts, that_starts
 from tests.unit.conftest import Jobs, new_job
 
 
 def test_of_job_stores_that_start_at_once_one_gets_the_artifacts(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
-
-    def start(name: str) -> bool:
-        try:
-            return require_ours(store, name) is Ownership.OURS
-        except ForeignArtifacts:
-            return False
-
-    with ThreadPoolExecutor(8) as pool:
-        started = list(pool.map(start, "abcdefgh"))
-    assert started.count(True) == 1
-    assert owner_of(store) == "abcdefgh"[started.index(True)]
-    assert start("abcdefgh"[started.index(True)]), "it may start again, from a backup too"
+    first = that_starts(store, "abcdefgh")
+    assert owner_of(store) == first
+    assert starts(store, first), "it may start again, from a backup too"
 
 
 @pytest.mark.parametrize("error", [StorageUnavailable("away"), ObjectDamaged("what")])

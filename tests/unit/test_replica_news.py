@@ -10,7 +10,7 @@ class World:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.news = ReplicaNews([], clock=lambda: self.now, listen=False)
+        self.news = ReplicaNews(clock=lambda: self.now)
 
     def looks(self, seconds: float, every_s: float = 0.5) -> int:
         """How many of the looks in the next seconds list the replicas."""
