@@ -14,7 +14,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     HF_HUB_DISABLE_TELEMETRY=1 \
     RAY_USAGE_STATS_ENABLED=0 \
     RAY_worker_niceness=0 \
-    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0
+    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0 \
+    RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deployments.http.proxy_gate:install
 # A volume that is new takes its owner from here.
 RUN useradd --uid 1000 --create-home kinoray && \
     install --directory --owner=kinoray --group=kinoray /var/lib/kinoray /models /tmp/ray

@@ -38,6 +38,7 @@ from deployments.http.origin import Origins, install_origins
 from deployments.http.overload import Gate, HeldOpen, Lane
 from deployments.http.queue_view import QueueView
 from deployments.http.readiness import STALE_S, Readiness, answer, readiness
+from deployments.http.receiving import install_receiving
 from deployments.http.schemas import DeletedVideo, Model, ModelList, Video, VideoList
 from deployments.http.sse import EventStream, last_seen
 from deployments.http.store_metrics import exposition
@@ -91,6 +92,7 @@ VARIANTS = {
 app = FastAPI(title="Kinoray", description="Video generation on a Ray cluster.", version=VERSION)
 install(app)
 install_origins(app)
+install_receiving(app)
 describe(app)
 BEARER = [bearer()]
 CREATES = answers(400, 401, 403, 413, 422, 429, 503)

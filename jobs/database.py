@@ -173,8 +173,7 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads: it does not wait for writers and does not block them.
 
-        On PostgreSQL each statement is a transaction of its own. Every statement sees what is committed by then anyway,
-        so this only saves two round trips.
+        Each statement is a transaction of its own and sees what is committed by then, which saves two round trips.
         """
         with self.engine.connect().execution_options(**self._reading) as connection:
             yield connection
@@ -278,5 +277,5 @@ def _replace_if_closed(engine: Engine, connection: Any, record: ConnectionPoolEn
 
 def _begin_sqlite(connection: Connection) -> None:
     # Immediate: a deferred transaction that reads first and writes later can fail instead of waiting its turn.
-    read_only = connection.get_execution_options().get(READ_ONLY, False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    if not connection.get_execution_options().get(READ_ONLY, False):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,26 +1,23 @@
-"""Turns every error into `{"error": {"message", "type", "param", "code"}}`, the form that OpenAI's clients read."""
+"""Turns everything that a request can raise into an answer."""
 
 from __future__ import annotations
 
 import logging
-import math
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
 
-from deployments.http.errors import PerhapsAccepted, TooManyRequests, Unavailable, status_of
+from deployments.http.error_response import render
+from deployments.http.errors import Unavailable
 from deployments.http.schemas import speakable
 from jobs.database import UNREACHABLE
 from pipelines.errors import InvalidRequest, KinorayError
 from storage.errors import StorageUnavailable
 
 log = logging.getLogger("ray.serve")
-
-NEVER_BETTER = (500, 501)
-"""OpenAI's clients retry a request after these statuses, which could create a second job for an accepted request."""
 
 
 def install(app: FastAPI) -> None:
@@ -33,22 +30,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(Exception, _bug)
-
-
-def render(error: KinorayError, status: int | None = None) -> JSONResponse:
-    """The HTTP response for an error."""
-    status = status or status_of(error)
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    headers = {}
-    if status == 401:
-        headers["www-authenticate"] = "Bearer"
-    if isinstance(error, TooManyRequests):
-        headers["retry-after"] = str(math.ceil(error.retry_after_s))
-        headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
-    if status in NEVER_BETTER or (isinstance(error, PerhapsAccepted) and not error.repeatable):
-        headers["x-should-retry"] = "false"
-    body = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
-    return JSONResponse({"error": body}, status, headers)
 
 
 async def _known(_: Request, error: Exception) -> JSONResponse:

@@ -22,7 +22,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.configuration.hosts import ANY, HostPort, is_loopback, literal, read_host_port
-from deployments.http.error_handler import render
+from deployments.http.error_response import render
 from deployments.http.errors import Forbidden
 from pipelines.errors import KinorayError
 

@@ -21,7 +21,8 @@ def scene() -> Iterator[Scene]:
         yield scene
 
 
-@pytest.mark.parametrize("strike", [denoiser, pytest.param(conductor, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("strike", [denoiser, conductor])
 def test_every_accepted_job_is_completed_once_whatever_is_killed(scene: Scene, strike: Callable[[Scene], Blow]) -> None:
     row = scene.run(strike.__name__, strike)
     assert row.verdict.problems == []

@@ -7,6 +7,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
 import ray
 
 from tests.conftest import DEADLINE_S, ServiceClient
@@ -39,11 +40,21 @@ def test_every_metric_is_exported(service: ServiceClient) -> None:
     assert missing == []
 
 
+def logged() -> str:
+    """All that Serve's processes have logged."""
+    logs = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs" / "serve"
+    return "".join(path.read_text() for path in logs.glob("*.log"))
+
+
+@pytest.mark.usefixtures("service")
+def test_the_proxy_has_its_gate() -> None:
+    assert "Calling user-provided callback from import path 'deployments.http.proxy_gate:install'" in logged()
+
+
 def test_events_are_json_lines_without_prompts(service: ServiceClient) -> None:
     prompt = "a purple square stays still on a gray background"
     video = service.finish(service.create(prompt=prompt)["id"])
-    logs = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs" / "serve"
-    text = "".join(path.read_text() for path in logs.glob("*.log"))
+    text = logged()
     events = [json.loads(line) for line in text.splitlines() if video["id"] in line]
     seen = {(event.get("event"), event.get("stage")) for event in events}
     assert {

@@ -1,8 +1,10 @@
-"""A job outlives the processes that work on it: told to stop, they give it up. What is killed is in tests/chaos."""
+"""A job outlives the processes that work on it: told to stop, they give it up. More is killed in tests/chaos."""
 
 from __future__ import annotations
 
 import copy
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,20 @@ def scale(service: ServiceClient, deployment: str, replicas: int) -> None:
     (options,) = [each for each in config["applications"][0]["deployments"] if each["name"] == deployment]
     options["num_replicas"] = replicas
     deploy(config)
+
+
+def test_a_job_goes_on_from_its_last_checkpoint_when_its_denoiser_is_killed(service: ServiceClient) -> None:
+    fields = {"num_inference_steps": 120, "width": 128, "height": 128}
+    undisturbed = service.content(service.finish(service.create(seed=1, **fields)["id"])["id"])
+    job = service.create(seed=1, **fields)
+    service.until(job["id"], lambda video: (video["step"] or 0) > 20)
+    pid = replica_pid("Denoiser-ltx-tiny")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    done = service.finish(job["id"])
+    assert done["attempts"] == 2
+    assert 0 < done["result_metadata"]["resumed_at_step"] < 120
+    assert service.content(job["id"]) == undisturbed
 
 
 @pytest.mark.long

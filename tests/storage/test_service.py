@@ -102,13 +102,14 @@ def test_an_upload_goes_straight_to_the_bucket(service: ServiceClient, bucket_se
     assert "inputs/reference.png" in objects(bucket_server, folder_of(video))
 
 
-OFTEN = (Fault.REFUSED, Fault.STALLED)
-"""The faults that are tried here also in a short run: what the store makes of each is tested without a service."""
-
-
 @pytest.mark.parametrize(
     "fault",
-    [pytest.param(each, marks=() if each in OFTEN else pytest.mark.long) for each in Fault if each is not Fault.NONE],
+    # What the store makes of each is tested without a service too.
+    [
+        pytest.param(each, marks=() if each is Fault.REFUSED else pytest.mark.long)
+        for each in Fault
+        if each is not Fault.NONE
+    ],
 )
 def test_a_video_waits_while_the_bucket_cannot_be_used(
     service: ServiceClient, network: FaultyNetwork, bucket_server: BucketServer, undisturbed: bytes, fault: Fault

@@ -29,6 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_ltx(tmp_path_factory.mktemp("ltx"), dynamic_shifting=False, shift_terminal=None)
 
 
+@pytest.mark.long
 def test_a_model_with_stg_is_measured_with_and_without_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stg = {"stg_scale": 1.0, "stg_rescale": 0.7, "stg_blocks": [1], "image_cond_noise_scale": 0.15}
     bench = gpu.measure(ltx_card(folder, **SINCE_095, **stg), CPU)

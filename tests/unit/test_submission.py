@@ -12,7 +12,7 @@ import pytest
 
 from deployments.configuration.api_keys import SCOPES, KeyLimits
 from deployments.http.auth import Caller
-from deployments.http.error_handler import render
+from deployments.http.error_response import render
 from deployments.http.errors import KeyReused, PerhapsAccepted, TooManyRequests
 from deployments.http.submission import CreateRequest
 from deployments.http.uploads import BeginUpload
