@@ -125,7 +125,8 @@ def test_a_client_that_sends_slowly_says_nothing_of_the_service(
     async def app(*_: Any) -> None:
         await asyncio.sleep(0)
 
-    asyncio.run(ProxyGate(app)(asked, app, app))
+    gate: Any = ProxyGate(app)
+    asyncio.run(gate(asked, app, app))
     assert bool(learned) == learns
 
 
