@@ -10,20 +10,26 @@ proxy, it puts the gate before each replica.
 
 from __future__ import annotations
 
+import asyncio
 import sys
-import time
 
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.error_response import render
 from deployments.http.overload import overloaded
 
-MOST = {"creates": 32, "reads": 256}
-"""The most requests of a kind that one proxy has on their way. They are for a fraction of a second each, so these are
-hundreds a second."""
-LONG_S = 0.25
-"""A request that takes longer than this has waited for others."""
+MOST = {"creates": 32, "large creates": 32, "reads": 256}
+"""The most requests of a kind that one proxy has in hand."""
+PASSED_ON = 8
+"""How many of the creates are on their way at once; the others wait here in their order, which delays nothing else. A
+create takes some hundredths of a second, so these are hundreds a second."""
+LARGE = 65536
+"""From so many bytes on a body takes its client a while to send. Creates with such bodies have places of their own."""
+SWITCH_S = 0.0005
+"""How long one of the proxy's two busy threads waits for the other, at each of the many times that a request goes from
+one to the other. Python's 5 ms would make up most of a request's time."""
 
 
 def kind_of(scope: Scope) -> str | None:
@@ -33,67 +39,62 @@ def kind_of(scope: Scope) -> str | None:
     if not videos:
         return None
     match scope["method"]:
-        case "POST" if not below.endswith(("/cancel", "/sync")) and not _waits(scope):
-            return "creates"
+        case "POST" if not below.endswith(("/cancel", "/sync")):
+            headers = Headers(scope=scope)
+            if "wait" in headers.get("prefer", ""):
+                return None
+            length = headers.get("content-length", "")
+            return "creates" if length.isdecimal() and int(length) < LARGE else "large creates"
         case "GET" if not below.endswith(("/events", "/content")):
             return "reads"
     return None
 
 
-def _waits(scope: Scope) -> bool:
-    return any(name == b"prefer" and b"wait" in value.lower() for name, value in scope["headers"])
-
-
-def _is_small(scope: Scope) -> bool:
-    """Whether a body is so small that it was there at once."""
-    return any(name == b"content-length" and len(value) < 5 for name, value in scope["headers"])
-
-
-class Limit:
-    """How many creates may be on their way: fewer when requests take long, so that reads and probes need not wait
-    behind them, and more again while they do not.
-
-    The rule is that of TCP: what is one too many is taken back at once, and tried again slowly.
-    """
-
-    def __init__(self) -> None:
-        self.now = float(MOST["creates"])
-
-    def learn(self, took_s: float) -> None:
-        """Note how long a request took whose client did not make it wait."""
-        if took_s > LONG_S:
-            self.now = max(self.now * 0.9, 1.0)
-        else:
-            self.now = min(self.now + 1 / self.now, MOST["creates"])
-
-
 class ProxyGate:
-    """Middleware that bounds the requests of each kind that are inside at once."""
+    """Middleware that bounds the requests of each kind."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._inside = dict.fromkeys(MOST, 0)
-        self._limit = Limit()
+        self._passed_on = asyncio.Semaphore(PASSED_ON)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = kind_of(scope)
         if kind is None:
             await self._app(scope, receive, send)
             return
-        if self._inside[kind] >= (self._limit.now if kind == "creates" else MOST[kind]):
-            await render(overloaded(kind))(scope, receive, send)
+        if kind == "creates" and not self._is_full(kind):
+            receive = await _received(receive)
+        if self._is_full(kind):
+            await render(overloaded("reads" if kind == "reads" else "creates"))(scope, receive, send)
             return
         self._inside[kind] += 1
-        began_at = time.monotonic()
         try:
-            await self._app(scope, receive, send)
+            if kind == "creates":
+                async with self._passed_on:
+                    await self._app(scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
         finally:
             self._inside[kind] -= 1
-            if kind == "reads" or _is_small(scope):
-                self._limit.learn(time.monotonic() - began_at)
+
+    def _is_full(self, kind: str) -> bool:
+        return self._inside[kind] >= MOST[kind]
+
+
+async def _received(receive: Receive) -> Receive:
+    """Wait for a small body, so that a client that sends it slowly takes nobody's place meanwhile."""
+    messages: list[Message] = []
+    while not messages or messages[-1].get("more_body"):
+        messages.append(await receive())
+
+    async def again() -> Message:
+        return messages.pop(0) if messages else await receive()
+
+    return again
 
 
 def install() -> list[Middleware]:
     """What Serve puts before its proxy."""
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(SWITCH_S)
     return [Middleware(ProxyGate)]

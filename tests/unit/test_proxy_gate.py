@@ -11,7 +11,7 @@ import pytest
 
 from cli.service import environment
 from deployments.http import proxy_gate
-from deployments.http.proxy_gate import LONG_S, MOST, Limit, ProxyGate, install, kind_of
+from deployments.http.proxy_gate import LARGE, PASSED_ON, install, kind_of
 from pipelines.paths import ROOT
 
 VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
@@ -22,22 +22,27 @@ def scope(method: str, path: str, **headers: str) -> dict[str, Any]:
     return {"type": "http", "method": method, "path": path, "headers": pairs}
 
 
+SMALL = {"content-length": "300"}
+
+
 @pytest.mark.parametrize(
     ("kind", "asked"),
     [
-        ("creates", scope("POST", "/v1/videos")),
-        ("creates", scope("POST", "/kinoray/v1/videos/")),
-        ("creates", scope("POST", "/v1/videos/video_1/remix")),
+        ("creates", scope("POST", "/v1/videos", **SMALL)),
+        ("creates", scope("POST", "/kinoray/v1/videos/", **SMALL)),
+        ("creates", scope("POST", "/v1/videos/video_1/remix", **SMALL)),
+        ("large creates", scope("POST", "/v1/videos", **{"content-length": str(LARGE)})),
+        ("large creates", scope("POST", "/v1/videos", **{"transfer-encoding": "chunked"})),
         ("reads", scope("GET", "/v1/videos")),
         ("reads", scope("GET", "/v1/videos/video_1")),
-        (None, scope("POST", "/v1/videos", prefer="respond-async, wait=10")),
-        (None, scope("POST", "/v1/videos/sync")),
+        (None, scope("POST", "/v1/videos", prefer="respond-async, wait=10", **SMALL)),
+        (None, scope("POST", "/v1/videos/sync", **SMALL)),
         (None, scope("POST", "/v1/videos/video_1/cancel")),
         (None, scope("DELETE", "/v1/videos/video_1")),
         (None, scope("GET", "/v1/videos/video_1/events")),
         (None, scope("GET", "/v1/videos/video_1/content")),
         (None, scope("GET", "/healthz")),
-        (None, scope("POST", "/another/application")),
+        (None, scope("POST", "/another/application", **SMALL)),
         (None, {"type": "lifespan"}),
     ],
 )
@@ -45,89 +50,105 @@ def test_only_what_is_short_and_may_wait_is_bounded(kind: str | None, asked: dic
     assert kind_of(asked) == kind
 
 
-def test_one_too_many_is_refused_unread_and_the_next_is_let_in_when_one_has_ended(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(proxy_gate.MOST, "creates", 2)
+class World:
+    """A gate before an application that answers once it may."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.reached: list[str] = []
+        self.bodies: list[bytes] = []
+        (middleware,) = install()
+        self.gate: Any = middleware.cls(self.app, *middleware.args, **middleware.kwargs)
+
+    async def app(self, asked: Any, receive: Any, _send: Any) -> None:
+        self.reached.append(asked["method"])
+        if asked["method"] == "POST":
+            self.bodies.append((await receive())["body"])
+            await self.go.wait()
+            raise ConnectionError("its client has left")
+
+    async def ask(self, method: str, receive: Any = None, **headers: str) -> list[Any]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await self.gate(scope(method, "/v1/videos", **(headers or SMALL)), receive or whole, send)
+        return sent
+
+    def begin(self, count: int, *given: Any) -> list[asyncio.Future[Any]]:
+        return [asyncio.ensure_future(self.ask(*given)) for _ in range(count)]
+
+
+async def whole() -> Any:
+    return {"type": "http.request", "body": b"{}", "more_body": False}
+
+
+async def unread() -> Any:
+    raise AssertionError("the body was read")
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_creates_wait_in_their_order_and_one_too_many_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(proxy_gate.MOST, "creates", PASSED_ON + 2)
 
     async def run() -> None:
-        go, reached = asyncio.Event(), 0
-
-        async def app(asked: Any, _receive: Any, _send: Any) -> None:
-            nonlocal reached
-            reached += 1
-            if asked["method"] == "POST":
-                await go.wait()
-                raise ConnectionError("its client has left")
-
-        async def unread() -> Any:
-            raise AssertionError("the body was read")
-
-        async def ask(method: str) -> list[Any]:
-            sent: list[Any] = []
-
-            async def send(message: Any) -> None:
-                sent.append(message)
-
-            await gate(scope(method, "/v1/videos"), unread, send)
-            return sent
-
-        (middleware,) = install()
-        gate: Any = middleware.cls(app, *middleware.args, **middleware.kwargs)
-        inside = [asyncio.ensure_future(ask("POST")) for _ in range(2)]
-        await asyncio.sleep(0)
-        start, body = await ask("POST")
+        world = World()
+        inside = world.begin(PASSED_ON + 2, "POST")
+        await settled()
+        assert len(world.reached) == PASSED_ON, "two wait"
+        start, body = await world.ask("POST", unread)
         assert start["status"] == 503
-        headers = dict(start["headers"])
-        assert 1 <= int(headers[b"retry-after"]) <= 3
+        assert 1 <= int(dict(start["headers"])[b"retry-after"]) <= 3
         assert json.loads(body["body"])["error"]["code"] == "overloaded"
-        await ask("GET")
-        assert reached == 3, "the reads have places of their own"
-        go.set()
-        await asyncio.wait(inside)
-        assert [str(each.exception()) for each in inside] == ["its client has left"] * 2
+        large = asyncio.ensure_future(world.ask("POST", **{"content-length": str(LARGE)}))
+        await world.ask("GET")
+        await settled()
+        assert world.reached[PASSED_ON:].count("GET") == 1, "reads have places of their own"
+        assert len(world.reached) == PASSED_ON + 2, "and so have large creates"
+        world.go.set()
+        await asyncio.wait([*inside, large])
+        assert [str(each.exception()) for each in inside] == ["its client has left"] * len(inside)
+        assert world.bodies == [b"{}"] * (PASSED_ON + 3)
         with pytest.raises(ConnectionError):
-            await ask("POST")
-        assert reached == 4
+            await world.ask("POST")
 
     asyncio.run(run())
 
 
-def test_fewer_creates_are_let_in_while_requests_take_long() -> None:
-    limit = Limit()
-    assert limit.now == MOST["creates"]
-    for _ in range(100):
-        limit.learn(LONG_S * 2)
-    assert limit.now == 1, "never none, or it would not be known when it is better"
-    before = limit.now
-    limit.learn(LONG_S / 2)
-    assert before < limit.now <= before + 1
-    for _ in range(MOST["creates"] ** 2):
-        limit.learn(LONG_S / 2)
-    assert limit.now == MOST["creates"]
+def test_a_client_that_sends_slowly_takes_nobodys_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(proxy_gate.MOST, "creates", 1)
 
+    async def run() -> None:
+        world = World()
+        parts = [
+            {"type": "http.request", "body": b"{", "more_body": True},
+            {"type": "http.request", "body": b"}", "more_body": False},
+        ]
+        rest = asyncio.Event()
 
-@pytest.mark.parametrize(
-    ("asked", "learns"),
-    [
-        (scope("GET", "/v1/videos"), True),
-        (scope("POST", "/v1/videos", **{"content-length": "300"}), True),
-        (scope("POST", "/v1/videos", **{"content-length": "3000000"}), False),
-        (scope("POST", "/v1/videos"), False),
-    ],
-)
-def test_a_client_that_sends_slowly_says_nothing_of_the_service(
-    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], learns: bool
-) -> None:
-    learned: list[float] = []
-    monkeypatch.setattr(Limit, "learn", lambda _, took_s: learned.append(took_s))
+        async def slowly() -> Any:
+            if len(parts) == 1:
+                await rest.wait()
+            return parts.pop(0)
 
-    async def app(*_: Any) -> None:
-        await asyncio.sleep(0)
+        (slow,) = world.begin(1, "POST", slowly)
+        await settled()
+        assert world.reached == []
+        (quick,) = world.begin(1, "POST")
+        await settled()
+        assert world.bodies == [b"{}"]
+        rest.set()
+        start, _ = await slow
+        assert start["status"] == 503, "its place is taken by now"
+        world.go.set()
+        await asyncio.wait([quick])
 
-    gate: Any = ProxyGate(app)
-    asyncio.run(gate(asked, app, app))
-    assert bool(learned) == learns
+    asyncio.run(run())
 
 
 def test_every_way_to_start_a_node_has_it(tmp_path: Any) -> None:
