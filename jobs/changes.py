@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, Connection, Select, TextClause, delete, insert, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Select, TextClause, bindparam, delete, insert, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from jobs.clock import NOW
@@ -103,20 +103,26 @@ def carry_out(connection: Connection, statement: ReturningUpdate[Any], **paramet
     return changed
 
 
+def _held(*columns: Column[Any]) -> Select[Any]:
+    mine = jobs.c.lease_token.in_(bindparam("tokens", expanding=True))
+    return select(*columns, NOW).where(mine).order_by(jobs.c.id).with_for_update(of=jobs)
+
+
+# Built once: to build a statement takes longer than to run it.
+_HELD_JOBS = _held(*jobs.c)
+_HELD_PLACES = _held(*(jobs.c[each.name] for each in dataclasses.fields(Place)))
+
+
 def hold_each(connection: Connection, tokens: Collection[str]) -> tuple[dict[str, Job], float]:
     """Lock the jobs under these leases for `change_each`; returns them by lease, and the database's time."""
-    rows = connection.execute(_held(tokens, *jobs.c)).all()
+    rows = connection.execute(_HELD_JOBS, {"tokens": list(tokens)}).all()
     return {row.lease_token: read_job(row) for row in rows}, rows[0][-1] if rows else 0.0
 
 
 def hold_places(connection: Connection, tokens: Collection[str]) -> tuple[dict[str, Place], float]:
     """The same, of the few columns that a change of position needs: most changes are such."""
-    rows = connection.execute(_held(tokens, *(jobs.c[each.name] for each in dataclasses.fields(Place)))).all()
+    rows = connection.execute(_HELD_PLACES, {"tokens": list(tokens)}).all()
     return {row.lease_token: Place(*row[:-1]) for row in rows}, rows[0][-1] if rows else 0.0
-
-
-def _held(tokens: Collection[str], *columns: Column[Any]) -> Select[Any]:
-    return select(*columns, NOW).where(jobs.c.lease_token.in_(tokens)).order_by(jobs.c.id).with_for_update(of=jobs)
 
 
 J = TypeVar("J", Job, Place)
@@ -154,10 +160,13 @@ def ended_values(
     }  # fmt: skip
 
 
+_INSERT_EVENT = insert(job_events)
+
+
 def tell(connection: Connection, changed: Sequence[Job | Place]) -> None:
     """Append the event of each job's present version."""
     if changed:
-        connection.execute(insert(job_events), [_event(job) for job in changed])
+        connection.execute(_INSERT_EVENT, [_event(job) for job in changed])
 
 
 def _event(job: Job | Place) -> dict[str, Any]:

@@ -40,9 +40,12 @@ def _now_of_sqlite(_now: _Now, _compiler: SQLCompiler, **_: object) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"  # exact to a millisecond; it is the time of the only machine
 
 
+_READ = select(NOW)
+
+
 def read_now(connection: Connection) -> float:
     """The database's time in seconds since the epoch."""
-    now: float = connection.execute(select(NOW)).scalar_one()
+    now: float = connection.execute(_READ).scalar_one()
     return now
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, bindparam, select
 
 from jobs.database import insert_if_absent, update_each
 from jobs.schema import jobs, stage_costs
@@ -73,12 +73,16 @@ class Estimate:
         return sum(spent for stage, spent in self.seconds.items() if stage is not Stage.PUBLISH)
 
 
+_COSTS = select(stage_costs).where(stage_costs.c.model == bindparam("model"))
+_LOCK_COSTS = _COSTS.order_by(stage_costs.c.stage).with_for_update()
+
+
 def read_lines(connection: Connection, model: str, *, to_change: bool = False) -> dict[Stage, Line]:
     """The fitted lines of a model's stages; `to_change` locks them."""
-    query = select(stage_costs).where(stage_costs.c.model == model)
-    if to_change:
-        query = query.order_by(stage_costs.c.stage).with_for_update()
-    rows = [(Stage.named(row.stage), row) for row in connection.execute(query)]
+    rows = [
+        (Stage.named(row.stage), row)
+        for row in connection.execute(_LOCK_COSTS if to_change else _COSTS, {"model": model})
+    ]
     return {stage: Line(row.n, row.x, row.y, row.xx, row.xy) for stage, row in rows if stage is not None}
 
 

@@ -76,9 +76,9 @@ def open_database(url: str) -> Database:
     return database
 
 
-def insert_into(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    """An INSERT in the database's dialect, which supports `on_conflict`."""
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+def insert_into(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT in a database's dialect, which supports `on_conflict`."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
 def update_each(
@@ -108,14 +108,22 @@ def insert_if_absent(connection: Connection, table: Table, **values: Any) -> boo
 
     On PostgreSQL this waits for other transactions that insert the same key; SQLite has one writer.
     """
-    statement = insert_into(connection, table).values(**values).on_conflict_do_nothing().returning(*table.primary_key)
+    statement = (
+        insert_into(connection.dialect.name, table)
+        .values(**values)
+        .on_conflict_do_nothing()
+        .returning(*table.primary_key)
+    )
     return connection.execute(statement).first() is not None
+
+
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))")
 
 
 def serialize(connection: Connection, what: str) -> None:
     """Wait until other transactions that do the same have ended; without this, PostgreSQL runs them concurrently."""
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:what, 0))"), {"what": what})
+        connection.execute(_LOCK, {"what": what})
 
 
 def sqlite_url(path: Path) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, TextClause, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, TextClause, and_, bindparam, func, insert, select, true
 
 from jobs.changes import tell
 from jobs.costs import Line, estimate, read_lines
@@ -73,7 +74,7 @@ def take_in(connection: Connection, arrivals: Sequence[tuple[Job, Limits]], now:
         outcomes.append(job)
     accepted = [outcome for outcome in outcomes if isinstance(outcome, Job)]
     if accepted:
-        connection.execute(insert(jobs), [columns_of(job) for job in accepted])
+        connection.execute(_INSERT, [columns_of(job) for job in accepted])
         tell(connection, accepted)
     for name, caller in sorted(callers.items()):
         if caller.accepted:
@@ -131,18 +132,45 @@ class _Load:
         return max(self.cost_s / self.count, 1.0)
 
 
+_MODEL, _API_KEY = jobs.c.model == bindparam("model"), jobs.c.api_key == bindparam("api_key")
+_QUEUED = and_(_MODEL, jobs.c.status == Status.QUEUED)
+
+
+def _turns() -> Select[Any]:
+    """The start of the last turn of a model's that is running, and the first that is queued; each may be missing."""
+    last = select(func.max(jobs.c.fair_start)).where(_MODEL, jobs.c.status == Status.IN_PROGRESS).scalar_subquery()
+    running = select(last.label("running")).subquery()
+    first = select(*QUEUE_ORDER, jobs.c.fair_start).where(_QUEUED).order_by(*QUEUE_ORDER).limit(1).subquery()
+    return select(running, first).select_from(running.outerjoin(first, true()))
+
+
+def _load(*where: ColumnElement[bool] | TextClause) -> Select[Any]:
+    return select(func.count(), func.coalesce(func.sum(jobs.c.cost_s), 0)).where(*where)
+
+
+# Built once: to build a statement takes longer than to run it.
+_INSERT = insert(jobs)
+_TURNS = _turns()
+_WAITING = _load(_QUEUED)
+_LIVE_JOBS = _load(_API_KEY, LIVE)
+_OWN_END = (
+    select(jobs.c.fair_start + jobs.c.cost_s)
+    .where(_MODEL, _API_KEY, jobs.c.priority == bindparam("priority"), LIVE)
+    .order_by(jobs.c.fair_start.desc())
+    .limit(1)
+)
+"""The end of the turn of the last live job of one flow."""
+
+
 class _Queue:
     """A model's queue: what it holds, and its virtual clock."""
 
     def __init__(self, connection: Connection, model: str) -> None:
         self.lines: dict[Stage, Line] = read_lines(connection, model)
-        queued = jobs.c.model == model, jobs.c.status == Status.QUEUED
-        running = select(func.max(jobs.c.fair_start)).where(jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS)
-        self._running: float | None = connection.execute(running).scalar_one()
-        first = select(*QUEUE_ORDER, jobs.c.fair_start).where(*queued).order_by(*QUEUE_ORDER).limit(1)
-        row = connection.execute(first).one_or_none()
-        self._first = None if row is None else tuple(row)
-        self._connection, self._queued = connection, queued
+        self._running: float | None
+        self._running, *first = connection.execute(_TURNS, {"model": model}).one()
+        self._first = None if first[0] is None else tuple(first)
+        self._connection, self._model = connection, model
         self._waiting: _Load | None = None
         self._added, self._added_s = 0, 0.0
         self._ends: dict[tuple[str, Priority], float | None] = {}
@@ -150,7 +178,7 @@ class _Queue:
     def waiting(self) -> _Load:
         """The queued jobs."""
         if self._waiting is None:
-            self._waiting = _load(self._connection, *self._queued)
+            self._waiting = _Load(*self._connection.execute(_WAITING, {"model": self._model}).one())
         return self._waiting.more(self._added, self._added_s)
 
     def clock(self) -> float:
@@ -163,7 +191,8 @@ class _Queue:
         """The end of the turn of the last live job in this job's flow."""
         flow = job.api_key, job.priority
         if flow not in self._ends:
-            self._ends[flow] = _own_end(self._connection, job)
+            parameters = {"model": self._model, "api_key": job.api_key, "priority": job.priority}
+            self._ends[flow] = self._connection.execute(_OWN_END, parameters).scalar_one_or_none()
         return self._ends[flow]
 
     def add(self, job: Job) -> None:
@@ -194,7 +223,7 @@ class _Caller:
     def live(self) -> _Load:
         """The live jobs."""
         if self._live is None:
-            self._live = _load(self._connection, jobs.c.api_key == self._name, LIVE)
+            self._live = _Load(*self._connection.execute(_LIVE_JOBS, {"api_key": self._name}).one())
         return self._live.more(self.accepted, self._cost_s)
 
     def used_s(self) -> float:
@@ -205,16 +234,3 @@ class _Caller:
 
     def add(self, job: Job) -> None:
         self.accepted, self._cost_s = self.accepted + 1, self._cost_s + job.cost_s
-
-
-def _load(connection: Connection, *where: ColumnElement[bool] | TextClause) -> _Load:
-    query = select(func.count(), func.coalesce(func.sum(jobs.c.cost_s), 0)).where(*where)
-    return _Load(*connection.execute(query).one())
-
-
-def _own_end(connection: Connection, job: Job) -> float | None:
-    """The end of the turn of the last live job in this job's flow."""
-    flow = (jobs.c.model == job.model, jobs.c.api_key == job.api_key, jobs.c.priority == job.priority, LIVE)
-    last = select(jobs.c.fair_start + jobs.c.cost_s).where(*flow).order_by(jobs.c.fair_start.desc()).limit(1)
-    end: float | None = connection.execute(last).scalar_one_or_none()
-    return end

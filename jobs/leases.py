@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Float, bindparam, select, update
 
 from jobs.changes import NO_LEASE, Position, carry_out, change, change_each, ended_values, hold_each, hold_places
 from jobs.claims import abandoned, claim_statement
@@ -25,6 +25,16 @@ from jobs.record import Job
 from jobs.schema import jobs
 from jobs.stored import Checkpoint, Checkpoints, ResultMetadata
 from pipelines.stages import Stage
+
+_MINE = jobs.c.lease_token.in_(bindparam("tokens", expanding=True))
+# Built once: to build a statement takes longer than to run it.
+_HELD = select(jobs.c.lease_token).where(_MINE)
+_RENEW = (
+    update(jobs)
+    .where(jobs.c.id.in_(select(jobs.c.id).where(_MINE).with_for_update(skip_locked=True)))
+    .values(lease_expires_at=NOW + bindparam("lease_s", type_=Float))
+)
+_REMAINING_S = select(jobs.c.lease_expires_at - NOW).where(jobs.c.lease_token == bindparam("token"))
 
 RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 1.0, 60.0
 
@@ -102,10 +112,8 @@ class Leases:
         Renewal skips the jobs that another write has locked, without waiting: no conductor can claim them now, and a
         lease outlasts several renewals.
         """
-        mine = jobs.c.lease_token.in_(tokens)
-        free = select(jobs.c.id).where(mine).with_for_update(skip_locked=True)
         with self._database.write() as connection:
-            connection.execute(update(jobs).where(jobs.c.id.in_(free)).values(lease_expires_at=NOW + lease_s))
+            connection.execute(_RENEW, {"tokens": list(tokens), "lease_s": lease_s})
             self._clock.read(connection)
             return _held(connection, tokens)
 
@@ -116,9 +124,8 @@ class Leases:
 
     def remaining_s(self, token: str) -> float | None:
         """Seconds until a lease expires unless it is renewed, negative if it has; None when it is no longer held."""
-        query = select(jobs.c.lease_expires_at - NOW).where(jobs.c.lease_token == token)
         with self._database.read() as connection:
-            remaining_s: float | None = connection.execute(query).scalar_one_or_none()
+            remaining_s: float | None = connection.execute(_REMAINING_S, {"token": token}).scalar_one_or_none()
         return remaining_s
 
     def move(self, positions: Mapping[str, Position], lease_s: float) -> set[str]:
@@ -218,7 +225,7 @@ class Leases:
 
 
 def _held(connection: Connection, tokens: Collection[str]) -> set[str]:
-    return set(connection.execute(select(jobs.c.lease_token).where(jobs.c.lease_token.in_(tokens))).scalars())
+    return set(connection.execute(_HELD, {"tokens": list(tokens)}).scalars())
 
 
 def retry_delay_s(attempt: int) -> float:

@@ -53,7 +53,7 @@ class Pins:
             query = select(pins.c.commit).where(pins.c.repo == repo, pins.c.revision == key["revision"])
             before: str | None = connection.execute(query.with_for_update()).scalar_one_or_none()
             value = {"commit": commit, "pinned_at": time.time()}
-            insert = insert_into(connection, pins).values(**key, **value)
+            insert = insert_into(connection.dialect.name, pins).values(**key, **value)
             connection.execute(insert.on_conflict_do_update(index_elements=list(pins.primary_key), set_=value))
         return before
 

@@ -39,7 +39,7 @@ class StageFailures:
         """Record that a replica could not load its stage; returns how many have failed in a row, this one included."""
         table = stage_failures
         with self._database.write() as connection:
-            insert = insert_into(connection, table).values(
+            insert = insert_into(connection.dialect.name, table).values(
                 deployment=deployment, deployed_at=deployed_at, failures=1, message=message, at=at, refusing=[]
             )
             again = {

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy import ColumnElement, bindparam, delete, func, select
 
 from jobs.allocation import HAS_DENOISER
 from jobs.changes import change, ended_values
@@ -38,6 +38,10 @@ class Waiting:
     cost_s: float
 
 
+_JOB = select(jobs).where(jobs.c.id == bindparam("job_id"))
+_VERSIONS = select(jobs.c.id, jobs.c.version).where(jobs.c.id.in_(bindparam("job_ids", expanding=True)))
+
+
 class JobStore:
     """The job store. Any number of processes may share it: on one machine with SQLite, on many with PostgreSQL."""
 
@@ -46,7 +50,7 @@ class JobStore:
 
     def get(self, job_id: str) -> Job | None:
         with self._database.read() as connection:
-            row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+            row = connection.execute(_JOB, {"job_id": job_id}).one_or_none()
         return read_job(row) if row else None
 
     def page(
@@ -105,9 +109,8 @@ class JobStore:
 
     def versions(self, job_ids: Collection[str]) -> dict[str, int]:
         """The current version of each of these jobs; the result omits jobs that no longer exist."""
-        query = select(jobs.c.id, jobs.c.version).where(jobs.c.id.in_(job_ids))
         with self._database.read() as connection:
-            return {row.id: row.version for row in connection.execute(query)}
+            return {row.id: row.version for row in connection.execute(_VERSIONS, {"job_ids": list(job_ids)})}
 
     def queue(self, model: str) -> list[Waiting]:
         """The queued jobs of a model, in the order in which they will be claimed."""

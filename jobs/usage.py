@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, func, select
+from functools import cache
+
+from sqlalchemy import Connection, Insert, delete, func, select
 
 from jobs.database import insert_into
 from jobs.schema import usage
@@ -15,10 +17,15 @@ DAY_MINUTES = 24 * 60
 
 def charge(connection: Connection, api_key: str, now: float, *, requests: int = 0, gpu_seconds: float = 0.0) -> None:
     """Add usage to the minute of `now`."""
-    more = {"requests": usage.c.requests + requests, "gpu_seconds": usage.c.gpu_seconds + gpu_seconds}
     row = {"api_key": api_key, "minute": int(now // 60), "requests": requests, "gpu_seconds": gpu_seconds}
-    key = list(usage.primary_key)
-    connection.execute(insert_into(connection, usage).values(row).on_conflict_do_update(index_elements=key, set_=more))
+    connection.execute(_charge(connection.dialect.name), row)
+
+
+@cache
+def _charge(dialect: str) -> Insert:
+    inserted = insert_into(dialect, usage)
+    more = {name: usage.c[name] + inserted.excluded[name] for name in ("requests", "gpu_seconds")}
+    return inserted.on_conflict_do_update(index_elements=list(usage.primary_key), set_=more)
 
 
 def requests_per_minute(connection: Connection, api_key: str, now: float) -> float:
