@@ -18,7 +18,7 @@ from deployments.background import ended
 from deployments.configuration.settings import Settings, data_dir, database_url
 from deployments.stages.loading import LoadedWeights, load
 from deployments.stages.memory import within_memory
-from deployments.stages.messages import CheckpointRef, DenoiseRequest, Event, Stopped
+from deployments.stages.messages import CheckpointRef, DenoiseRequest, Stopped
 from deployments.stages.starting import Starting, here
 from deployments.stages.worker import Control, Worker
 from jobs.database import Database
@@ -90,7 +90,7 @@ class Denoiser:
         text: Conditioning = None,
         image: Conditioning = None,
         latents: StageOutput | CheckpointRef | None = None,
-    ) -> AsyncIterator[Event | StageOutput]:
+    ) -> AsyncIterator[bytes | StageOutput]:
         """Run one denoise; `latents` are the result of the pass before, where there is one."""
 
         def work(control: Control) -> StageOutput:

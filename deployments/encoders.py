@@ -13,7 +13,7 @@ from ray import serve
 from deployments.configuration.settings import Settings, data_dir
 from deployments.stages.loading import LoadedWeights, load
 from deployments.stages.memory import within_memory
-from deployments.stages.messages import Event, ImageRequest, TextRequest
+from deployments.stages.messages import ImageRequest, TextRequest
 from deployments.stages.starting import Starting, here
 from deployments.stages.worker import Control, Worker
 from jobs.stored import ResultMetadata
@@ -36,7 +36,7 @@ class TextEncoder:
         self.worker = Worker(settings.step_timeout_s)
         self.encoder = Starting(self.worker, partial(self._load, card, settings), here())
 
-    async def run(self, request: TextRequest) -> AsyncIterator[Event | Conditioning]:
+    async def run(self, request: TextRequest) -> AsyncIterator[bytes | Conditioning]:
         work = within_memory(Stage.TEXT_ENCODE, lambda control: self._encode(control, request))
         async with aclosing(self.worker.stream(work)) as items:
             async for item in items:
@@ -68,7 +68,7 @@ class ImageEncoder:
         self.worker = Worker(settings.step_timeout_s)
         self.encoder = Starting(self.worker, partial(self._load, card, settings), here())
 
-    async def run(self, request: ImageRequest, frame: Picture | None = None) -> AsyncIterator[Event | Conditioning]:
+    async def run(self, request: ImageRequest, frame: Picture | None = None) -> AsyncIterator[bytes | Conditioning]:
         """Encode the image that the request names, or a frame that was decoded for this."""
         work = within_memory(Stage.IMAGE_ENCODE, lambda control: self._encode(control, request, frame))
         async with aclosing(self.worker.stream(work)) as items:

@@ -12,12 +12,13 @@ from functools import partial
 from ray import serve
 
 from deployments import metrics
-from deployments.background import forever
+from deployments.background import ended, forever
 from deployments.configuration.settings import Settings, data_dir, database_url, webhook_secret
 from deployments.housekeeping.sweeper import Sweeper
 from deployments.housekeeping.webhook_sender import WebhookSender
 from deployments.outbound import Outbound
-from deployments.stages.messages import Event, Finished, PublishRequest, Started
+from deployments.stages.event_queue import STARTED_AFTER_S
+from deployments.stages.messages import Finished, PublishRequest, Started, packed
 from deployments.stages.publication import Publication
 from deployments.stages.worker import payload_bytes, this_replica
 from jobs.database import open_database
@@ -61,12 +62,11 @@ class Publisher:
         if self.sweeper.foreign is not None:
             raise self.sweeper.foreign  # Serve restarts the replica, which then does not start
 
-    async def run(self, request: PublishRequest, rendered: RenderedVideo) -> AsyncIterator[Event]:
+    async def run(self, request: PublishRequest, rendered: RenderedVideo) -> AsyncIterator[bytes]:
         """Store all files of a video, however long the store is away.
 
         If the conductor dies meanwhile, the wait ends when another conductor has the job.
         """
-        yield Started(this_replica())
         started = time.perf_counter()
         publication = Publication(
             request.job,
@@ -76,8 +76,16 @@ class Publisher:
             self.writers,
             on_retry=partial(_count_retry, request.job.model),
         )
-        await publication.run()
-        yield Finished(time.perf_counter() - started, payload_bytes(rendered), ResultMetadata())
+        running = asyncio.ensure_future(publication.run())
+        try:
+            await asyncio.wait([running], timeout=STARTED_AFTER_S)
+            if not running.done():
+                yield packed(Started(this_replica()))
+            await running
+        finally:
+            running.cancel()
+            await ended(running)
+        yield packed(Finished(time.perf_counter() - started, payload_bytes(rendered), ResultMetadata()))
 
     async def discard(self, prefixes: Collection[str]) -> None:
         """Delete the remaining files of ended jobs, given their prefixes."""

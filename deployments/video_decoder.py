@@ -16,7 +16,7 @@ from deployments import metrics
 from deployments.configuration.settings import Settings, data_dir
 from deployments.stages.loading import LoadedWeights, load
 from deployments.stages.memory import report, within_memory
-from deployments.stages.messages import CheckpointRef, DecodeRequest, Event
+from deployments.stages.messages import CheckpointRef, DecodeRequest
 from deployments.stages.starting import Starting, here
 from deployments.stages.worker import Control, Worker
 from jobs.stored import ResultMetadata
@@ -56,7 +56,7 @@ class VideoDecoder:
 
     async def run(
         self, request: DecodeRequest, *latents: StageOutput | CheckpointRef
-    ) -> AsyncIterator[Event | RenderedVideo | Picture]:
+    ) -> AsyncIterator[bytes | RenderedVideo | Picture]:
         """Decode the latents of one denoise or several, in order; once more, in less memory, if that runs out."""
 
         def work(control: Control) -> RenderedVideo | Picture:

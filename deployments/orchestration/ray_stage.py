@@ -15,7 +15,7 @@ from ray.exceptions import ObjectRefStreamEndOfStreamError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.orchestration.stage_call import Reference, Stream
-from deployments.stages.messages import CheckpointRef, Event, Request
+from deployments.stages.messages import CheckpointRef, Event, Request, unpacked
 
 # A stream may make its reader wait as long as a step takes, which must not occupy the threads that write to the store.
 _WAITS = ThreadPoolExecutor(64, thread_name_prefix="stream")
@@ -45,13 +45,13 @@ class RayStream:
         ahead = _Ahead(references)
         while True:
             try:
-                event = await ahead.reference()
+                event = unpacked(await ahead.reference())
             except Exception:
                 break
             ahead.take()
             yield event
         async for reference in references:  # an error of the stage, or its end
-            yield await reference
+            yield unpacked(await reference)
 
     async def value(self) -> Reference | None:
         # Not `anext`: that would fetch and read the value here, only to learn that it exists.

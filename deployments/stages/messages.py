@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,14 +14,14 @@ from pipelines.output import Output
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A replica has begun to work on the call."""
+    """A replica has begun to work on the call. A short call ends without this."""
 
     replica: str
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The number of steps done so far. At most one is sent per second; the last one is always sent."""
+    """The number of steps done so far. At most one is sent per second."""
 
     step: int
     num_steps: int
@@ -45,6 +46,17 @@ class Stopped(Exception):
 
 
 Event = Started | Progress | Ending | Finished
+
+
+def packed(event: Event) -> bytes:
+    """An event as a stage sends it. Bytes reach a conductor as they are; of anything else Ray makes much more work."""
+    return pickle.dumps(event)
+
+
+def unpacked(sent: bytes) -> Event:
+    """The event that a stage of this service has sent."""
+    event: Event = pickle.loads(sent)
+    return event
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The common part of all computing stages: one worker thread, a stream of small events, cancellation and health.
 
 A stage answers a call with a stream: `Started`, `Progress` while it works, perhaps `Ending`, then `Finished`, then its
-value, if it has one. The caller awaits the small events and passes the reference of the value on, unread.
+value, if it has one. The events are packed. The caller awaits them and passes the reference of the value on, unread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ray import serve
 from deployments.background import ended
 from deployments.replica_process import require_main_loop
 from deployments.stages.event_queue import EventQueue
-from deployments.stages.messages import Ending, Event, Finished, Progress, Started, Stopped
+from deployments.stages.messages import Ending, Finished, Progress, Started, Stopped, packed
 from jobs.stored import ResultMetadata
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class Worker:
         self._new_queue = new_queue
         self._current: Control | None = None
 
-    async def stream(self, work: Callable[[Control], T]) -> AsyncGenerator[Event | T, None]:
+    async def stream(self, work: Callable[[Control], T]) -> AsyncGenerator[bytes | T, None]:
         """Run `work` and yield its events. When cancelled, this ends only after the thread has really stopped."""
         events = self._new_queue()
         control = Control(events.put)
@@ -78,9 +78,9 @@ class Worker:
         future.add_done_callback(lambda _: events.close())
         try:
             async for event in events:
-                yield event
+                yield packed(event)
             value, seconds = future.result()
-            yield Finished(seconds, payload_bytes(value), control.result_metadata)
+            yield packed(Finished(seconds, payload_bytes(value), control.result_metadata))
             yield value
         finally:
             # The slot stays taken until the thread has left the GPU, however often the call is cancelled.

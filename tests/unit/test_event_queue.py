@@ -67,35 +67,69 @@ def test_a_progress_that_is_kept_back_needs_no_later_event() -> None:
     asyncio.run(run())
 
 
-def test_start_and_ending_overtake_a_progress_that_is_kept_back() -> None:
+def test_an_ending_overtakes_what_is_kept_back_and_no_progress_follows_it() -> None:
     async def run() -> None:
-        queue = EventQueue(Clock())
+        clock = Clock()
+        queue = EventQueue(clock)
+        queue.put(Started("r1"))
         queue.put(Progress(1, 9))
-        await next_of(queue)
-        queue.put(Progress(2, 9))
         following = asyncio.ensure_future(next_of(queue))
         await settle()
-        queue.put(Started("r1"))
+        assert not following.done()
         queue.put(Ending())
         assert await following == Started("r1")
         assert await next_of(queue) == Ending()
+        queue.put(Progress(9, 9))
+        clock.now += 60
+        queue.close()
+        with pytest.raises(StopAsyncIteration):
+            await next_of(queue)
 
     asyncio.run(run())
 
 
-def test_the_last_progress_comes_before_the_end_however_early() -> None:
+def test_a_start_is_passed_on_after_a_moment_and_before_any_progress() -> None:
     async def run() -> None:
-        queue = EventQueue(Clock())
+        clock = Clock()
+        queue = EventQueue(clock, progress_every_s=5.0, started_after_s=0.5)
         queue.put(Started("r1"))
         for step in range(9):
             queue.put(Progress(step, 9))
-        assert [await next_of(queue) for _ in range(2)] == [Started("r1"), Progress(8, 9)]
+        following = asyncio.ensure_future(next_of(queue))
+        await settle()
+        clock.now += 0.4
         queue.put(Progress(9, 9))
+        await settle()
+        assert not following.done()
+        clock.now += 0.1
+        assert await following == Started("r1")
+        assert await next_of(queue) == Progress(9, 9)
+
+    asyncio.run(run())
+
+
+def test_of_a_call_that_ends_in_a_moment_there_is_nothing_to_say() -> None:
+    async def run() -> None:
+        queue = EventQueue(Clock())
+        queue.put(Started("r1"))
+        queue.put(Progress(1, 9))
+        await settle()
+        queue.close()
+        with pytest.raises(StopAsyncIteration):
+            await next_of(queue)
+
+    asyncio.run(run())
+
+
+def test_what_was_put_before_the_end_ends_before_it() -> None:
+    async def run() -> None:
+        queue = EventQueue(Clock())
+        queue.put(Started("r1"))
         queue.put(Ending())
         queue.close()
-        assert [await anext(queue) for _ in range(2)] == [Ending(), Progress(9, 9)]
+        assert [await next_of(queue) for _ in range(2)] == [Started("r1"), Ending()]
         with pytest.raises(StopAsyncIteration):
-            await anext(queue)
+            await next_of(queue)
 
     asyncio.run(run())
 

@@ -11,7 +11,7 @@ import pytest
 from ray.exceptions import ObjectRefStreamEndOfStreamError
 
 from deployments.orchestration.ray_stage import RayStage, RayStream
-from deployments.stages.messages import Event, Finished, Started, TextRequest
+from deployments.stages.messages import Event, Finished, Started, TextRequest, packed
 from jobs.stored import ResultMetadata
 from pipelines.catalogue import get_card
 
@@ -41,7 +41,7 @@ class References:
     """
 
     def __init__(self, *values: object, ends: threading.Event | None = None) -> None:
-        self.all = [Reference(value) for value in values]
+        self.all = [Reference(packed(value) if isinstance(value, Event) else value) for value in values]
         self._place = 0
         self._ends = ends
         self.threads: list[str] = []
@@ -53,7 +53,7 @@ class References:
         if self._place == len(self.all):
             return Reference(ObjectRefStreamEndOfStreamError()), self._ends is None
         reference = self.all[self._place]
-        return reference, self._ends is None or isinstance(reference.value, Event)
+        return reference, self._ends is None or isinstance(reference.value, bytes)
 
     def try_read_next_object_ref_stream(self, key: object) -> Reference:
         assert key is self._generator_ref
