@@ -135,7 +135,7 @@ def _profiled(pid: int, output: Path) -> Iterator[None]:
     (conductor,) = (each.pid for each in below(pid) if CONDUCTOR in title(each))
     recording = subprocess.Popen(
         ["py-spy", "record", "--pid", str(conductor), "--format", "raw", "--output", str(output), "--duration", "60",
-         "--rate", "200", "--gil"],
+         "--rate", "97", "--gil", "--threads", "--nonblocking"],
     )  # fmt: skip
     try:
         yield

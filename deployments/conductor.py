@@ -248,6 +248,7 @@ class Conductor:
         outcome: str | None = None
         try:
             await asyncio.wait([running])
+            self.positions.drop(token)
             outcome = await self.settlement.settle(job, token, job_run, running)
             if outcome is None:
                 now = await until_written(self.store.get, job.id, stopped=self._stops)

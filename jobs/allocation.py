@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import ColumnElement, Connection, and_, select
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, select
 
 from jobs.clock import NOW
 from jobs.costs import LEFT_S
@@ -48,20 +48,13 @@ class Allocation:
             denoisers: ids of the model's replicas that take calls, in the order of assignment.
             tokens: leases of the caller's jobs that wait for a denoiser.
         """
-        query = (
-            select(jobs.c.id, jobs.c.lease_token, jobs.c.replica, jobs.c.lease_expires_at >= NOW)
-            .where(jobs.c.model == model, jobs.c.status == Status.IN_PROGRESS, jobs.c.stage == Stage.DENOISE)
-            .order_by(jobs.c.queue_rank, jobs.c.id)
-        )
         with self._database.read() as connection:
-            encoded = [EncodedJob(*row) for row in connection.execute(query)]
-            assignments, answer = assign_free_denoisers(encoded, denoisers, tokens)
+            assignments, answer = assign_free_denoisers(_encoded(connection, model), denoisers, tokens)
             if not assignments:  # so it is most of the time, and nothing has to be locked
                 return answer
         with self._database.write() as connection:
             hold_denoisers(connection, model)
-            encoded = [EncodedJob(*row) for row in connection.execute(query)]
-            assignments, answer = assign_free_denoisers(encoded, denoisers, tokens)
+            assignments, answer = assign_free_denoisers(_encoded(connection, model), denoisers, tokens)
             rows = [asdict(each) for each in sorted(assignments, key=lambda each: each.id)]
             update_each(connection, jobs, rows, keys=("id", "lease_token"))
         return answer
@@ -101,6 +94,17 @@ class EncodedJob:
     lease_token: str
     replica: str | None
     leased: bool  # whether its lease has not expired
+
+
+_ENCODED = (  # built once: to build a statement takes longer than to run it
+    select(jobs.c.id, jobs.c.lease_token, jobs.c.replica, jobs.c.lease_expires_at >= NOW)
+    .where(jobs.c.model == bindparam("model"), jobs.c.status == Status.IN_PROGRESS, jobs.c.stage == Stage.DENOISE)
+    .order_by(jobs.c.queue_rank, jobs.c.id)
+)
+
+
+def _encoded(connection: Connection, model: str) -> list[EncodedJob]:
+    return [EncodedJob(*row) for row in connection.execute(_ENCODED, {"model": model})]
 
 
 @dataclass(frozen=True, slots=True)

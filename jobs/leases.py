@@ -8,6 +8,7 @@ thread.
 from __future__ import annotations
 
 import random
+import time
 import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from sqlalchemy import Connection, Float, bindparam, select, update
 from jobs.changes import NO_LEASE, Position, carry_out, change, change_each, ended_values, hold_each, hold_places
 from jobs.claims import abandoned, claim_statement
 from jobs.clock import NOW, DatabaseClock
-from jobs.costs import Estimate, estimate, learn, read_lines
+from jobs.costs import Estimate, Line, estimate, learn, read_lines
 from jobs.database import Database
 from jobs.lifecycle import SERVER_ERROR, Status
 from jobs.record import Job
@@ -37,6 +38,8 @@ _RENEW = (
 _REMAINING_S = select(jobs.c.lease_expires_at - NOW).where(jobs.c.lease_token == bindparam("token"))
 
 RETRY_DELAY_S, LONGEST_RETRY_DELAY_S = 1.0, 60.0
+LINES_S = 1.0
+"""How long the costs of a model's stages are not read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Leases:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._clock = DatabaseClock(database)
+        self._lines: dict[str, tuple[float, dict[Stage, Line]]] = {}
 
     def claim(
         self,
@@ -102,9 +106,13 @@ class Leases:
         return claimed
 
     def estimate(self, job: Job) -> Estimate:
-        """Estimate the cost of a job's stages from finished jobs of its model."""
-        with self._database.read() as connection:
-            return estimate(read_lines(connection, job.model), job.work)
+        """Estimate the cost of a job's stages from jobs of its model that had finished a moment ago."""
+        fresh_until, lines = self._lines.get(job.model, (0.0, {}))
+        if time.monotonic() >= fresh_until:
+            with self._database.read() as connection:
+                lines = read_lines(connection, job.model)
+            self._lines[job.model] = time.monotonic() + LINES_S, lines
+        return estimate(lines, job.work)
 
     def renew(self, tokens: Collection[str], lease_s: float) -> set[str]:
         """Extend leases; returns the tokens that are still valid.

@@ -52,6 +52,7 @@ class DenoiserPool:
         self._clock = clock
         self._paused = paused
         self._waiting: dict[str, dict[str, asyncio.Future[str]]] = {model: {} for model in deployments}
+        self._all_busy: set[str] = set()  # the models that had no free denoiser at the last look
         self._news = asyncio.Event()
         self._lost: dict[str, float] = {}  # replica -> the clock's time until which it gets no job
 
@@ -59,7 +60,8 @@ class DenoiserPool:
         """Wait for a denoiser; returns the replica, which belongs to this lease's job until the job's next stage."""
         mine: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting[model][token] = mine
-        self._news.set()
+        if model not in self._all_busy:
+            self._news.set()
         try:
             return await mine
         finally:
@@ -67,6 +69,7 @@ class DenoiserPool:
 
     def freed(self) -> None:
         """Report that a job has left its denoiser."""
+        self._all_busy.clear()
         self._news.set()
         self._on_freed()
 
@@ -83,14 +86,22 @@ class DenoiserPool:
             self._lost[replica] = self._clock() + LOST_S
 
     async def assign(self) -> None:
-        """Wait for a change, then assign the free denoisers. To be called in a loop."""
+        """Wait for a change, then assign the free denoisers. To be called in a loop.
+
+        The change may also be one that is not told here, such as a new denoiser, or one that another conductor's job
+        has left; so it looks every `POLL_S` while jobs wait.
+        """
         await until_set(self._news, POLL_S if any(self._waiting.values()) else None)
         self._news.clear()
         if self._paused():
             return
         for model, waiting in self._waiting.items():
             if waiting and (denoisers := self.denoisers(model)):
-                given = await asyncio.to_thread(self._allocation.assign, model, denoisers, set(waiting))
+                self._all_busy.discard(model)
+                asked = set(waiting)
+                given = await asyncio.to_thread(self._allocation.assign, model, denoisers, asked)
+                if not self._news.is_set() and asked - given.keys():
+                    self._all_busy.add(model)
                 for token, replica in given.items():
                     # A job that was cancelled meanwhile gives its denoiser back when it releases its lease.
                     if token in waiting and not waiting[token].done():

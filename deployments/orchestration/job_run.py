@@ -39,6 +39,8 @@ class JobLease(Protocol):
 
     async def advance(self, stage: Stage, percent: int) -> None: ...
 
+    def begin(self, stage: Stage, percent: int) -> None: ...
+
     def report(self, stage: Stage, percent: int, replica: str, step: int | None = None) -> None: ...
 
     async def checkpoint(self, node: str) -> Checkpoint | None: ...
@@ -203,7 +205,10 @@ class JobRun:
             return
         if not (self._entered is None and node.stage is self._at and node.stage is not Stage.DENOISE):
             before, self._at = self._at, node.stage
-            await self._lease.advance(node.stage, await self._percent(node, 0.0))
+            if before is Stage.DECODE and node.stage is Stage.PUBLISH:
+                self._lease.begin(node.stage, await self._percent(node, 0.0))  # no other job waits for this
+            else:
+                await self._lease.advance(node.stage, await self._percent(node, 0.0))
             if before is Stage.DENOISE or (before in AHEAD_OF_DENOISE and node.stage not in AHEAD_OF_DENOISE):
                 self._denoisers.freed()
         self._entered = node

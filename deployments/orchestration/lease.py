@@ -40,6 +40,10 @@ class Lease:
         if not await self._positions.written(self.token, Position(stage, percent, begins=True)):
             raise LeaseLost
 
+    def begin(self, stage: Stage, percent: int) -> None:
+        """Record soon that a stage begins, of which nothing else depends on the store."""
+        self._positions.put(self.token, Position(stage, percent, begins=True))
+
     def report(self, stage: Stage, percent: int, replica: str, step: int | None = None) -> None:
         """Record soon how far the job is. This is a hint."""
         self._positions.put(self.token, Position(stage, percent, step, replica))

@@ -53,6 +53,11 @@ class WriteBatcher(Generic[V]):
         if self._writing is None or self._writing.done():
             self._writing = asyncio.get_running_loop().create_task(self._write_all())
 
+    def drop(self, token: str) -> None:
+        """Forget a value that nobody waits for and whose write has not begun."""
+        if token not in self._answers:
+            self._values.pop(token, None)
+
     async def written(self, token: str, value: V) -> bool:
         """Write a value, or the one that replaces it, and wait; returns whether the lease was valid.
 

@@ -152,6 +152,10 @@ class Lease:
         self.advances.append((stage, percent))
         self.log.append(f"-> {stage}")
 
+    def begin(self, stage: Stage, percent: int) -> None:
+        self.advances.append((stage, percent))
+        self.log.append(f"-> {stage}")
+
     def report(self, stage: Stage, percent: int, replica: str, step: int | None = None) -> None:  # noqa: ARG002
         self.reports.append((stage, percent, step))
 

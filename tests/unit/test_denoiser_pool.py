@@ -120,6 +120,34 @@ def test_what_was_not_asked_for_is_not_assigned() -> None:
     asyncio.run(run())
 
 
+def test_one_more_that_waits_where_all_are_busy_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(denoiser_pool, "POLL_S", 3600.0)
+
+    async def run() -> None:
+        allocation = Allocation({}, {"t1": "m1"}, {"t2": "m2"})
+        pool = pool_of(allocation)
+        first = waiting(pool, "m", "t1")
+        await settle()
+        await assign(pool)
+        second = waiting(pool, "m", "t2")
+        await settle()
+        assigning = asyncio.ensure_future(pool.assign())
+        await settle()
+        assert len(allocation.asked) == 1, "no denoiser can have become free for it"
+        pool.freed()
+        await asyncio.wait_for(assigning, PATIENCE_S)
+        assert await asyncio.wait_for(first, PATIENCE_S) == "m1"
+        third = waiting(pool, "m", "t3")
+        await settle()
+        assert not pool._news.is_set(), "and so it is after one was given and another still waits"
+        pool.freed()
+        await assign(pool)
+        assert await asyncio.wait_for(second, PATIENCE_S) == "m2"
+        third.cancel()
+
+    asyncio.run(run())
+
+
 def test_nothing_is_asked_while_nobody_waits() -> None:
     async def run() -> None:
         allocation = Allocation({"t1": "m1"})

@@ -73,6 +73,23 @@ def test_what_nobody_waits_for_gathers_and_the_latest_counts(store: Store) -> No
     assert told == ["gone"]
 
 
+def test_what_is_dropped_is_not_written_unless_somebody_waits_for_it(store: Store) -> None:
+    async def run() -> None:
+        batcher = WriteBatcher(store.write)
+        batcher.put("ok1", 1)
+        await begun(store)
+        batcher.put("ok2", 2)
+        waits = asyncio.create_task(batcher.written("ok3", 3))
+        await asyncio.sleep(0)
+        for token in ("ok1", "ok2", "ok3", "ok4"):
+            batcher.drop(token)
+        store.let.release(2)
+        assert await asyncio.wait_for(waits, PATIENCE_S)
+
+    asyncio.run(run())
+    assert store.writes == [{"ok1": 1}, {"ok3": 3}]
+
+
 def test_what_is_wrong_with_one_is_no_matter_of_the_others(store: Store) -> None:
     async def run() -> None:
         batcher = WriteBatcher(store.write)
