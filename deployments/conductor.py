@@ -220,6 +220,8 @@ class Conductor:
     def _claim(self, model: str) -> list[Job]:
         denoisers = len(self.denoiser_pool.denoisers(model))
         ahead = max(self.settings.look_ahead, denoisers)  # all denoisers may finish at once
+        held = [each.job_run for each in self.held.values()]
+        room = denoisers + ahead - sum(each.job.model == model and each.wants_denoiser for each in held)
         return self.leases.claim(
             model,
             owner=self.owner,
@@ -228,7 +230,7 @@ class Conductor:
             capacity=denoisers + ahead,
             begins_with=next(stage for stage in Stage if stage in self.cards[model].STAGES),
             take_over=self.takeover_guard.trusted(),
-            most=CLAIMS_AT_ONCE,
+            most=min(max(room, 1), CLAIMS_AT_ONCE),  # one is asked for even so, as some jobs need no room
         )
 
     def _start(self, job: Job) -> None:

@@ -102,6 +102,11 @@ class JobRun:
         return None if self.call is None else self.call.replica
 
     @property
+    def wants_denoiser(self) -> bool:
+        """Whether it has a denoiser, or will want one before any that has none now."""
+        return self._at in AHEAD_OF_DENOISE
+
+    @property
     def stage_seconds(self) -> dict[str, float]:
         """The seconds that each stage has taken, over all of its nodes."""
         seconds: dict[str, float] = {}
