@@ -26,6 +26,7 @@ class Lease:
         self._leases = leases
         self._positions = positions
         self._job = job
+        self._last: Stage | None = None
 
     async def estimate(self) -> Mapping[Stage, float]:
         """The seconds that each stage of the job will take."""
@@ -41,12 +42,14 @@ class Lease:
             raise LeaseLost
 
     def begin(self, stage: Stage, percent: int) -> None:
-        """Record soon that a stage begins, of which nothing else depends on the store."""
+        """Record soon that the last stage begins, which nothing waits for."""
+        self._last = stage
         self._positions.put(self.token, Position(stage, percent, begins=True))
 
     def report(self, stage: Stage, percent: int, replica: str, step: int | None = None) -> None:
         """Record soon how far the job is. This is a hint."""
-        self._positions.put(self.token, Position(stage, percent, step, replica))
+        # It may replace the beginning of the last stage before that is written.
+        self._positions.put(self.token, Position(stage, percent, step, replica, begins=stage is self._last))
 
     async def checkpoint(self, node: str) -> Checkpoint | None:
         """The last checkpoint of a node. Waits for the store, which the next denoiser has to do anyway."""

@@ -18,7 +18,7 @@ from deployments.configuration.settings import Settings
 from deployments.denoiser import Denoiser
 from deployments.encoders import ImageEncoder, TextEncoder
 from deployments.stages import worker
-from deployments.stages.messages import DecodeRequest, DenoiseRequest, Finished, Progress, TextRequest
+from deployments.stages.messages import DecodeRequest, DenoiseRequest, Finished, Progress, TextRequest, unpacked
 from deployments.stages.starting import Here, Record
 from deployments.video_decoder import VideoDecoder
 from jobs.stored import Checkpoint
@@ -85,7 +85,7 @@ def call(stream: AsyncIterator[Any]) -> tuple[Any, Finished, list[int]]:
     async def listen() -> None:
         async with asyncio.timeout(PATIENCE_S):
             async for item in stream:
-                seen.append(item)  # noqa: PERF401 also what came before an error
+                seen.append(unpacked(item) if isinstance(item, bytes) else item)  # noqa: PERF401 also before an error
 
     asyncio.run(listen())
     (finished,) = (each for each in seen if isinstance(each, Finished))
