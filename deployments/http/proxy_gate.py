@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deployments.http.error_response import render
 from deployments.http.overload import overloaded
 
-MOST = {"creates": 24, "large creates": 32, "reads": 256}
+MOST = {"creates": 32, "large creates": 32, "reads": 256}
 """The most requests of a kind that one proxy has in hand."""
 PASSED_ON = 8
 """How many of the creates are on their way at once; the others wait here in their order, which delays nothing else. A
