@@ -25,6 +25,8 @@ MOST = {"creates": 32, "large creates": 32, "reads": 256}
 PASSED_ON = 8
 """How many of the creates are on their way at once; the others wait here in their order, which delays nothing else. A
 create takes some hundredths of a second, so these are hundreds a second."""
+LONGEST_WAIT_S = 0.6
+"""A create that has waited here for so long is refused too."""
 LARGE = 65536
 """From so many bytes on a body takes its client a while to send. Creates with such bodies have places of their own."""
 SWITCH_S = 0.0005
@@ -66,13 +68,12 @@ class ProxyGate:
         if kind == "creates" and not self._is_full(kind):
             receive = await _received(receive)
         if self._is_full(kind):
-            await render(overloaded("reads" if kind == "reads" else "creates"))(scope, receive, send)
+            await _refuse(kind, scope, receive, send)
             return
         self._inside[kind] += 1
         try:
             if kind == "creates":
-                async with self._passed_on:
-                    await self._app(scope, receive, send)
+                await self._in_turn(scope, receive, send)
             else:
                 await self._app(scope, receive, send)
         finally:
@@ -80,6 +81,22 @@ class ProxyGate:
 
     def _is_full(self, kind: str) -> bool:
         return self._inside[kind] >= MOST[kind]
+
+    async def _in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(LONGEST_WAIT_S):
+                await self._passed_on.acquire()
+        except TimeoutError:
+            await _refuse("creates", scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._passed_on.release()
+
+
+async def _refuse(kind: str, scope: Scope, receive: Receive, send: Send) -> None:
+    await render(overloaded("reads" if kind == "reads" else "creates"))(scope, receive, send)
 
 
 async def _received(receive: Receive) -> Receive:

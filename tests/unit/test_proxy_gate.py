@@ -25,6 +25,12 @@ def scope(method: str, path: str, **headers: str) -> dict[str, Any]:
 SMALL = {"content-length": "300"}
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine is no reason to refuse."""
+    monkeypatch.setattr(proxy_gate, "LONGEST_WAIT_S", 3600.0)
+
+
 @pytest.mark.parametrize(
     ("kind", "asked"),
     [
@@ -116,6 +122,25 @@ def test_creates_wait_in_their_order_and_one_too_many_is_refused_unread(monkeypa
         assert world.bodies == [b"{}"] * (PASSED_ON + 3)
         with pytest.raises(ConnectionError):
             await world.ask("POST")
+
+    asyncio.run(run())
+
+
+def test_one_that_waits_too_long_is_refused_and_leaves_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_gate, "LONGEST_WAIT_S", 0.01)
+
+    async def run() -> None:
+        world = World()
+        inside = world.begin(PASSED_ON, "POST")
+        await settled()
+        start, _ = await world.ask("POST")
+        assert start["status"] == 503
+        assert len(world.reached) == PASSED_ON
+        world.go.set()
+        await asyncio.wait(inside)
+        again = world.begin(PASSED_ON, "POST")
+        await asyncio.wait(again)
+        assert len(world.reached) == 2 * PASSED_ON
 
     asyncio.run(run())
 
