@@ -155,7 +155,9 @@ class Conductor:
         self.wake.clear()
         for model in self.cards:
             while not self.stopping and not self.backlog.is_full():
-                claimed = await asyncio.to_thread(self._claim, model)
+                held = [each.job_run for each in self.held.values()]  # here: it changes while a thread would read it
+                wanting = sum(each.job.model == model and each.wants_denoiser for each in held)
+                claimed = await asyncio.to_thread(self._claim, model, wanting)
                 for job in claimed:
                     self._start(job)
                 if len(claimed) < CLAIMS_AT_ONCE:
@@ -217,20 +219,20 @@ class Conductor:
         if pending_cleanup:
             await self.publisher.discard.remote(pending_cleanup)
 
-    def _claim(self, model: str) -> list[Job]:
+    def _claim(self, model: str, wanting: int) -> list[Job]:
+        """Claim jobs of a model, of which so many that are held want a denoiser."""
         denoisers = len(self.denoiser_pool.denoisers(model))
         ahead = max(self.settings.look_ahead, denoisers)  # all denoisers may finish at once
-        held = [each.job_run for each in self.held.values()]
-        room = denoisers + ahead - sum(each.job.model == model and each.wants_denoiser for each in held)
+        capacity = denoisers + ahead
         return self.leases.claim(
             model,
             owner=self.owner,
             lease_s=self.settings.lease_s,
             max_attempts=self.settings.max_attempts,
-            capacity=denoisers + ahead,
+            capacity=capacity,
             begins_with=next(stage for stage in Stage if stage in self.cards[model].STAGES),
             take_over=self.takeover_guard.trusted(),
-            most=min(max(room, 1), CLAIMS_AT_ONCE),  # one is asked for even so, as some jobs need no room
+            most=min(max(capacity - wanting, 1), CLAIMS_AT_ONCE),  # one is asked for even so, as some jobs need no room
         )
 
     def _start(self, job: Job) -> None:

@@ -103,7 +103,7 @@ class JobRun:
 
     @property
     def wants_denoiser(self) -> bool:
-        """Whether it has a denoiser, or will want one before any that has none now."""
+        """Whether it has a denoiser or will soon need one."""
         return self._at in AHEAD_OF_DENOISE
 
     @property
