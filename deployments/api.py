@@ -4,7 +4,6 @@
 
 import asyncio
 import logging
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +35,7 @@ from deployments.http.notifying import Notifying
 from deployments.http.openapi import answers, binary, create_body, describe, file_body, json_body
 from deployments.http.origin import Origins, install_origins
 from deployments.http.overload import Gate, HeldOpen, Lane
+from deployments.http.prefer import parse_prefer
 from deployments.http.queue_view import QueueView
 from deployments.http.readiness import STALE_S, Readiness, answer, readiness
 from deployments.http.receiving import install_receiving
@@ -43,9 +43,10 @@ from deployments.http.schemas import DeletedVideo, Model, ModelList, Video, Vide
 from deployments.http.sse import EventStream, last_seen
 from deployments.http.store_metrics import exposition
 from deployments.http.submission import CreateRequest, Submission
+from deployments.http.threads import switch_soon
 from deployments.http.unbroken import Unbroken
 from deployments.http.uploads import BeginUpload, Upload, Uploads, parse_upload
-from deployments.http.waiting import Waiting, parse_prefer
+from deployments.http.waiting import Waiting
 from deployments.http.watcher import Watcher
 from jobs.database import UNREACHABLE, open_database
 from jobs.ids import is_job_id
@@ -72,9 +73,6 @@ AT_ONCE = 16
 # Threads of the lanes that use the job store: together with one each for creates, the watcher, probes and metrics they
 # are fewer than the connections of an engine.
 READERS, ENDERS, STREAMERS = 4, 2, 2
-SWITCH_S = 0.0005
-"""How long a thread that comes back from a statement waits for a busy event loop to let it go on, at each statement.
-Python's 5 ms are longer than most requests take."""
 
 ABANDON_S = 60.0
 """How long an abandoned job is tried to be canceled while the job store is away."""
@@ -128,7 +126,7 @@ class Api:
     """Serves OpenAI's Videos API, and the additional routes that an operator needs."""
 
     def __init__(self, settings: Settings, conductor: DeploymentHandle[Any]) -> None:
-        sys.setswitchinterval(SWITCH_S)
+        switch_soon()
         self.settings = settings
         self.cards = settings.cards()
         self.notifying = Notifying(lambda: conductor.notify.remote())

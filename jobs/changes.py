@@ -103,9 +103,12 @@ def carry_out(connection: Connection, statement: ReturningUpdate[Any], **paramet
     return changed
 
 
+UNDER_LEASE = jobs.c.lease_token.in_(bindparam("tokens", expanding=True))
+"""The jobs under the leases of the statement's parameter `tokens`, a list."""
+
+
 def _held(*columns: Column[Any]) -> Select[Any]:
-    mine = jobs.c.lease_token.in_(bindparam("tokens", expanding=True))
-    return select(*columns, NOW).where(mine).order_by(jobs.c.id).with_for_update(of=jobs)
+    return select(*columns, NOW).where(UNDER_LEASE).order_by(jobs.c.id).with_for_update(of=jobs)
 
 
 # Built once: to build a statement takes longer than to run it.

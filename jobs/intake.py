@@ -151,7 +151,8 @@ def _load(*where: ColumnElement[bool] | TextClause) -> Select[Any]:
 # Built once: to build a statement takes longer than to run it.
 _INSERT = insert(jobs)
 _TURNS = _turns()
-_WAITING = _load(_QUEUED)
+WAITING = _load(_QUEUED)
+"""The number of queued jobs of a `model`, and their estimated seconds of computing."""
 _LIVE_JOBS = _load(_API_KEY, LIVE)
 _OWN_END = (
     select(jobs.c.fair_start + jobs.c.cost_s)
@@ -178,7 +179,7 @@ class _Queue:
     def waiting(self) -> _Load:
         """The queued jobs."""
         if self._waiting is None:
-            self._waiting = _Load(*self._connection.execute(_WAITING, {"model": self._model}).one())
+            self._waiting = _Load(*self._connection.execute(WAITING, {"model": self._model}).one())
         return self._waiting.more(self._added, self._added_s)
 
     def clock(self) -> float:

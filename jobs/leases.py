@@ -16,7 +16,17 @@ from typing import Any
 
 from sqlalchemy import Connection, Float, bindparam, select, update
 
-from jobs.changes import NO_LEASE, Position, carry_out, change, change_each, ended_values, hold_each, hold_places
+from jobs.changes import (
+    NO_LEASE,
+    UNDER_LEASE,
+    Position,
+    carry_out,
+    change,
+    change_each,
+    ended_values,
+    hold_each,
+    hold_places,
+)
 from jobs.claims import abandoned, claim_statement
 from jobs.clock import NOW, DatabaseClock
 from jobs.costs import Estimate, Line, estimate, learn, read_lines
@@ -27,12 +37,11 @@ from jobs.schema import jobs
 from jobs.stored import Checkpoint, Checkpoints, ResultMetadata
 from pipelines.stages import Stage
 
-_MINE = jobs.c.lease_token.in_(bindparam("tokens", expanding=True))
 # Built once: to build a statement takes longer than to run it.
-_HELD = select(jobs.c.lease_token).where(_MINE)
+_HELD = select(jobs.c.lease_token).where(UNDER_LEASE)
 _RENEW = (
     update(jobs)
-    .where(jobs.c.id.in_(select(jobs.c.id).where(_MINE).with_for_update(skip_locked=True)))
+    .where(jobs.c.id.in_(select(jobs.c.id).where(UNDER_LEASE).with_for_update(skip_locked=True)))
     .values(lease_expires_at=NOW + bindparam("lease_s", type_=Float))
 )
 _REMAINING_S = select(jobs.c.lease_expires_at - NOW).where(jobs.c.lease_token == bindparam("token"))

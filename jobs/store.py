@@ -15,6 +15,7 @@ from jobs.allocation import HAS_DENOISER
 from jobs.changes import change, ended_values
 from jobs.costs import LEFT_S, Line, read_lines
 from jobs.database import Database
+from jobs.intake import WAITING
 from jobs.lifecycle import CANCELED, ENDED, SERVER_ERROR, Status
 from jobs.record import Job, read_job
 from jobs.schema import LIVE, QUEUE_ORDER, idempotency_keys, job_events, jobs
@@ -120,11 +121,8 @@ class JobStore:
 
     def waiting(self, model: str) -> tuple[int, float]:
         """The number of queued jobs of a model, and their estimated seconds of computing."""
-        query = select(func.count(), func.coalesce(func.sum(jobs.c.cost_s), 0)).where(
-            jobs.c.model == model, jobs.c.status == Status.QUEUED
-        )
         with self._database.read() as connection:
-            row = connection.execute(query).one()
+            row = connection.execute(WAITING, {"model": model}).one()
         return row[0], float(row[1])
 
     def working(self, model: str) -> dict[Stage, tuple[int, float]]:

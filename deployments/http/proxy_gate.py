@@ -11,7 +11,7 @@ proxy, it puts the gate before each replica.
 from __future__ import annotations
 
 import asyncio
-import sys
+import math
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
@@ -19,6 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.error_response import render
 from deployments.http.overload import overloaded
+from deployments.http.prefer import parse_prefer
+from deployments.http.threads import switch_soon
 
 MOST = {"creates": 32, "large creates": 32, "reads": 256}
 """The most requests of a kind that one proxy has in hand."""
@@ -29,9 +31,6 @@ LONGEST_WAIT_S = 0.6
 """A create that has waited here for so long is refused too."""
 LARGE = 65536
 """From so many bytes on a body takes its client a while to send. Creates with such bodies have places of their own."""
-SWITCH_S = 0.0005
-"""How long one of the proxy's two busy threads waits for the other, at each of the many times that a request goes from
-one to the other. Python's 5 ms would make up most of a request's time."""
 
 
 def kind_of(scope: Scope) -> str | None:
@@ -43,7 +42,7 @@ def kind_of(scope: Scope) -> str | None:
     match scope["method"]:
         case "POST" if not below.endswith(("/cancel", "/sync")):
             headers = Headers(scope=scope)
-            if "wait" in headers.get("prefer", ""):
+            if parse_prefer(headers.get("prefer"), math.inf) is not None:
                 return None
             length = headers.get("content-length", "")
             return "creates" if length.isdecimal() and int(length) < LARGE else "large creates"
@@ -113,5 +112,5 @@ async def _received(receive: Receive) -> Receive:
 
 def install() -> list[Middleware]:
     """What Serve puts before its proxy."""
-    sys.setswitchinterval(SWITCH_S)
+    switch_soon()
     return [Middleware(ProxyGate)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 
 from deployments.http.errors import NotFound
 from deployments.http.overload import Lane
@@ -43,9 +42,3 @@ class Waiting:
                 raise NotFound("the video was deleted meanwhile", param="video_id")
             job = now
         return job
-
-
-def parse_prefer(header: str | None, at_most_s: float) -> float | None:
-    """The seconds of `Prefer: wait=N` (RFC 7240), at most `at_most_s`; None when the header asks for no wait."""
-    found = re.search(r"(?:^|[,;\s])wait=\"?(\d{1,9})", header or "")
-    return min(float(found[1]), at_most_s) if found else None

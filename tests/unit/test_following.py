@@ -10,9 +10,9 @@ from sqlalchemy.exc import OperationalError
 
 from deployments.http import queue_view
 from deployments.http.overload import HeldOpen, Lane
+from deployments.http.prefer import parse_prefer
 from deployments.http.queue_view import Place, QueueView
 from deployments.http.sse import EventStream, last_seen
-from deployments.http.waiting import parse_prefer
 from deployments.http.watcher import Watcher
 from jobs.priority import Priority
 from pipelines.errors import InvalidRequest
