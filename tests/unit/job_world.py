@@ -149,8 +149,7 @@ class Lease:
     async def advance(self, stage: Stage, percent: int) -> None:
         if self.lost:
             raise LeaseLost
-        self.advances.append((stage, percent))
-        self.log.append(f"-> {stage}")
+        self.begin(stage, percent)
 
     def begin(self, stage: Stage, percent: int) -> None:
         self.advances.append((stage, percent))
