@@ -17,7 +17,7 @@ from tests.harness.chaos.posts import api
 from tests.harness.chaos.scene import Blow, Scene, with_changes
 from tests.harness.chaos.verdict import logged
 from tests.harness.chaos.victims import Held, held, held_by, hunt, ids, kill_in_the_act, mid_step, somewhen, still_held
-from tests.harness.chaos.world import DENOISER, MODEL, Replica
+from tests.harness.chaos.world import DENOISER, MODEL
 from tests.harness.processes import kill, stopped, until
 
 TEXT, DECODER = f"TextEncoder-{MODEL}", f"VideoDecoder-{MODEL}"
@@ -36,15 +36,12 @@ def denoiser(scene: Scene) -> Blow:
 
 def decoder(scene: Scene) -> Blow:
     """A decoder with a video in hand."""
-    (replica,) = scene.world.running(DECODER)
-    return _quick(scene, replica, jobs.c.replica == replica.replica_id)
+    return _quick(scene, DECODER, Stage.DECODE)
 
 
 def text_encoder(scene: Scene) -> Blow:
     """A text encoder with a prompt in hand."""
-    (replica,) = scene.world.running(TEXT)
-    # It may be done before its name is in the job's row, and nobody else encodes prompts.
-    return _quick(scene, replica, jobs.c.stage == Stage.TEXT_ENCODE)
+    return _quick(scene, TEXT, Stage.TEXT_ENCODE)
 
 
 def publisher(scene: Scene) -> Blow:
@@ -58,7 +55,7 @@ def publisher(scene: Scene) -> Blow:
             return None
         with stopped(replica.process):
             begun = {each for each in _unfinished(videos) - seen if any((videos / each).glob(".partial-*"))}
-            caught = [each for each in held_by(scene.world.database, replica) if each.job_id in begun]
+            caught = [each for each in held(scene.world.database, _at(Stage.PUBLISH)) if each.job_id in begun]
             caught = still_held(scene.world.database, caught) if caught else []
             if not caught:
                 return None
@@ -184,8 +181,14 @@ def _moved_on(scene: Scene, since: float) -> list[Held]:
     return found
 
 
-def _quick(scene: Scene, replica: Replica, its_own: ColumnElement[bool]) -> Blow:
-    """Strike a replica whose work on a job takes some milliseconds."""
+def _at(stage: Stage) -> ColumnElement[bool]:
+    """The jobs at a stage that one replica does. The row names no replica: the work on it takes some milliseconds."""
+    return jobs.c.stage == stage
+
+
+def _quick(scene: Scene, deployment: str, stage: Stage) -> Blow:
+    """Strike the only replica of a stage whose work on a job takes some milliseconds."""
+    (replica,) = scene.world.running(deployment)
     moment: list[tuple[float, int]] = []
 
     def strike(pid: int) -> None:
@@ -193,8 +196,8 @@ def _quick(scene: Scene, replica: Replica, its_own: ColumnElement[bool]) -> Blow
         kill(pid)
 
     caught = hunt(
-        lambda: kill_in_the_act(scene.world.database, its_own, replica, strike),
-        scene.keep_loaded, f"{replica.deployment} with a job", every_s=0.002,
+        lambda: kill_in_the_act(scene.world.database, _at(stage), replica, strike),
+        scene.keep_loaded, f"{deployment} with a job", every_s=0.002,
     )  # fmt: skip
     return Blow(moment[0][0], caught, "stopped at its work, then killed", moment[0][1], replaced=ids(replica))
 
