@@ -11,28 +11,27 @@ from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Header, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.sse import EventSourceResponse
 from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from deployments import metrics
 from deployments.configuration.api_keys import Scope, anonymous_allowed
 from deployments.configuration.names import deployment_names
 from deployments.configuration.sense import ONGOING
 from deployments.configuration.settings import Settings, data_dir, database_url
-from deployments.events import emit
+from deployments.http import openapi
 from deployments.http.auth import Authenticator, Caller, bearer, caller_of
 from deployments.http.body import read_body, read_file
 from deployments.http.cached import Cached
+from deployments.http.contents import Contents
+from deployments.http.ending import Ending, no_such_video
 from deployments.http.error_handler import install
 from deployments.http.errors import NotFound, NotImplementedHere, NotReady, Unavailable
 from deployments.http.failed_starts import FailedStarts
 from deployments.http.known import video_of
 from deployments.http.notifying import Notifying
-from deployments.http.openapi import answers, binary, create_body, describe, file_body, json_body
 from deployments.http.origin import Origins, install_origins
 from deployments.http.overload import Gate, HeldOpen, Lane
 from deployments.http.prefer import parse_prefer
@@ -50,7 +49,7 @@ from deployments.http.waiting import Waiting
 from deployments.http.watcher import Watcher
 from jobs.database import UNREACHABLE, open_database
 from jobs.ids import is_job_id
-from jobs.lifecycle import CANCELED, Status
+from jobs.lifecycle import Status
 from jobs.pins import Pins
 from jobs.record import Job
 from jobs.retention import Retention
@@ -59,57 +58,29 @@ from jobs.store import JobStore
 from pipelines.errors import InvalidRequest, KinorayError
 from pipelines.version import VERSION
 from pipelines.weights.pin import Commits
-from storage.errors import StorageUnavailable
-from storage.keys import download_name, spritesheet_key, thumbnail_key, video_key
 from storage.owner import require_ours
-from storage.store import delete_job, open_store
+from storage.store import open_store
 
 T = TypeVar("T")
 
 log = logging.getLogger("ray.serve")
 
-AT_ONCE = 16
-"""The number of requests that may wait for the artifact store at once."""
 # Threads of the lanes that use the job store: together with one each for creates, the watcher, probes and metrics they
 # are fewer than the connections of an engine.
 READERS, ENDERS, STREAMERS = 4, 2, 2
-
-ABANDON_S = 60.0
-"""How long an abandoned job is tried to be canceled while the job store is away."""
+STORING = 16
+"""The number of uploads and first frames that may wait for the artifact store at once."""
 
 # How long a client should wait before it polls again: short at first, then longer, since each poll takes a little of
 # the CPU time that a render on a CPU needs.
 POLL_AFTER_MS, LONG_JOB_POLL_AFTER_MS, LONG_JOB_S = 250, 500, 2.0
 
-VARIANTS = {
-    "video": (video_key, "video/mp4"),
-    "thumbnail": (thumbnail_key, "image/webp"),
-    "spritesheet": (spritesheet_key, "image/webp"),
-}
-
 app = FastAPI(title="Kinoray", description="Video generation on a Ray cluster.", version=VERSION)
 install(app)
 install_origins(app)
 install_receiving(app)
-describe(app)
+openapi.describe(app)
 BEARER = [bearer()]
-CREATES = answers(400, 401, 403, 413, 422, 429, 503)
-REMIXES = answers(400, 401, 403, 404, 413, 422, 429, 503)
-READS = answers(400, 401, 403, 404, 503)
-ELSEWHERE: dict[int | str, dict[str, Any]] = {
-    302: {"description": "Where the file is, where a bucket has it: a URL that needs no key and is good for a while"}
-}
-LATER: dict[int | str, dict[str, Any]] = {202: {"model": Video, "description": "Not done in time"}}
-SYNC = {**CREATES, **answers(500), **binary("video/mp4"), **ELSEWHERE, **LATER}
-CONTENT = {**READS, **ELSEWHERE, **binary(*(kind for _, kind in VARIANTS.values()))}
-EVENTS = {**READS, **binary("text/event-stream"), 204: {"description": "It has ended, and you have seen all of it"}}
-LOADING: dict[int | str, dict[str, Any]] = {
-    503: {"description": "Some stages are still loading, or no model can be served"}
-}
-
-
-def _unknown() -> NotFound:
-    return NotFound("no such video; it may have been deleted", param="video_id")
 
 
 def _poll_after(response: Response, job: Job) -> None:
@@ -139,11 +110,11 @@ class Api:
         self.gate = Gate(settings.max_creates_at_once, settings.max_bytes_at_once, settings.max_body_bytes)
         self.reads = Lane("reads", READERS, settings.max_reads_at_once)
         self.changes = Lane("changes", ENDERS, settings.max_reads_at_once)
-        self.contents = Lane("contents", AT_ONCE, settings.max_reads_at_once)
-        self.deletes = Lane("deletes", ENDERS, settings.max_reads_at_once)
+        self.contents = Contents(self.store, settings.max_reads_at_once)
+        self.ending = Ending(self.jobs, self.store, self.changes, settings.max_reads_at_once)
         self.unbroken = Unbroken()
         self.held_open = HeldOpen(settings.max_held_open)
-        self.files = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="files")
+        self.files = ThreadPoolExecutor(STORING, thread_name_prefix="files")
         self.uploads = Uploads(settings, database, self.store)
         self.submission = Submission(settings, database, self.store, self.uploads, self.files)
         self.queue = QueueView(self.jobs)
@@ -159,7 +130,7 @@ class Api:
         self.authenticator = Authenticator(settings.api_keys, anonymous)
         self.origins = Origins(settings.allowed_hosts, anonymous=anonymous, listens_on=host)
 
-    @app.post("/v1/videos", openapi_extra=create_body(), dependencies=BEARER, responses=CREATES)
+    @app.post("/v1/videos", openapi_extra=openapi.create_body(), dependencies=BEARER, responses=openapi.CREATES)
     async def create(
         self,
         request: Request,
@@ -173,25 +144,25 @@ class Api:
         return await self._answer(job, response, prefer)
 
     @app.post(
-        "/v1/videos/sync", openapi_extra=create_body(), dependencies=BEARER, response_class=FileResponse,
-        responses=SYNC,
+        "/v1/videos/sync", openapi_extra=openapi.create_body(), dependencies=BEARER, response_class=FileResponse,
+        responses=openapi.SYNC,
     )  # fmt: skip
     async def sync(self, request: Request, idempotency_key: Annotated[str | None, Header()] = None) -> Response:
         """Make a video and answer with its mp4, or with the Video if that takes too long. Disconnecting cancels it."""
         caller = caller_of(request, self.authenticator, "submit")
         self.held_open.require()
-        job = await self._create(request, caller, idempotency_key, left=self._abandon)
+        job = await self._create(request, caller, idempotency_key, left=self.ending.abandon)
         try:
             with self.held_open.one():
                 job = await self.waiting.until_ended(job, self.settings.sync_timeout_s)
         except asyncio.CancelledError:
-            self.unbroken.begin(self._abandon(job))
+            self.unbroken.begin(self.ending.abandon(job))
             raise
         if job.ended and job.status is not Status.COMPLETED:
             raise KinorayError(f"{job.id} failed: {job.error_message}", code=job.error_code)
         if job.ended:
             try:
-                return await self._file(job, "video")
+                return await self.contents.answer(job, "video")
             except NotFound:
                 raise
             except Exception as error:
@@ -200,7 +171,7 @@ class Api:
         shown = await self._known(job)
         return JSONResponse(shown.model_dump(mode="json"), 202)
 
-    @app.get("/v1/videos", dependencies=BEARER, responses=answers(400, 401, 403, 503))
+    @app.get("/v1/videos", dependencies=BEARER, responses=openapi.LISTS)
     async def list(
         self,
         request: Request,
@@ -223,7 +194,7 @@ class Api:
 
         return await self.reads.run(page)
 
-    @app.get("/v1/videos/{video_id}", dependencies=BEARER, responses=READS)
+    @app.get("/v1/videos/{video_id}", dependencies=BEARER, responses=openapi.READS)
     async def retrieve(self, request: Request, video_id: str, response: Response) -> Video:
         """A job as it stands, with true step progress."""
         caller = caller_of(request, self.authenticator, "read")
@@ -236,7 +207,9 @@ class Api:
         _poll_after(response, job)
         return shown
 
-    @app.get("/v1/videos/{video_id}/content", dependencies=BEARER, response_class=FileResponse, responses=CONTENT)
+    @app.get(
+        "/v1/videos/{video_id}/content", dependencies=BEARER, response_class=FileResponse, responses=openapi.CONTENT
+    )
     async def content(
         self, request: Request, video_id: str, variant: Literal["video", "thumbnail", "spritesheet"] = "video"
     ) -> Response:
@@ -244,9 +217,11 @@ class Api:
         job = await self._job(request, video_id, "read")
         if job.status is not Status.COMPLETED:
             raise NotReady(f"the video is {job.status}; its content exists once it is completed", param="video_id")
-        return await self._file(job, variant)
+        return await self.contents.answer(job, variant)
 
-    @app.get("/v1/videos/{video_id}/events", dependencies=BEARER, response_class=StreamingResponse, responses=EVENTS)
+    @app.get(
+        "/v1/videos/{video_id}/events", dependencies=BEARER, response_class=StreamingResponse, responses=openapi.EVENTS
+    )
     async def events(
         self, request: Request, video_id: str, last_event_id: Annotated[str | None, Header()] = None
     ) -> Response:
@@ -259,7 +234,12 @@ class Api:
         events = self.event_stream.of(job, seen, lambda now: self._shown(now).model_dump(mode="json"))
         return EventSourceResponse(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
 
-    @app.post("/v1/videos/{video_id}/remix", openapi_extra=create_body(), dependencies=BEARER, responses=REMIXES)
+    @app.post(
+        "/v1/videos/{video_id}/remix",
+        openapi_extra=openapi.create_body(),
+        dependencies=BEARER,
+        responses=openapi.REMIXES,
+    )
     async def remix(
         self,
         request: Request,
@@ -274,27 +254,24 @@ class Api:
         job = await self._create(request, caller, idempotency_key, remix_of=source)
         return await self._answer(job, response, prefer)
 
-    @app.post("/v1/videos/{video_id}/cancel", dependencies=BEARER, responses=READS)
+    @app.post("/v1/videos/{video_id}/cancel", dependencies=BEARER, responses=openapi.READS)
     async def cancel(self, request: Request, video_id: str) -> Video:
         """Stop a live job at its next step, which frees its GPU. A job that has ended is answered as it is."""
         caller = caller_of(request, self.authenticator, "submit")
-        job = await self._cancel(await self.changes.run(self._found, caller, video_id))
+        job = await self.ending.cancel(await self.changes.run(self._found, caller, video_id))
         return await video_of(job, partial(self.changes.finish, self._shown))
 
-    @app.delete("/v1/videos/{video_id}", dependencies=BEARER, responses=READS)
+    @app.delete("/v1/videos/{video_id}", dependencies=BEARER, responses=openapi.READS)
     async def delete(self, request: Request, video_id: str) -> DeletedVideo:
         """Forget a job and everything it stored; a live one is stopped at its next step."""
         caller = caller_of(request, self.authenticator, "submit")
         job = await self.changes.run(self._found, caller, video_id)
-        if not await self.changes.finish(self.jobs.delete, job.id):
-            raise _unknown()
-        emit("job.deleted", job_id=job.id, model=job.model)
-        await self.deletes.finish(delete_job, self.store, job)
+        await self.ending.delete(job)
         return DeletedVideo(id=job.id)
 
     @app.post(
-        "/v1/uploads", openapi_extra=json_body(BeginUpload), dependencies=BEARER,
-        responses=answers(400, 401, 403, 413, 429, 503),
+        "/v1/uploads", openapi_extra=openapi.json_body(BeginUpload), dependencies=BEARER,
+        responses=openapi.UPLOADS,
     )  # fmt: skip
     async def begin_upload(self, request: Request) -> Upload:
         """Get a URL to send a video's first frame to. Then name the upload's id in `input_reference`."""
@@ -305,8 +282,8 @@ class Api:
             return await self._with_files(self.uploads.begin, asked, caller, str(request.base_url))
 
     @app.put(
-        "/v1/uploads/{upload_id}", openapi_extra=file_body(), dependencies=BEARER, status_code=204,
-        responses=answers(400, 401, 403, 413, 429, 503),
+        "/v1/uploads/{upload_id}", openapi_extra=openapi.file_body(), dependencies=BEARER, status_code=204,
+        responses=openapi.UPLOADS,
     )  # fmt: skip
     async def receive_upload(self, request: Request, upload_id: str) -> None:
         """Send the file here if the service has no bucket."""
@@ -324,7 +301,7 @@ class Api:
         caller_of(request, self.authenticator, "submit")
         raise NotImplementedHere("no model of this service can do that; GET /v1/models lists what they can")
 
-    @app.get("/v1/models", dependencies=BEARER, responses=answers(401, 403))
+    @app.get("/v1/models", dependencies=BEARER, responses=openapi.answers(401, 403))
     async def models(self, request: Request) -> ModelList:
         """The models this service runs, with their limits and defaults, and where their weights are from."""
         caller_of(request, self.authenticator, "read")
@@ -338,7 +315,7 @@ class Api:
         """This process is alive."""
         return {"status": "ok"}
 
-    @app.get("/readyz", responses=LOADING)
+    @app.get("/readyz", responses=openapi.LOADING)
     async def readyz(self, response: Response) -> dict[str, Any]:
         """200 once every stage could run at once, but for those that cannot start if they leave a model that can run.
 
@@ -348,7 +325,7 @@ class Api:
         response.status_code, body = answer(await self.ready.get())
         return body
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=answers(503))
+    @app.get("/metrics", response_class=PlainTextResponse, responses=openapi.answers(503))
     async def metrics(self) -> Response:
         """Cluster-wide metrics from the job store, for Prometheus."""
         known = await self.exposition.get()
@@ -400,7 +377,7 @@ class Api:
         """The same; blocks for the job store."""
         job = self.jobs.get(job_id) if is_job_id(job_id) else None
         if job is None or not caller.sees(job.api_key):
-            raise _unknown()
+            raise no_such_video()
         return job
 
     def _readiness(self) -> Readiness:
@@ -414,56 +391,7 @@ class Api:
             return {}
 
     def _shown(self, job: Job) -> Video:
-        return Video.of(job, self.queue.place(job), self._urls(job))
-
-    def _urls(self, job: Job) -> dict[str, str]:
-        """The URLs of a job's files: in the bucket, valid for a while, or else under this service's own address."""
-        if job.status is not Status.COMPLETED or job.expired:
-            return {}
-        made = {variant: key_of(job) for variant, (key_of, _) in VARIANTS.items() if job.output.get(variant, True)}
-        path = f"/v1/videos/{job.id}/content?variant="
-        try:
-            return {variant: self.store.url(key) or path + variant for variant, key in made.items()}
-        except StorageUnavailable:  # the bucket's credentials could not be renewed
-            return {variant: path + variant for variant in made}
-
-    async def _file(self, job: Job, variant: str) -> Response:
-        key_of, kind = VARIANTS[variant]
-        key = key_of(job)
-        if job.expired:
-            raise NotFound("there is no such file of this video: its files have expired", code="video_expired")
-        headers = {"cache-control": "private", "x-video-id": job.id}
-        if not job.output.get(variant, True):
-            raise NotFound(f"there is no such file of this video: it was made without a {variant}")
-        if (url := await self.contents.run(self.store.url, key)) is not None:
-            return RedirectResponse(url, 302, {**headers, "cache-control": "no-store"})
-        if (path := await self.contents.finish(self.store.local_path, key)) is None:
-            raise NotFound("there is no such file of this video: it is not in the artifact store any more")
-        return FileResponse(
-            path, media_type=kind, filename=download_name(key), content_disposition_type="inline", headers=headers
-        )
-
-    async def _cancel(self, before: Job) -> Job:
-        job = await self.changes.finish(self.jobs.cancel, before.id)
-        if job is None:
-            raise _unknown()
-        if not before.ended and job.error_code == CANCELED:
-            emit("job.canceled", job_id=job.id, model=job.model)
-        if before.status is Status.QUEUED and job.attempts == before.attempts:
-            # No conductor held the job, so none will delete its files.
-            metrics.jobs_total().inc(1, {"model": job.model, "outcome": "canceled"})
-            await self.deletes.finish(delete_job, self.store, job)
-        return job
-
-    async def _abandon(self, job: Job) -> None:
-        """Cancel the job of a client that has left, also if the job store is away for a while."""
-        try:
-            await AsyncRetrying(
-                retry=retry_if_exception_type(UNREACHABLE), stop=stop_after_delay(ABANDON_S), wait=wait_fixed(1.0),
-                reraise=True,
-            )(self._cancel, job)  # fmt: skip
-        except (NotFound, *UNREACHABLE) as error:
-            log.warning("%s, whose client has left, is not canceled: %s", job.id, type(error).__name__)
+        return Video.of(job, self.queue.place(job), self.contents.urls(job))
 
     async def _with_files(self, work: Callable[..., T], *inputs: Any) -> T:
         """Run work that may wait for the artifact store in separate threads, so that job store reads need not wait."""

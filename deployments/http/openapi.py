@@ -7,7 +7,11 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from deployments.http.schemas import CreateVideo, ErrorAnswer
+from deployments.http.contents import VARIANTS
+from deployments.http.schemas import CreateVideo, ErrorAnswer, Video
+
+Answers = dict[int | str, dict[str, Any]]
+"""A route's `responses`."""
 
 WHAT: dict[int, str] = {
     400: "A field is missing, out of range or unreadable; the message says what to do",
@@ -42,12 +46,12 @@ def file_body() -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def answers(*statuses: int) -> Answers:
     """A route's `responses`: the errors that it may return."""
     return {status: {"model": ErrorAnswer, "description": WHAT[status]} for status in statuses}
 
 
-def binary(*kinds: str) -> dict[int | str, dict[str, Any]]:
+def binary(*kinds: str) -> Answers:
     """A route's `responses` if it succeeds with something other than JSON, or with a part of that."""
     content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
     return {
@@ -71,3 +75,18 @@ def describe(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+CREATES = answers(400, 401, 403, 413, 422, 429, 503)
+REMIXES = answers(400, 401, 403, 404, 413, 422, 429, 503)
+READS = answers(400, 401, 403, 404, 503)
+LISTS = answers(400, 401, 403, 503)
+UPLOADS = answers(400, 401, 403, 413, 429, 503)
+ELSEWHERE: Answers = {
+    302: {"description": "Where the file is, where a bucket has it: a URL that needs no key and is good for a while"}
+}
+LATER: Answers = {202: {"model": Video, "description": "Not done in time"}}
+SYNC = {**CREATES, **answers(500), **binary("video/mp4"), **ELSEWHERE, **LATER}
+CONTENT = {**READS, **ELSEWHERE, **binary(*(kind for _, kind in VARIANTS.values()))}
+EVENTS = {**READS, **binary("text/event-stream"), 204: {"description": "It has ended, and you have seen all of it"}}
+LOADING: Answers = {503: {"description": "Some stages are still loading, or no model can be served"}}

@@ -168,7 +168,8 @@ def test_streams_and_waits_are_bounded_and_hold_no_thread(world: ApiWorld) -> No
             assert waited.status_code == 200, "a preference that cannot be met is no error"
             assert "preference-applied" not in waited.headers
             assert (await http.get(path)).status_code == 200
-            assert [getattr(world.api, lane)._inside for lane in ("reads", "changes", "contents")] == [0, 0, 0]
+            lanes = (world.api.reads, world.api.changes, world.api.contents._lane)
+            assert [lane._inside for lane in lanes] == [0, 0, 0]
             assert (await http.post(f"{path}/cancel")).status_code == 200
             assert [status for status, _ in await asyncio.gather(*streams)] == [200, 200], "they have seen the end"
             assert not world.api.held_open.full
