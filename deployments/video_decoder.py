@@ -112,7 +112,8 @@ class VideoDecoder:
 
     def _render(self, control: Control, request: DecodeRequest, chunks: Iterable[Pixels | Audio]) -> RenderedVideo:
         num_frames = request.video.num_frames
-        metadata = self.family.metadata(request.model, request.video)
+        delivered = request.output.delivered(request.video)
+        metadata = self.family.metadata(request.model, delivered)
         one_color = OneColor()
 
         def counted(items: Iterable[Frame | Audio]) -> Iterator[Frame | Audio]:
@@ -134,6 +135,6 @@ class VideoDecoder:
         metrics.frames_total().inc(num_frames, {"model": request.model})
         warnings = None if request.asks_for_one_color or one_color.warning is None else (one_color.warning,)
         control.result_metadata = control.result_metadata.updated(
-            ResultMetadata(frames=num_frames, bytes=len(rendered.mp4), warnings=warnings)
+            ResultMetadata(frames=delivered.num_frames, bytes=len(rendered.mp4), warnings=warnings)
         )
         return rendered

@@ -110,7 +110,8 @@ class RequestFields(BaseModel):
     num_frames: int | None = None
     fps: Annotated[int, Field(ge=1, le=120)] | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=-1, lt=2**63)] | None = None
+    """-1 is drawn at random, as is an absent one."""
 
 
 class Defaults(StrictModel):

@@ -15,9 +15,13 @@ from pydantic import BaseModel, ConfigDict, create_model
 from pipelines.card import ModelCard, Parameters, RequestFields
 from pipelines.errors import ConfigError, InvalidRequest
 from pipelines.families import families, family_of
+from pipelines.shape import Asked, frames_for, most_seconds, size_for
 from pipelines.strict import read_stored
 
 F = TypeVar("F", bound=BaseModel)
+
+RANDOM_SEED = -1
+"""A request's seed that stands for one drawn at random, as if there were none."""
 
 
 def with_family_fields(base: type[F], name: str) -> type[F]:
@@ -67,11 +71,11 @@ def read_parameters(data: Mapping[str, Any]) -> Parameters:
 
 
 def resolve(
-    request: RequestFields, card: ModelCard, *, seconds: float | None = None, has_image: bool = False
+    request: RequestFields, card: ModelCard, *, asked: Asked | None = None, has_image: bool = False
 ) -> Parameters:
     """Fill in the card's defaults and reject what the model cannot do.
 
-    `seconds` selects the nearest possible num_frames when that field is absent.
+    `asked` is the shape of the file, from which the one to render follows where the request does not set it.
 
     Raises:
         InvalidRequest: names the invalid field and the nearest valid values.
@@ -85,12 +89,11 @@ def resolve(
     _check_known(said, card)
     for name in ("width", "height"):
         _check_size(name, said.get(name), card)
-    if seconds is not None and "num_frames" not in said:
-        said["num_frames"] = _nearest_frames(seconds, said.get("fps", card.defaults.fps), card)
-    said.setdefault("seed", secrets.randbelow(2**32))
+    if said.get("seed", RANDOM_SEED) == RANDOM_SEED:
+        said["seed"] = secrets.randbelow(2**32)
+    said.update(_rendered(asked or Asked(), said, card))
     family = family_of(card)
     parameters = family.parameters.model_validate({**card.values(said), "family": card.family})
-    _check_frames(parameters.num_frames, card)
     _check_pixels(parameters, card)
     family.check(card, parameters)
     return parameters
@@ -151,9 +154,20 @@ def _check_pixels(parameters: Parameters, card: ModelCard) -> None:
         )
 
 
-def _nearest_frames(seconds: float, fps: int, card: ModelCard) -> int:
-    ratio, most = card.compression.temporal, card.limits.max_num_frames
-    frames = max(round((seconds * fps - 1) / ratio), 0) * ratio + 1
-    if frames > most:
-        raise InvalidRequest(f"seconds must be at most {most / fps:.4g} for {card.id} at {fps} fps", param="seconds")
-    return frames
+def _rendered(asked: Asked, said: dict[str, Any], card: ModelCard) -> dict[str, int]:
+    """The width, height and num_frames that the model renders for what is asked of the file."""
+    shape = {name: said.get(name, getattr(card.defaults, name)) for name in ("width", "height", "num_frames")}
+    fps = said.get("fps", card.defaults.fps)
+    frames = None if "num_frames" in said else frames_for(asked, fps, card)
+    if frames is not None:
+        shape["num_frames"] = frames
+    _check_frames(shape["num_frames"], card)
+    if asked.size is not None:
+        shape["width"], shape["height"] = size_for(asked.size, shape["num_frames"], fps, card)
+    elif frames is not None and not card.limits.allow_pixels(**shape):
+        most = most_seconds(shape["width"], shape["height"], fps, card)
+        raise InvalidRequest(
+            f"seconds must be at most {most} for {card.id} at {shape['width']}x{shape['height']} and {fps} fps",
+            param="seconds",
+        )
+    return shape

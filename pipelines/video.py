@@ -2,6 +2,8 @@
 
 The same frames and metadata give the same bytes on every CPU: the file contains no time or host name, and neither the
 color conversion nor x264 may choose kernels that round differently.
+
+All frames are equally long, the first is shown at 0, and the file ends with the last one.
 """
 
 from __future__ import annotations
@@ -17,18 +19,18 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
-from numpy.typing import NDArray
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from pipelines.card import Parameters
+from pipelines.color import Frame, ToYuv, tag, to_rgb
 from pipelines.disk import temporary_files
 from pipelines.errors import JobFailed
 from pipelines.output import Output, RenderedVideo
 from pipelines.protocols import Audio
+from pipelines.reshaping import reshaped
+from pipelines.shape import even
 from pipelines.stills import Stills
-
-Frame = NDArray[np.uint8]  # [H, W, 3] RGB
 
 H264 = {
     "preset": "medium",
@@ -36,8 +38,8 @@ H264 = {
     # from the same small video at nearly every call.
     "x264-params": "cpu-independent=1",
 }
-# Without the last two flags, libswscale's rounding depends on the CPU's vector unit.
-TO_YUV = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+# The muxer's own unit for the length of the whole file is a millisecond, into which few frames fit exactly.
+_TICKS_PER_FRAME = 1000
 
 
 def render(
@@ -50,17 +52,19 @@ def render(
 ) -> RenderedVideo:
     """Make every file of a video in one pass over its frames.
 
-    The video's sound, if it has any, comes before the frames; it is cut where the frames end.
+    The frames are those that are rendered; the files have the shape that `output` says. The video's sound, if it has
+    any, comes before the frames; it is cut where the file's frames end.
 
     Raises:
         JobFailed: the frames are not those that `parameters` say.
     """
     audio, frames = split_sound(frames)
-    frames = _checked(frames, parameters)
+    video = output.delivered(parameters)
+    frames = reshaped(_first(_checked(frames, parameters), video.num_frames), video.width, video.height)
     if audio is not None:
-        audio = replace(audio, samples=audio.samples[:, : round(audio.rate * parameters.seconds)])
-    stills = Stills(parameters.num_frames, thumbnail=output.thumbnail, spritesheet=output.spritesheet)
-    mp4 = encode_mp4(stills.passing(frames), parameters.fps, metadata, audio=audio, crf=output.crf, threads=threads)
+        audio = replace(audio, samples=audio.samples[:, : round(audio.rate * video.seconds)])
+    stills = Stills(video.num_frames, thumbnail=output.thumbnail, spritesheet=output.spritesheet)
+    mp4 = encode_mp4(stills.passing(frames), video.fps, metadata, audio=audio, crf=output.crf, threads=threads)
     return RenderedVideo(mp4, stills.thumbnail(), stills.spritesheet())
 
 
@@ -78,6 +82,13 @@ def _checked(frames: Iterable[Frame], parameters: Parameters) -> Iterator[Frame]
         yield frame
     if seen != parameters.num_frames:
         raise JobFailed(f"the decoder yielded {seen} frames; the video has {parameters.num_frames}")
+
+
+def _first(frames: Iterable[Frame], num_frames: int) -> Iterator[Frame]:
+    """The first frames; the others are taken too, so that their number is checked."""
+    for index, frame in enumerate(frames):
+        if index < num_frames:
+            yield frame
 
 
 def split_sound(items: Iterable[Frame | Audio]) -> tuple[Audio | None, Iterator[Frame]]:
@@ -101,7 +112,8 @@ def encode_mp4(
 ) -> bytes:
     """Encode frames as H.264 (yuv420p) and `audio` as AAC, with the index in front and `metadata` in the comment.
 
-    `metadata` is written as JSON. `crf` is the constant rate factor, 0 (lossless) to 51 (worst).
+    A frame with an odd side gets its last row or column twice. `metadata` is written as JSON. `crf` is the constant
+    rate factor, 0 (lossless) to 51 (worst).
 
     It takes frames one at a time, so a decoder may still be producing them.
 
@@ -111,27 +123,37 @@ def encode_mp4(
     with temporary_files(), TemporaryDirectory(prefix="kinoray-mp4-") as folder:
         # The muxer moves the index to the front in a second pass, which needs a real file.
         path = Path(folder) / "video.mp4"
-        options = {"movflags": "+faststart", "fflags": "+bitexact"}
+        options = {
+            "movflags": "+faststart", "fflags": "+bitexact", "movie_timescale": str(fps * _TICKS_PER_FRAME),
+        }  # fmt: skip
         with av.open(str(path), "w", options=options) as container:
             container.metadata["comment"] = json.dumps(metadata, sort_keys=True)
-            reformatter = VideoReformatter()
             stream = None
-            for pixels in frames:
+            for index, pixels in enumerate(_even(frames)):
                 if stream is None:
                     stream = container.add_stream("libx264", rate=Fraction(fps), options={**H264, "crf": str(crf)})
                     stream.height, stream.width = pixels.shape[:2]
                     stream.pix_fmt = "yuv420p"
                     stream.codec_context.thread_count = threads
+                    tag(stream.codec_context)
+                    to_yuv = ToYuv(stream.width, stream.height, fps, threads=threads)
                     if audio is not None:
                         _add_sound(container, audio)
-                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-                yuv = reformatter.reformat(frame, format="yuv420p", interpolation=TO_YUV, threads=threads)
-                for packet in stream.encode(yuv):
+                for packet in stream.encode(to_yuv(pixels, index)):
                     container.mux(packet)
             assert stream is not None, "a video needs at least one frame"
             for packet in stream.encode():
                 container.mux(packet)
         return path.read_bytes()
+
+
+def _even(frames: Iterable[Frame]) -> Iterator[Frame]:
+    iterator = iter(frames)
+    first = next(iterator, None)
+    if first is None:
+        return iterator
+    height, width = first.shape[:2]
+    return reshaped(chain((first,), iterator), even(width), even(height))
 
 
 def _add_sound(container: Any, audio: Audio) -> None:
@@ -147,8 +169,9 @@ def _add_sound(container: Any, audio: Audio) -> None:
 def read_frames(mp4: Path) -> Iterator[Frame]:
     """The frames of a video file, in order."""
     with av.open(str(mp4)) as container:
+        reformatter = VideoReformatter()
         for frame in container.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
+            yield to_rgb(frame, reformatter)
 
 
 def contact_sheet(mp4: Path, columns: int = 9, scale: int = 2) -> Image.Image:

@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from pipelines.color import Frame
 from pipelines.frames import to_frames
-from pipelines.video import Frame, encode_mp4, read_frames
+from pipelines.video import encode_mp4, read_frames
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,6 +17,7 @@ from pipelines.card import ModelCard, RequestFields
 from pipelines.errors import InvalidRequest
 from pipelines.output import OutputFields
 from pipelines.requests import GenerationRequest, with_family_fields
+from pipelines.shape import Asked
 from pipelines.weights.origin import download_gb, origins
 from pipelines.weights.pin import Commits
 
@@ -33,7 +35,7 @@ class CreateFields(OutputFields, RequestFields):
     model: str | None = None
     """An id from GET /v1/models."""
     size: str | None = Field(default=None, pattern=r"^\d{1,5}x\d{1,5}$")
-    """WIDTHxHEIGHT, another way to say width and height."""
+    """WIDTHxHEIGHT of the file. The model renders the nearest size that it can, and the frames are cropped to this."""
     seconds: str | float | None = None
     """Length of the video, another way to say num_frames: the nearest number of frames the model can make."""
     input_reference: str | None = None
@@ -48,13 +50,17 @@ class CreateFields(OutputFields, RequestFields):
     """Who asks, for your own records."""
 
     def generation(self) -> RequestFields:
-        """The request with `size` written out."""
-        fields = self.model_dump(include=set(GenerationRequest.model_fields))
-        if self.size is not None:
-            if self.width is not None or self.height is not None:
-                raise InvalidRequest("give size, or width and height, not both", param="size")
-            fields["width"], fields["height"] = map(int, self.size.split("x"))
-        return GenerationRequest.model_construct(**fields)
+        """What the request says of the video that is rendered."""
+        return GenerationRequest.model_construct(**self.model_dump(include=set(GenerationRequest.model_fields)))
+
+    def asked(self) -> Asked:
+        """What the request says of the file: `size` and `seconds`."""
+        if self.size is None:
+            return Asked(seconds=self.duration())
+        if self.width is not None or self.height is not None:
+            raise InvalidRequest("give size, or width and height, not both", param="size")
+        width, height = map(int, self.size.split("x"))
+        return Asked((width, height), self.duration())
 
     def duration(self) -> float | None:
         """`seconds` as a number; OpenAI's clients send it as a string."""
@@ -100,6 +106,13 @@ class Video(BaseModel):
     seed: int
     stage: str | None
     attempts: int
+class Rendered(BaseModel):
+    """The shape that the model rendered for a file of another shape."""
+
+    size: str
+    num_frames: int
+
+
     parameters: dict[str, Any]
     stage_seconds: dict[str, float]
     result_metadata: dict[str, Any]
@@ -115,24 +128,28 @@ class Video(BaseModel):
     @classmethod
     def of(cls, job: Job, place: Place, urls: dict[str, str]) -> Video:
         # Not as its family's parameters: the family may belong to another version, or to a package that is gone.
-        shape = job.parameters
+        rendered, output = job.parameters, job.output
+        shape = {name: output.get(name) or rendered[name] for name in ("width", "height", "num_frames")}
+        differs = any(shape[name] != rendered[name] for name in shape)
         error = None
         if job.error_code is not None:
             error = VideoError(code=job.error_code, message=job.error_message or "")
         return cls(
             id=job.id,
+    rendered: Rendered | None
+    """Where the file has another shape than the video that is rendered for it."""
             model=job.model,
             status=job.status,
             progress=job.progress,
             created_at=int(job.created_at),
             completed_at=None if job.completed_at is None else int(job.completed_at),
             expires_at=None if job.expires_at is None else int(job.expires_at),
-            seconds=f"{shape['num_frames'] / shape['fps']:g}",
-            size=f"{shape['width']}x{shape['height']}",
+            seconds=f"{shape['num_frames'] / rendered['fps']:g}",
+            size=_size(shape),
             prompt=job.prompt,
             error=error,
             remixed_from_video_id=job.remixed_from,
-            seed=shape["seed"],
+            seed=rendered["seed"],
             stage=job.stage,
             attempts=job.attempts,
             parameters=job.parameters,
@@ -156,6 +173,7 @@ class VideoList(BaseModel):
     last_id: str | None
     has_more: bool
 
+            rendered=Rendered(size=_size(rendered), num_frames=rendered["num_frames"]) if differs else None,
 
 class ErrorDetail(BaseModel):
     message: str
@@ -168,6 +186,10 @@ class ErrorAnswer(BaseModel):
     """Every answer that is not a success."""
 
     error: ErrorDetail
+
+def _size(shape: Mapping[str, Any]) -> str:
+    return f"{shape['width']}x{shape['height']}"
+
 
 
 class DeletedVideo(BaseModel):

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -40,6 +40,8 @@ from pipelines.errors import InvalidRequest
 from pipelines.families import graph_of
 from pipelines.output import Output
 from pipelines.requests import read_parameters, resolve, said_by
+from pipelines.shape import Asked, odd_sides
+from pipelines.strict import read_stored
 from storage.artifacts import ArtifactStore
 from storage.keys import input_key, job_folder, job_prefix
 from storage.store import delete_or_leave
@@ -127,7 +129,10 @@ class Submission:
                     "this service sends no webhooks: its operator must set KINORAY_WEBHOOK_SECRET", param="webhook_url"
                 )
             self._outbound.check_url(body.webhook_url, param="webhook_url")
-        parameters = resolve(body.generation(), card, seconds=body.duration(), has_image=has_image)
+        asked = body.asked()
+        if request.remix_of is not None:
+            asked = _kept_shape(asked, request.remix_of, request.fields)
+        parameters = resolve(body.generation(), card, asked=asked, has_image=has_image)
         graph = graph_of(card, parameters, has_image)
         job_id, now, bucket = new_job_id(), time.time(), self._settings.bucket
         return Job(
@@ -141,12 +146,15 @@ class Submission:
             api_key=request.caller.name,
             priority=Priority(body.priority),
             work={stage.value: work for stage, work in graph.work().items()},
-            output=Output.of(body).model_dump(),
+            output=Output.of(body).shaped(asked, parameters).model_dump(),
             webhook_url=body.webhook_url,
             expires_in_s=body.expires_in or self._settings.expires_in_s,
             remixed_from=request.remix_of.id if request.remix_of else None,
             folder=None if bucket is None else job_folder(bucket.folders, job_id=job_id, model=model, accepted_at=now),
-            result_metadata=ResultMetadata(prompt_used=False if body.prompt and not card.TAKES_PROMPT else None),
+            result_metadata=ResultMetadata(
+                prompt_used=False if body.prompt and not card.TAKES_PROMPT else None,
+                warnings=odd_sides(*(asked.size or (parameters.width, parameters.height))),
+            ),
         )
 
     async def _image(self, request: CreateRequest) -> bytes | None:
@@ -212,8 +220,22 @@ def _remixed(fields: dict[str, Any], source: Job) -> dict[str, Any]:
     if "model" in fields:
         raise InvalidRequest("a remix is made by the model of its source; leave model out", param="model")
     said_otherwise = {name for field in fields for name in SHAPE.get(field, ())}
+    kept_shape = _kept_shape(Asked(), source, fields)
+    said_otherwise |= {"width", "height"} if kept_shape.size else set()
+    said_otherwise |= {"num_frames"} if kept_shape.num_frames else set()
     kept = {name: value for name, value in said_by(_parameters(source)).items() if name not in said_otherwise}
     return {**kept, "prompt": source.prompt, "model": source.model, **fields}
+
+
+def _kept_shape(asked: Asked, source: Job, fields: Mapping[str, Any]) -> Asked:
+    """What a remix says of its file, and what its source said where the fields given now do not."""
+    output = read_stored(Output, source.output)
+    said = {name for name, value in fields.items() if value is not None}
+    if output.width and output.height and not said & {"size", "width", "height"}:
+        asked = replace(asked, size=(output.width, output.height))
+    if output.num_frames and not said & {"seconds", "num_frames"}:
+        asked = replace(asked, num_frames=output.num_frames)
+    return asked
 
 
 def _check_key(key: str | None) -> None:

@@ -15,14 +15,13 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.video import H264, TO_YUV
+from pipelines.color import EXACT, TO_RGB
+from pipelines.video import H264
 
 Pixels = NDArray[np.uint8]  # [H, W, 3] RGB
 
 # The weights of a Gaussian of sigma 1 at -1, 0 and 1.
 _SIDE, _MIDDLE = np.array([np.exp(-0.5), 1.0]) / (1 + 2 * np.exp(-0.5))
-# Without this flag, a picture gets darker on its way back: white becomes 253.
-_TO_RGB = TO_YUV | Interpolation.FULL_CHR_H_INT
 
 
 def softened(image: Image.Image, *, blur: bool, crf: int | None) -> Image.Image:
@@ -62,10 +61,10 @@ def _compressed(pixels: Pixels, crf: int) -> Pixels:
     encoder.thread_count = 1
     encoder.options = {**H264, "preset": "veryfast", "crf": str(crf)}
     frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-    yuv = reformatter.reformat(frame, format="yuv420p", interpolation=TO_YUV, threads=1)
+    yuv = reformatter.reformat(frame, format="yuv420p", interpolation=Interpolation.BILINEAR | EXACT, threads=1)
     packets = [*encoder.encode(yuv), *encoder.encode(None)]
     decoder = av.CodecContext.create("h264", "r")
     (decoded,) = [each for packet in [*packets, None] for each in decoder.decode(packet)]
     # The makers' container is left out: it holds these packets and changes no pixel.
-    rgb = reformatter.reformat(decoded, format="rgb24", interpolation=_TO_RGB, threads=1)
+    rgb = reformatter.reformat(decoded, format="rgb24", interpolation=TO_RGB, threads=1)
     return rgb.to_ndarray().astype(np.uint8, copy=False)

@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw
 
 from pipelines import video
 from pipelines.card import Parameters
+from pipelines.color import Frame
 from pipelines.output import Output, RenderedVideo
 from pipelines.protocols import Audio
-from pipelines.video import Frame
 
 
 def render(

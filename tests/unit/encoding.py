@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from pipelines import video
+from pipelines.color import Frame
 
 
-def moving(height: int, width: int) -> list[video.Frame]:
+def moving(height: int, width: int) -> list[Frame]:
     """Nine frames of a pattern that moves, with no flat place."""
     y, x = np.mgrid[0:height, 0:width]
     return [np.stack([2 * x + 6 * i, 3 * y + i, x + y + i], axis=-1).astype(np.uint8) for i in range(9)]

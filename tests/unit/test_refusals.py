@@ -54,7 +54,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"guidance_rescale": 2}, "guidance_rescale", "less than or equal to 1"),
     ({"seconds": "-1"}, "seconds", "above 0"),
     ({"seconds": "soon"}, "seconds", "number"),
-    ({"seed": -1}, "seed", "greater than or equal to 0"),
+    ({"seed": -2}, "seed", "greater than or equal to -1"),
     ({"fps": 0}, "fps", "greater than or equal to 1"),
     ({"input_reference": "http://example.org/x.png"}, "input_reference", "https"),
     ({"input_reference": data_url(b"not an image")}, "input_reference", "cannot be read"),

@@ -12,6 +12,7 @@ from pipelines.catalogue import get_card, load_card, load_catalogue, read_card
 from pipelines.errors import ConfigError, InvalidRequest
 from pipelines.paths import ROOT
 from pipelines.requests import GenerationRequest, resolve
+from pipelines.shape import Asked
 from pipelines.stages import Stage
 
 
@@ -63,12 +64,12 @@ def test_a_distilled_model_has_its_own_schedule() -> None:
         resolve(request(num_inference_steps=20), card)
 
 
-def test_seconds_choose_the_nearest_number_of_frames() -> None:
+def test_seconds_choose_a_number_of_frames_that_is_enough() -> None:
     card = get_card("ltx-video-0.9.5")
-    assert resolve(request(), card, seconds=4).num_frames == 97
-    assert resolve(request(fps=24), card, seconds=0.01).num_frames == 1
+    assert resolve(request(), card, asked=Asked(seconds=4)).num_frames == 105
+    assert resolve(request(fps=24), card, asked=Asked(seconds=0.01)).num_frames == 1
     with pytest.raises(InvalidRequest, match="seconds must be at most"):
-        resolve(request(), card, seconds=60)
+        resolve(request(), card, asked=Asked(seconds=60))
 
 
 def test_svd_needs_an_image_and_no_prompt() -> None:

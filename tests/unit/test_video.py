@@ -18,12 +18,13 @@ from PIL import Image
 
 from deployments.stages.worker import payload_bytes
 from pipelines.catalogue import get_card
+from pipelines.color import Frame
 from pipelines.errors import JobFailed
 from pipelines.output import Output, RenderedVideo
 from pipelines.paths import ROOT
 from pipelines.protocols import Audio
 from pipelines.requests import GenerationRequest, resolve
-from pipelines.video import Frame, contact_sheet, encode_mp4, read_frames, render
+from pipelines.video import contact_sheet, encode_mp4, read_frames, render
 from tests.unit.encoding import digest, moving
 
 FRAMES = [np.full((64, 96, 3), 20 * i, np.uint8) for i in range(9)]
