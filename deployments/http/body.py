@@ -7,7 +7,6 @@ one long call of a C function holds the interpreter's lock, and with it the even
 from __future__ import annotations
 
 import asyncio
-import binascii
 import json
 import secrets
 from collections.abc import Callable
@@ -19,23 +18,29 @@ from fastapi import Request
 from starlette.types import Message, Receive
 
 from deployments.http.errors import PayloadTooLarge
+from deployments.http.extra import spread
 from deployments.http.form import read_form, text_of
 from deployments.http.images import IMAGE_FIELD
+from deployments.http.nesting import path_of, put
+from deployments.http.reference import Sent, read_reference
 from deployments.http.schemas import MAX_FIELDS, MAX_FIELDS_BYTES, speakable
-from jobs.ids import is_upload_id
 from pipelines.errors import InvalidRequest
 
 T = TypeVar("T")
+Body = tuple[dict[str, Any], bytes | str | None]
+"""The fields of a request but for `input_reference`, and what that is: an image, or where one is."""
 
 SMALL_BYTES = 16 * 2**10
 """A body of this size is read in a millisecond, on the event loop: to wait for a thread would take longer."""
-PIECE_BYTES = 2**20
-"""What is decoded at once; the lock may change hands after each piece. A multiple of 4, as base64 needs."""
+MOST_TAKEN = 16
+"""The most long strings that a body may have: far more pictures than any model takes."""
+MAY_BE_EMPTY = frozenset({"negative_prompt"})
+"""The fields for which an empty value in a form says something: not to use the model's own."""
 # Not the default threads, which read the job store: large bodies take tenths of a second each.
 _THREADS = ThreadPoolExecutor(2, thread_name_prefix="body")
 
 
-async def read_body(request: Request, max_bytes: int) -> tuple[dict[str, Any], bytes | str | None]:
+async def read_body(request: Request, max_bytes: int) -> Body:
     """Read the fields, and `input_reference` if there is one: its bytes, or the URL or upload id that refers to them.
 
     The openai client always sends a form, even without a file, and sends its `extra_body` as flat form fields.
@@ -82,92 +87,84 @@ def _bounded(request: Request, max_bytes: int) -> Receive:
     return receive
 
 
-def _read_form(content_type: str, data: bytes) -> tuple[dict[str, Any], bytes | str | None]:
+def _read_form(content_type: str, data: bytes) -> Body:
     fields: dict[str, Any] = {}
-    image: bytes | str | None = None
     left = MAX_FIELDS_BYTES
     for part in read_form(content_type, data):
-        if part.name in fields or (part.name == IMAGE_FIELD and image is not None):
-            raise InvalidRequest("this field was sent twice", param=speakable(part.name))
-        if part.name == IMAGE_FIELD:
-            image = part.data if part.is_file else _reference(part.data)
-        elif part.is_file:
-            raise InvalidRequest(f"a file belongs into {IMAGE_FIELD}", param=speakable(part.name))
-        else:
-            left -= len(part.data)
-            if left < 0:
-                raise _too_much()
-            fields[part.name] = text_of(part.data)
-    return fields, image
+        path = path_of(part.name)
+        if path[0] == IMAGE_FIELD:
+            if part.is_file or part.data:
+                # A form may have several files of one name: they are a list.
+                put(fields, [IMAGE_FIELD, "", *path[1:]] if path[1:2] != [""] else path, Sent(part.data, part.is_file))
+            continue
+        if part.is_file:
+            raise InvalidRequest(f"a file belongs into {IMAGE_FIELD}", param=speakable(path[0]))
+        left -= len(part.data)
+        if left < 0:
+            raise _too_much()
+        # Pages send every field that they show; an empty one was left out.
+        if part.data or path[0] in MAY_BE_EMPTY:
+            put(fields, path, text_of(part.data))
+    return _body(fields, {})
 
 
-def _read_json(data: bytes) -> tuple[dict[str, Any], bytes | str | None]:
-    # Another value at each request, so that no other field can pass for it.
-    mark = secrets.token_hex().encode()
-    data, reference = _take_out(data, mark) if len(data) > MAX_FIELDS_BYTES else (data, None)
+def _read_json(data: bytes) -> Body:
+    data, taken = _take_out(data) if len(data) > MAX_FIELDS_BYTES else (data, {})
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError):
         raise InvalidRequest("the body is not valid JSON", code="invalid_json") from None
     if not isinstance(fields, dict):
         raise InvalidRequest("the body must be a JSON object", code="invalid_json")
-    if len(fields) > MAX_FIELDS:
-        raise InvalidRequest(f"there must be at most {MAX_FIELDS} fields; there are {len(fields)}")
-    said = fields.pop(IMAGE_FIELD, None)
-    if reference is not None:
-        if said != mark.decode():
-            raise _too_much()
-        return fields, _reference(reference)
-    if said is None:
-        return fields, None
-    if not isinstance(said, str):
-        raise InvalidRequest("input_reference must be a URL or the id of an upload in JSON", param=IMAGE_FIELD)
-    return fields, _reference(said.encode(errors="surrogatepass"))
+    return _body(fields, taken)
 
 
-def _take_out(data: bytes, mark: bytes) -> tuple[bytes, bytes]:
-    """Put `mark` in the place of the one long string, which must be a data URL, so that the rest is short.
-
-    The rest is parsed as JSON and tells whether the mark is the value of `input_reference`. A data URL holds no quotes,
-    so the last quote before it begins it, and the next one ends it.
-    """
-    begin = data.rfind(b'"', 0, MAX_FIELDS_BYTES) + 1
-    end = data.find(b'"', begin)
-    if begin == 0 or end < 0 or len(data) - (end - begin) > MAX_FIELDS_BYTES:
+def _body(fields: dict[str, Any], taken: dict[str, bytes]) -> Body:
+    given = {name: value for name, value in spread(fields).items() if value is not None}
+    if len(given) > MAX_FIELDS:
+        raise InvalidRequest(f"there must be at most {MAX_FIELDS} fields; there are {len(given)}")
+    reference = _put_back(given.pop(IMAGE_FIELD, None), taken)
+    if taken:
         raise _too_much()
-    return data[:begin] + mark + data[end:], data[begin:end].replace(b"\\/", b"/")
+    return given, None if reference is None else read_reference(reference)
+
+
+def _take_out(data: bytes) -> tuple[bytes, dict[str, bytes]]:
+    """Put marks in the place of the long strings, which must be data URLs, so that the rest is short.
+
+    The rest is parsed as JSON and tells whether the marks are values of `input_reference`. A data URL holds no quotes,
+    so the last quote before it begins it, and the next one ends it. Returns the rest, and the strings by their marks.
+    """
+    # Other values at each request, so that no other field can pass for one.
+    secret = secrets.token_hex()
+    taken: dict[str, bytes] = {}
+    rest: list[bytes] = []
+    at, left = 0, MAX_FIELDS_BYTES
+    while len(data) - at > left:
+        begin = data.rfind(b'"', at + 1, at + left) + 1
+        end = data.find(b'"', begin)
+        if begin == 0 or end < 0 or len(taken) == MOST_TAKEN:
+            raise _too_much()
+        mark = f"{secret}{len(taken)}"
+        taken[mark] = data[begin:end].replace(b"\\/", b"/")
+        rest += [data[at:begin], mark.encode()]
+        left -= begin - at
+        at = end
+    return b"".join([*rest, data[at:]]), taken
+
+
+def _put_back(value: object, taken: dict[str, bytes], depth: int = 2) -> object:
+    """A reference with the strings that were taken out of it. They are removed from `taken`."""
+    if isinstance(value, str) and value in taken:
+        return Sent(taken.pop(value))
+    if isinstance(value, list) and depth:
+        return [_put_back(each, taken, depth - 1) for each in value]
+    if isinstance(value, dict) and depth:
+        return {name: _put_back(each, taken, depth - 1) for name, each in value.items()}
+    return value
 
 
 def _too_much() -> PayloadTooLarge:
     return PayloadTooLarge(
         f"all fields but {IMAGE_FIELD} must have at most {MAX_FIELDS_BYTES} bytes together; send a shorter prompt"
     )
-
-
-def _reference(value: bytes) -> bytes | str:
-    """A URL or an upload's id as it is; the image in a data URL."""
-    if len(value) <= MAX_FIELDS_BYTES:
-        text = value.decode(errors="replace")
-        if text.lower().startswith(("http://", "https://")) or is_upload_id(text):
-            return text
-    comma = value.find(b",", 0, MAX_FIELDS_BYTES)
-    head = value[: max(comma, 0)]
-    if not (head.startswith(b"data:") and head.endswith(b";base64")):
-        raise InvalidRequest(
-            "input_reference must be a file, a URL, the id of an upload, or a data URL: data:image/png;base64,...",
-            param=IMAGE_FIELD,
-        )
-    try:
-        return _decode(memoryview(value)[comma + 1 :])
-    except ValueError:
-        raise InvalidRequest("the data URL is not valid base64", param=IMAGE_FIELD) from None
-
-
-def _decode(data: memoryview) -> bytes:
-    """Decode base64 piece by piece. Raises ValueError."""
-    decoded: list[bytes] = []
-    for at in range(0, len(data), PIECE_BYTES):
-        if at and len(decoded[-1]) < PIECE_BYTES // 4 * 3:
-            raise ValueError("there is padding before the end")
-        decoded.append(binascii.a2b_base64(data[at : at + PIECE_BYTES], strict_mode=True))
-    return b"".join(decoded)

@@ -13,6 +13,8 @@ from pipelines.errors import InvalidRequest
 
 PIECE_BYTES = 2**18
 """What is parsed at once, so that no search for a boundary holds the interpreter's lock for long."""
+FILES = b"image/", b"application/octet-stream"
+"""How the content type of a part begins that is a file even without a name."""
 
 
 @dataclass(slots=True)
@@ -79,9 +81,11 @@ class _Parts:
     _name: bytes = b""
     _value: bytes = b""
     _disposition: bytes | None = None
+    _kind: bytes = b""
+    _nameless: bool = True
 
     def begin(self) -> None:
-        self.part, self._pieces, self._disposition = FormPart(), [], None
+        self.part, self._pieces, self._disposition, self._kind = FormPart(), [], None, b""
 
     def header_name(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -90,8 +94,11 @@ class _Parts:
         self._value += data[start:end]
 
     def header_end(self) -> None:
-        if self._name.lower() == b"content-disposition":
-            self._disposition = self._value
+        match self._name.lower():
+            case b"content-disposition":
+                self._disposition = self._value
+            case b"content-type":
+                self._kind = self._value.strip().lower()
         self._name = self._value = b""
 
     def headers_end(self) -> None:
@@ -100,7 +107,10 @@ class _Parts:
         if name is None:
             raise _invalid("a part has no name")
         assert self.part is not None
-        self.part.name, self.part.is_file = text_of(name), b"filename" in options
+        self.part.name = text_of(name)
+        # OpenAI's client for Java names no file, but says what its content is.
+        self.part.is_file = b"filename" in options or self._kind.startswith(FILES)
+        self._nameless = not options.get(b"filename")
 
     def data(self, data: bytes, start: int, end: int) -> None:
         self._pieces.append(data[start:end])
@@ -108,6 +118,8 @@ class _Parts:
     def end(self) -> None:
         assert self.part is not None
         self.part.data = b"".join(self._pieces)
+        if self._nameless and not self.part.data:
+            self.part.is_file = False  # so a page sends a field for a file if none was chosen
         self.read.append(self.part)
         self.part, self._pieces = None, []
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, field_validator
 
 from deployments.configuration.settings import TEN_YEARS_S
 from deployments.http.queue_view import Place
@@ -27,6 +27,16 @@ MAX_FIELDS_BYTES = 256 * 2**10
 """The most bytes of all fields but the image. Far more than any prompt has, and read in a few milliseconds."""
 
 
+_TEXT: dict[str, Any] = {"type": "string"}
+_OBJECT = {
+    "type": "object", "properties": {"image_url": _TEXT, "file_id": _TEXT},
+    "minProperties": 1, "maxProperties": 1, "additionalProperties": False,
+}  # fmt: skip
+_ONE: list[dict[str, Any]] = [_TEXT, _OBJECT]
+REFERENCE = {"anyOf": [*_ONE, {"type": "array", "items": {"anyOf": _ONE}, "maxItems": 1}, {"type": "null"}]}
+"""The schema of `input_reference` in JSON, which is read apart from the other fields."""
+
+
 class CreateFields(OutputFields, RequestFields):
     """The fields of a create request that do not depend on the families."""
 
@@ -38,8 +48,8 @@ class CreateFields(OutputFields, RequestFields):
     """WIDTHxHEIGHT of the file. The model renders the nearest size that it can, and the frames are cropped to this."""
     seconds: str | float | None = None
     """Length of the video, another way to say num_frames: the nearest number of frames the model can make."""
-    input_reference: str | None = None
-    """The first frame: a file in a form, the id of an upload, or a URL, which may be a data URL."""
+    input_reference: Annotated[str | None, WithJsonSchema(REFERENCE)] = None
+    """The first frame: a file in a form, the id of an upload, or a URL, which may be a data URL. See `reference`."""
     priority: Literal["high", "normal", "low"] = Priority.NORMAL.value
     """Which class of the queue it waits in."""
     webhook_url: str | None = Field(default=None, max_length=2048)
@@ -48,6 +58,12 @@ class CreateFields(OutputFields, RequestFields):
     """Seconds that the finished files stay."""
     user: str | None = Field(default=None, max_length=256)
     """Who asks, for your own records."""
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _as_openai_writes_it(cls, size: object) -> object:
+        """Other services write `720*1280` or `720X1280`, and mean the same."""
+        return re.sub(r"\s*[xX*\u00d7]\s*", "x", size.strip()) if isinstance(size, str) else size
 
     def generation(self) -> RequestFields:
         """What the request says of the video that is rendered."""
@@ -79,6 +95,10 @@ class CreateFields(OutputFields, RequestFields):
 
 CreateVideo = with_family_fields(CreateFields, "CreateVideo")
 """The body of POST /v1/videos, as JSON or as form fields. A remix takes what it does not say from its source."""
+
+
+_NO_SWITCHES = {name for name, field in CreateVideo.model_fields.items() if bool not in get_args(field.annotation)}
+"""The fields that are not true or false; a number would else take these for 1 and 0."""
 
 
 class VideoError(BaseModel):
@@ -266,6 +286,8 @@ def parse_create(fields: dict[str, Any]) -> CreateFields:
     for name, value in fields.items():
         if isinstance(value, str):
             _check_text(value, speakable(name))
+        if isinstance(value, bool) and name in _NO_SWITCHES:
+            raise InvalidRequest(f"{name} is neither true nor false: give its value", param=name)
     try:
         return CreateVideo.model_validate(fields)
     except ValidationError as error:

@@ -158,7 +158,8 @@ def test_an_image_can_be_uploaded_before_it_is_used(service: ServiceClient) -> N
     assert (early.status_code, early.json()["error"]["code"]) == (400, "upload_not_found")
     assert service.http.put(upload["url"], content=picture, headers=upload["headers"]).status_code == 204
     service.finish(service.http.post("/v1/videos", json=fields).json()["id"])
-    assert service.http.put(upload["url"], content=b"no picture").status_code == 204
+    assert service.http.put(upload["url"], content=b"another size").status_code == 400
+    assert service.http.put(upload["url"], content=bytes(len(picture))).status_code == 204
     refused = service.http.post("/v1/videos", json=fields)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input_reference")
 

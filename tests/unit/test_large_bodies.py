@@ -16,8 +16,9 @@ from PIL import Image
 
 from deployments.configuration.api_keys import SCOPES, KeyLimits
 from deployments.http.auth import Caller
-from deployments.http.body import PIECE_BYTES, _read_json, read_body
+from deployments.http.body import _read_json, read_body
 from deployments.http.images import check_image
+from deployments.http.reference import PIECE_BYTES
 from deployments.http.schemas import MAX_FIELDS
 from deployments.http.submission import CreateRequest
 from jobs.record import Job
@@ -179,6 +180,9 @@ def test_a_large_data_url_is_the_image_that_it_holds(pad: int, escape: bool) -> 
     for body in (
         b'{"prompt": "say \\"no\\"", "input_reference": "' + url + b'", "seed": 1}',
         b'{"seed": 1, "input_reference": "' + url + b'", "prompt": "say \\"no\\""}',
+        b'{"prompt": "say \\"no\\"", "input_reference": {"image_url": "' + url + b'"}, "seed": 1}',
+        b'{"input_reference": [{"image_url": "' + url + b'", "file_id": null}], "seed": 1, "prompt": "say \\"no\\""}',
+        b'{"prompt": "say \\"no\\"", "extra_body": {"seed": 1, "input_reference": ["' + url + b'"]}}',
     ):
         fields, image = asyncio.run(read_body(request("application/json", body), MOST))
         assert fields == {"prompt": 'say "no"', "seed": 1}
@@ -190,12 +194,14 @@ def test_a_large_data_url_is_the_image_that_it_holds(pad: int, escape: bool) -> 
     [
         b'{"prompt": "%s"}' % (b"a" * MIB),
         b'{"prompt": "a%s", "input_reference": "data:image/png;base64,AAAA"}' % (b"a" * MIB),
-        b'{"input_reference": {"a": "%s"}}' % (b"a" * MIB),
+        b'{"user": {"image_url": "%s"}}' % (b"a" * MIB),
+        b'{"input_reference": [{"image_url": {"url": "%s"}}]}' % (b"a" * MIB),
+        b'{"prompt": "%s", "input_reference": {"image_url": "%s"}}' % (b"a" * MIB, b"a" * MIB),
         b'{"a%s": 1}' % (b"a" * MIB),
         b'"' + b"a" * MIB,
         b"a" * MIB,
     ],
-    ids=["prompt", "beside", "within", "name", "open", "no quote"],
+    ids=["prompt", "beside", "within another", "too deep", "both", "name", "open", "no quote"],
 )
 def test_only_the_image_may_be_large(wrong: bytes) -> None:
     with pytest.raises(RequestError) as refused:
@@ -251,4 +257,4 @@ def test_a_form_is_read_as_it_was_sent() -> None:
         part(b'input_reference"; filename="a.png"\r\ncontent-type: image/png', content),
     )  # fmt: skip
     fields, image = asyncio.run(read_body(request(FORM, body), MOST))
-    assert (fields, image) == ({"prompt": "é", "user": "é", "seed": ""}, content)
+    assert (fields, image) == ({"prompt": "é", "user": "é"}, content)
