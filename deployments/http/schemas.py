@@ -47,7 +47,7 @@ class CreateFields(OutputFields, RequestFields):
     size: str | None = Field(default=None, pattern=r"^\d{1,5}x\d{1,5}$")
     """WIDTHxHEIGHT of the file. The model renders the nearest size that it can, and the frames are cropped to this."""
     seconds: str | float | None = None
-    """Length of the video, another way to say num_frames: the nearest number of frames the model can make."""
+    """Length of the file, to the nearest frame. The model renders as many frames or more."""
     input_reference: Annotated[str | None, WithJsonSchema(REFERENCE)] = None
     """The first frame: a file in a form, the id of an upload, or a URL, which may be a data URL. See `reference`."""
     priority: Literal["high", "normal", "low"] = Priority.NORMAL.value
@@ -106,6 +106,13 @@ class VideoError(BaseModel):
     message: str
 
 
+class Rendered(BaseModel):
+    """The shape that the model rendered for a file of another shape."""
+
+    size: str
+    num_frames: int
+
+
 class Video(BaseModel):
     """A job as clients see it."""
 
@@ -126,14 +133,9 @@ class Video(BaseModel):
     seed: int
     stage: str | None
     attempts: int
-class Rendered(BaseModel):
-    """The shape that the model rendered for a file of another shape."""
-
-    size: str
-    num_frames: int
-
-
     parameters: dict[str, Any]
+    rendered: Rendered | None
+    """Where the file has another shape than the video that is rendered for it."""
     stage_seconds: dict[str, float]
     result_metadata: dict[str, Any]
     user: str | None
@@ -156,8 +158,6 @@ class Rendered(BaseModel):
             error = VideoError(code=job.error_code, message=job.error_message or "")
         return cls(
             id=job.id,
-    rendered: Rendered | None
-    """Where the file has another shape than the video that is rendered for it."""
             model=job.model,
             status=job.status,
             progress=job.progress,
@@ -173,6 +173,7 @@ class Rendered(BaseModel):
             stage=job.stage,
             attempts=job.attempts,
             parameters=job.parameters,
+            rendered=Rendered(size=_size(rendered), num_frames=rendered["num_frames"]) if differs else None,
             stage_seconds=job.stage_seconds,
             result_metadata=job.result_metadata.written(),
             user=job.user,
@@ -186,6 +187,10 @@ class Rendered(BaseModel):
         )
 
 
+def _size(shape: Mapping[str, Any]) -> str:
+    return f"{shape['width']}x{shape['height']}"
+
+
 class VideoList(BaseModel):
     object: Literal["list"] = "list"
     data: list[Video]
@@ -193,7 +198,6 @@ class VideoList(BaseModel):
     last_id: str | None
     has_more: bool
 
-            rendered=Rendered(size=_size(rendered), num_frames=rendered["num_frames"]) if differs else None,
 
 class ErrorDetail(BaseModel):
     message: str
@@ -206,10 +210,6 @@ class ErrorAnswer(BaseModel):
     """Every answer that is not a success."""
 
     error: ErrorDetail
-
-def _size(shape: Mapping[str, Any]) -> str:
-    return f"{shape['width']}x{shape['height']}"
-
 
 
 class DeletedVideo(BaseModel):
