@@ -155,12 +155,12 @@ class Conductor:
         self.wake.clear()
         for model in self.cards:
             while not self.stopping and not self.backlog.is_full():
-                held = [each.job_run for each in self.held.values()]  # here: it changes while a thread would read it
-                wanting = sum(each.job.model == model and each.wants_denoiser for each in held)
-                claimed = await asyncio.to_thread(self._claim, model, wanting)
+                # One is asked for though there is no room: abandoned and denoised jobs need none.
+                most = min(max(self._room(model), 1), CLAIMS_AT_ONCE)
+                claimed = await asyncio.to_thread(self._claim, model, most)
                 for job in claimed:
                     self._start(job)
-                if len(claimed) < CLAIMS_AT_ONCE:
+                if len(claimed) < most or not (most == CLAIMS_AT_ONCE or any(map(_had_its_turn, claimed))):
                     break
         if self.stopping:
             return
@@ -189,6 +189,7 @@ class Conductor:
         """Refresh the list of replicas, and migrate the jobs of replicas that were told to stop."""
         if self.replica_news.is_due():
             self.denoiser_pool.replicas = await asyncio.to_thread(look)
+            self.replica_news.looked()  # a look that fails stays due
         now = self.denoiser_pool.replicas
         for each in self.held.values():
             if each.job_run.replica in now.stopping or each.job_run.waits_in_vain():
@@ -219,20 +220,26 @@ class Conductor:
         if pending_cleanup:
             await self.publisher.discard.remote(pending_cleanup)
 
-    def _claim(self, model: str, wanting: int) -> list[Job]:
-        """Claim jobs of a model, of which so many that are held want a denoiser."""
+    def _capacity(self, model: str) -> int:
+        """How many jobs of a model may have a denoiser or wait for one."""
         denoisers = len(self.denoiser_pool.denoisers(model))
-        ahead = max(self.settings.look_ahead, denoisers)  # all denoisers may finish at once
-        capacity = denoisers + ahead
+        return denoisers + max(self.settings.look_ahead, denoisers)  # all denoisers may finish at once
+
+    def _room(self, model: str) -> int:
+        """How many more there is room for, as far as this conductor knows; it may be negative."""
+        held = [each.job_run for each in self.held.values()]
+        return self._capacity(model) - sum(each.job.model == model and each.wants_denoiser for each in held)
+
+    def _claim(self, model: str, most: int) -> list[Job]:
         return self.leases.claim(
             model,
             owner=self.owner,
             lease_s=self.settings.lease_s,
             max_attempts=self.settings.max_attempts,
-            capacity=capacity,
+            capacity=self._capacity(model),
             begins_with=next(stage for stage in Stage if stage in self.cards[model].STAGES),
             take_over=self.takeover_guard.trusted(),
-            most=min(max(capacity - wanting, 1), CLAIMS_AT_ONCE),  # one is asked for even so, as some jobs need no room
+            most=most,
         )
 
     def _start(self, job: Job) -> None:
@@ -271,4 +278,9 @@ class Conductor:
         finally:
             del self.held[token]
             if outcome != "completed":  # a completed job freed its denoiser long before
-                self.wake.set()
+                self.denoiser_pool.freed()
+
+
+def _had_its_turn(job: Job) -> bool:
+    """Whether a claimed job may be one that needed no room: one that was abandoned, or denoised before."""
+    return job.attempts > 1 or not job.fresh

@@ -66,6 +66,8 @@ class DenoiserPool:
             return await mine
         finally:
             del self._waiting[model][token]
+            if not self._waiting[model]:  # nobody looks on behalf of the next one
+                self._all_busy.discard(model)
 
     def freed(self) -> None:
         """Report that a job has left its denoiser."""
@@ -98,9 +100,8 @@ class DenoiserPool:
         for model, waiting in self._waiting.items():
             if waiting and (denoisers := self.denoisers(model)):
                 self._all_busy.discard(model)
-                asked = set(waiting)
-                given = await asyncio.to_thread(self._allocation.assign, model, denoisers, asked)
-                if not self._news.is_set() and asked - given.keys():
+                given = await asyncio.to_thread(self._allocation.assign, model, denoisers, set(waiting))
+                if not self._news.is_set() and waiting.keys() - given.keys():
                     self._all_busy.add(model)
                 for token, replica in given.items():
                     # A job that was cancelled meanwhile gives its denoiser back when it releases its lease.

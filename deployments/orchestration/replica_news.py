@@ -52,9 +52,10 @@ class ReplicaNews:
         self._changed_at = self._clock()
 
     def is_due(self) -> bool:
-        """Whether the replicas are to be listed now, as the caller then does."""
+        """Whether the replicas are to be listed now."""
         now = self._clock()
-        if now - self._changed_at > AGAIN_S and now - self._looked_at < AT_LEAST_EVERY_S:
-            return False
-        self._looked_at = now
-        return True
+        return now - self._changed_at <= AGAIN_S or now - self._looked_at >= AT_LEAST_EVERY_S
+
+    def looked(self) -> None:
+        """Report that the replicas were listed."""
+        self._looked_at = self._clock()

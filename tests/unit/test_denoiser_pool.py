@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Collection, ItemsView, Mapping, Sequence
 
 import pytest
@@ -116,6 +117,49 @@ def test_what_was_not_asked_for_is_not_assigned() -> None:
         await settle()
         assert not later.done()
         later.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_job_gets_the_denoiser_that_was_freed_while_nobody_waited() -> None:
+    """All were busy at the last look, then the one job that waited was canceled, and nobody looked any more."""
+
+    async def run() -> None:
+        pool = pool_of(Allocation({}, {"t2": "m1"}))
+        canceled = waiting(pool, "m", "t1")
+        await settle()
+        await assign(pool)
+        canceled.cancel()
+        await settle()
+        assigning = asyncio.ensure_future(pool.assign())
+        await settle()
+        later = waiting(pool, "m", "t2")
+        await asyncio.wait_for(assigning, PATIENCE_S)
+        assert await asyncio.wait_for(later, PATIENCE_S) == "m1"
+
+    asyncio.run(run())
+
+
+def test_one_who_leaves_during_a_look_leaves_no_word_that_all_are_busy() -> None:
+    async def run() -> None:
+        leaves: list[asyncio.Task[str]] = []
+        loop = asyncio.get_running_loop()
+
+        def leave() -> None:
+            done = threading.Event()
+            loop.call_soon_threadsafe(lambda: (leaves[0].cancel(), loop.call_later(0, loop.call_soon, done.set)))
+            assert done.wait(PATIENCE_S)
+
+        pool = pool_of(Allocation({}, {"t2": "m1"}, meanwhile=leave))
+        leaves.append(waiting(pool, "m", "t1"))
+        await settle()
+        await assign(pool)
+        pool._allocation = Allocation({"t2": "m1"})
+        assigning = asyncio.ensure_future(pool.assign())
+        await settle()
+        later = waiting(pool, "m", "t2")
+        await asyncio.wait_for(assigning, PATIENCE_S)
+        assert await asyncio.wait_for(later, PATIENCE_S) == "m1"
 
     asyncio.run(run())
 

@@ -17,7 +17,9 @@ class World:
         due = 0
         for _ in range(round(seconds / every_s)):
             self.now += every_s
-            due += self.news.is_due()
+            if self.news.is_due():
+                due += 1
+                self.news.looked()
         return due
 
 
@@ -28,6 +30,15 @@ def test_news_make_every_look_list_the_replicas_for_a_while() -> None:
     world.news.changed()
     assert world.looks(AGAIN_S) == AGAIN_S / 0.5
     assert world.looks(2.0) == 0
+
+
+def test_a_look_that_fails_is_made_again() -> None:
+    world = World()
+    world.looks(AGAIN_S)
+    world.now += AT_LEAST_EVERY_S
+    assert [world.news.is_due() for _ in range(3)] == [True] * 3
+    world.news.looked()
+    assert not world.news.is_due()
 
 
 def test_without_news_they_are_still_listed_now_and_then() -> None:
