@@ -55,7 +55,7 @@ class Arrivals:
         with self._lock:
             self._waiting.append(arrival)
         with self._turn:  # the first that gets it writes for all; the others then find it done
-            if not arrival.outcome.done():
+            while not arrival.outcome.done():  # more may have come before it than one transaction takes
                 with self._lock:
                     batch, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
                 self._write(batch)

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import event, select
 from sqlalchemy.exc import OperationalError
 
-from jobs import acceptance, admission
+from jobs import acceptance, admission, arrivals
 from jobs.admission import KeyReused, Limits, Refused, Repeatable
 from jobs.arrivals import Arrivals
 from jobs.clock import read_now
@@ -179,3 +179,38 @@ def test_the_outcome_is_that_of_one_after_the_other(jobs: Jobs, tmp_path: Path, 
                 found, expected = here.execute(query).all(), there.execute(query).all()
             assert [row[:2] for row in found] == [row[:2] for row in expected]
             assert [row[2:] for row in found] == [pytest.approx(row[2:]) for row in expected]
+
+
+def test_nobody_is_left_behind_though_more_come_first_than_one_transaction_takes(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two have put themselves down and get no turn before the third, which one transaction does not reach."""
+    monkeypatch.setattr(arrivals, "AT_ONCE", 2)
+    third_is_done = threading.Event()
+
+    class Turn:
+        lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            if threading.current_thread().name != "third":
+                assert third_is_done.wait(PATIENCE_S)
+            self.lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.lock.release()
+
+    accepting, accepted = Arrivals(jobs.database), []
+
+    def accept() -> None:
+        accepted.append(accepting.accept(new_job(), NO_LIMITS).id)
+        third_is_done.set()
+
+    monkeypatch.setattr(accepting, "_turn", Turn())
+    threads = [threading.Thread(target=accept, name=name, daemon=True) for name in ("first", "second", "third")]
+    for count, thread in enumerate(threads, 1):
+        thread.start()
+        if count < 3:
+            until(lambda count=count: len(accepting._waiting) == count, "a job that waits")  # type: ignore[misc]
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert len(accepted) == 3
