@@ -83,8 +83,10 @@ class Spool:
             self._store.delete(key)  # while it is unavailable, the sweeper deletes it later
 
     def delete_prefix(self, prefix: str) -> None:
-        self._spool.delete_prefix(prefix)
-        self._store.delete_prefix(prefix)
+        try:
+            self._spool.delete_prefix(prefix)
+        finally:
+            self._store.delete_prefix(prefix)
 
     def abandon(self, older_than_s: float) -> None:
         self._store.abandon(older_than_s)
@@ -95,7 +97,16 @@ class Spool:
             self._tidied_at = time.monotonic()
             for key, stat in self._files().items():
                 if stat.st_mtime < time.time() - KEPT_S:
-                    self._spool.delete(key)
+                    self._drop(key)
+
+    def _drop(self, key: str) -> bool:
+        """Delete a file of the spool if that can be done: nothing depends on it."""
+        try:
+            self._spool.delete(key)
+        except StorageUnavailable as error:
+            log.warning("a checkpoint stays in the spool: %s", error)
+            return False
+        return True
 
     def _files(self) -> dict[str, os.stat_result]:
         found = {}
@@ -113,7 +124,7 @@ class Spool:
         for key in sorted(kept, key=lambda key: kept[key].st_mtime):
             if total + nbytes <= self._max_bytes:
                 break
-            self._spool.delete(key)
-            total -= kept[key].st_size
+            if self._drop(key):
+                total -= kept[key].st_size
         if total + nbytes > self._max_bytes:
             raise StorageUnavailable(f"the spool for checkpoints holds at most {self._max_bytes} bytes")
