@@ -33,7 +33,7 @@ class FailedStarts:
         self._record, self._deadline_s = record, deadline_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="failed-starts")
         self._lock = threading.Lock()
-        self._reading: Future[tuple[float, Failures]] | None = None
+        self._reading: Future[None] | None = None
         self._last: tuple[float, Failures] = (0.0, {})
         self._last_at = time.monotonic()
 
@@ -44,8 +44,7 @@ class FailedStarts:
                 self._reading = self._thread.submit(self._read, deployed_at)
             reading = self._reading
         try:
-            self._last = reading.result(self._deadline_s)
-            self._last_at = time.monotonic()
+            reading.result(self._deadline_s)
         except (TimeoutError, *UNREACHABLE):
             pass  # what is known from before is the best there is
         of, known = self._last
@@ -56,5 +55,6 @@ class FailedStarts:
         """Seconds since the job store has answered, or since this was made."""
         return time.monotonic() - self._last_at
 
-    def _read(self, deployed_at: float) -> tuple[float, Failures]:
-        return deployed_at, self._record.all(deployed_at=deployed_at)
+    def _read(self, deployed_at: float) -> None:
+        failures = self._record.all(deployed_at=deployed_at)
+        self._last, self._last_at = (deployed_at, failures), time.monotonic()  # also if nobody waits any more

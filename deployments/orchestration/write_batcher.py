@@ -87,8 +87,8 @@ class WriteBatcher(Generic[V]):
                 return
             for answer in (each for waiting in answers.values() for each in waiting if not each.done()):
                 answer.set_exception(error)
-            if not answers:
-                log.exception("what was to be written of %d jobs is lost", len(values))
+            if unawaited := values.keys() - answers.keys():
+                log.exception("what was to be written of %d jobs is lost", len(unawaited))
             return
         for token in values:
             if token not in answers and token not in valid:

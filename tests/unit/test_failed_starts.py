@@ -82,6 +82,19 @@ def test_a_store_that_hangs_is_asked_once_however_many_probe(store: Store) -> No
     assert store.reads == [1.0, 1.0]
 
 
+def test_an_answer_that_comes_too_late_for_one_probe_is_there_for_the_next(store: Store) -> None:
+    store.answers.clear()
+    known = FailedStarts(store, deadline_s=0.05)
+    assert known.all(deployed_at=1.0) == {}
+    silent_s = known.age_s
+    store.answers.set()
+    assert known._reading is not None
+    known._reading.result(PATIENCE_S)
+    assert known.age_s < silent_s
+    store.answers.clear()
+    assert known.all(deployed_at=1.0) == BROKEN
+
+
 def test_a_mistake_is_not_taken_for_a_store_that_is_away(store: Store) -> None:
     store.error = ValueError("a column is missing")
     with pytest.raises(ValueError, match="a column"):
