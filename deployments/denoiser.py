@@ -16,6 +16,7 @@ from ray.serve.config import RequestRouterConfig
 from deployments import metrics
 from deployments.background import ended
 from deployments.configuration.settings import Settings, data_dir, database_url
+from deployments.stages.event_queue import EventQueue
 from deployments.stages.loading import LoadedWeights, load
 from deployments.stages.memory import within_memory
 from deployments.stages.messages import CheckpointRef, DenoiseRequest, Stopped
@@ -80,7 +81,8 @@ class Denoiser:
         # Not `open_database`: the conductor that claims a job has created the tables before the job comes here.
         self.leases = Leases(Database(database_url()))
         self.artifacts = open_checkpoints(settings.bucket, data_dir())
-        self.worker = Worker(settings.step_timeout_s)
+        # A denoise says at once that it has begun: one whose denoiser died before that is forgiven.
+        self.worker = Worker(settings.step_timeout_s, partial(EventQueue, started_after_s=0.0))
         self.denoiser = Starting(self.worker, partial(self._load, card, settings), here())
 
     async def run(
