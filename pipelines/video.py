@@ -62,7 +62,7 @@ def render(
     video = output.delivered(parameters)
     frames = reshaped(_first(_checked(frames, parameters), video.num_frames), video.width, video.height)
     if audio is not None:
-        audio = replace(audio, samples=audio.samples[:, : round(audio.rate * video.seconds)])
+        audio = replace(audio, samples=audio.samples[:, : audio.rate * video.num_frames // video.fps])
     stills = Stills(video.num_frames, thumbnail=output.thumbnail, spritesheet=output.spritesheet)
     mp4 = encode_mp4(stills.passing(frames), video.fps, metadata, audio=audio, crf=output.crf, threads=threads)
     return RenderedVideo(mp4, stills.thumbnail(), stills.spritesheet())
@@ -162,6 +162,7 @@ def _add_sound(container: Any, audio: Audio) -> None:
     stream = container.add_stream("aac", rate=audio.rate, layout=layout)
     frame = av.AudioFrame.from_ndarray(audio.samples.astype(np.float32), format="fltp", layout=layout)
     frame.sample_rate = audio.rate
+    frame.pts = 0  # else the samples that the encoder puts before the first are played, and all others late
     for packet in (*stream.encode(frame), *stream.encode(None)):
         container.mux(packet)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipelines import video
 from pipelines.color import Frame
+from pipelines.reshaping import reshaped
 
 
 def moving(height: int, width: int) -> list[Frame]:
@@ -39,3 +40,5 @@ if __name__ == "__main__":
         hide_vector_units()
     for size in ((64, 96), (200, 328)):
         sys.stdout.write(digest(video.encode_mp4(moving(*size), 8, {})) + "\n")
+    enlarged = reshaped(moving(192, 320), 330, 200)
+    sys.stdout.write(digest(b"".join(frame.tobytes() for frame in enlarged)) + "\n")
