@@ -164,9 +164,16 @@ def run_service(
             cleanup.callback(lambda: _get_global_client().shutdown(timeout_s=STOP_TIMEOUT_S))
             cleanup.callback(signals.ignore)
         _deploy(schema)
-        url = f"http://{host}:{port}"
+        url = base_url(config, host, port)
         _wait_until_ready(url, on_waiting, on_failed, keep_waiting)
         yield url
+
+
+def base_url(config: dict[str, Any], host: str, port: int) -> str:
+    """Where the application of a config can be called, without a slash at the end."""
+    (application,) = config["applications"]
+    prefix = application.get("route_prefix", "/").removesuffix("/")
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}{prefix}"
 
 
 def _start_ray(**options: Any) -> None:

@@ -30,14 +30,15 @@ from deployments.http.ending import Ending, no_such_video
 from deployments.http.error_handler import install
 from deployments.http.errors import NotFound, NotImplementedHere, NotReady, Unavailable
 from deployments.http.failed_starts import FailedStarts
+from deployments.http.heads import is_head
 from deployments.http.known import video_of
+from deployments.http.middleware import install_middleware
 from deployments.http.notifying import Notifying
-from deployments.http.origin import Origins, install_origins
+from deployments.http.origin import Origins
 from deployments.http.overload import Gate, HeldOpen, Lane
 from deployments.http.prefer import parse_prefer
 from deployments.http.queue_view import QueueView
 from deployments.http.readiness import STALE_S, Readiness, answer, readiness
-from deployments.http.receiving import install_receiving
 from deployments.http.schemas import DeletedVideo, Model, ModelList, Video, VideoList
 from deployments.http.sse import EventStream, last_seen
 from deployments.http.store_metrics import exposition
@@ -77,8 +78,7 @@ POLL_AFTER_MS, LONG_JOB_POLL_AFTER_MS, LONG_JOB_S = 250, 500, 2.0
 
 app = FastAPI(title="Kinoray", description="Video generation on a Ray cluster.", version=VERSION)
 install(app)
-install_origins(app)
-install_receiving(app)
+install_middleware(app)
 openapi.describe(app)
 BEARER = [bearer()]
 
@@ -128,7 +128,9 @@ class Api:
         host = _get_global_client().http_config.host or ""
         anonymous = anonymous_allowed(settings.allow_anonymous, settings.api_keys, host)
         self.authenticator = Authenticator(settings.api_keys, anonymous)
-        self.origins = Origins(settings.allowed_hosts, anonymous=anonymous, listens_on=host)
+        self.origins = Origins(
+            settings.allowed_hosts, anonymous=anonymous, listens_on=host, cors_origins=settings.cors_origins
+        )
 
     @app.post("/v1/videos", openapi_extra=openapi.create_body(), dependencies=BEARER, responses=openapi.CREATES)
     async def create(
@@ -141,7 +143,7 @@ class Api:
         """Accept a job. Once this answers, the job is stored and will be rendered."""
         caller = caller_of(request, self.authenticator, "submit")
         job = await self._create(request, caller, idempotency_key)
-        return await self._answer(job, response, prefer)
+        return await self._answer(request, job, response, prefer)
 
     @app.post(
         "/v1/videos/sync", openapi_extra=openapi.create_body(), dependencies=BEARER, response_class=FileResponse,
@@ -168,7 +170,7 @@ class Api:
             except Exception as error:
                 # The video is made, so nobody may be told to make it again; its content can be fetched later.
                 log.warning("%s is answered without its file: %s", job.id, error)
-        shown = await self._known(job)
+        shown = await self._known(request, job)
         return JSONResponse(shown.model_dump(mode="json"), 202)
 
     @app.get("/v1/videos", dependencies=BEARER, responses=openapi.LISTS)
@@ -188,7 +190,7 @@ class Api:
 
         def page() -> VideoList:
             jobs, more = self.jobs.page(after=after, limit=limit, newest_first=newest_first, api_key=owner)
-            data = [self._shown(job) for job in jobs]
+            data = [self._shown(request, job) for job in jobs]
             ends = (data[0].id, data[-1].id) if data else (None, None)
             return VideoList(data=data, first_id=ends[0], last_id=ends[1], has_more=more)
 
@@ -201,7 +203,7 @@ class Api:
 
         def found() -> tuple[Job, Video]:
             job = self._found(caller, video_id)
-            return job, self._shown(job)
+            return job, self._shown(request, job)
 
         job, shown = await self.reads.run(found)
         _poll_after(response, job)
@@ -217,7 +219,7 @@ class Api:
         job = await self._job(request, video_id, "read")
         if job.status is not Status.COMPLETED:
             raise NotReady(f"the video is {job.status}; its content exists once it is completed", param="video_id")
-        return await self.contents.answer(job, variant)
+        return await self.contents.answer(job, variant, request.headers)
 
     @app.get(
         "/v1/videos/{video_id}/events", dependencies=BEARER, response_class=StreamingResponse, responses=openapi.EVENTS
@@ -231,8 +233,11 @@ class Api:
         seen = last_seen(last_event_id)
         if job.ended and seen is not None and seen >= job.version:
             return Response(status_code=204)  # this tells a browser's EventSource not to reconnect
-        events = self.event_stream.of(job, seen, lambda now: self._shown(now).model_dump(mode="json"))
-        return EventSourceResponse(events, headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        if is_head(request.scope):
+            return EventSourceResponse((), headers=headers)
+        events = self.event_stream.of(job, seen, lambda now: self._shown(request, now).model_dump(mode="json"))
+        return EventSourceResponse(events, headers=headers)
 
     @app.post(
         "/v1/videos/{video_id}/remix",
@@ -252,14 +257,14 @@ class Api:
         source = await self._job(request, video_id, "read")
         caller = caller_of(request, self.authenticator, "submit")
         job = await self._create(request, caller, idempotency_key, remix_of=source)
-        return await self._answer(job, response, prefer)
+        return await self._answer(request, job, response, prefer)
 
     @app.post("/v1/videos/{video_id}/cancel", dependencies=BEARER, responses=openapi.READS)
     async def cancel(self, request: Request, video_id: str) -> Video:
         """Stop a live job at its next step, which frees its GPU. A job that has ended is answered as it is."""
         caller = caller_of(request, self.authenticator, "submit")
         job = await self.ending.cancel(await self.changes.run(self._found, caller, video_id))
-        return await video_of(job, partial(self.changes.finish, self._shown))
+        return await video_of(job, partial(self.changes.finish, self._shown, request))
 
     @app.delete("/v1/videos/{video_id}", dependencies=BEARER, responses=openapi.READS)
     async def delete(self, request: Request, video_id: str) -> DeletedVideo:
@@ -349,22 +354,22 @@ class Api:
         self.notifying.of_job()
         return job
 
-    async def _answer(self, job: Job, response: Response, prefer: str | None) -> Video:
+    async def _answer(self, request: Request, job: Job, response: Response, prefer: str | None) -> Video:
         wait_s = parse_prefer(prefer, self.settings.max_wait_s)
         if wait_s is not None and not self.held_open.full:
             response.headers["preference-applied"] = f"wait={wait_s:.0f}"
             with self.held_open.one():
                 job = await self.waiting.until_ended(job, wait_s)
         _poll_after(response, job)
-        return await self._known(job)
+        return await self._known(request, job)
 
-    async def _known(self, job: Job) -> Video:
+    async def _known(self, request: Request, job: Job) -> Video:
         """The Video of a job that this request has accepted."""
 
         async def show(job: Job) -> Video:
             if not job.ended and self.queue.is_fresh(job):
-                return self._shown(job)  # waits for nothing
-            return await self.reads.finish(self._shown, job)
+                return self._shown(request, job)  # waits for nothing
+            return await self.reads.finish(self._shown, request, job)
 
         return await video_of(job, show)
 
@@ -390,8 +395,9 @@ class Api:
         except UNREACHABLE:
             return {}
 
-    def _shown(self, job: Job) -> Video:
-        return Video.of(job, self.queue.place(job), self.contents.urls(job))
+    def _shown(self, request: Request, job: Job) -> Video:
+        """A job as this request's sender sees it."""
+        return Video.of(job, self.queue.place(job), self.contents.urls(job, request.scope["root_path"]))
 
     async def _with_files(self, work: Callable[..., T], *inputs: Any) -> T:
         """Run work that may wait for the artifact store in separate threads, so that job store reads need not wait."""

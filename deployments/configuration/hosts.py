@@ -14,6 +14,9 @@ HostPort = tuple[str, int | None]
 ANY = "*"
 """The entry of a list of allowed hosts that allows each."""
 
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
@@ -48,6 +51,20 @@ def read_host_port(text: str) -> HostPort:
     if url.userinfo or url.raw_path not in (b"", b"/") or "#" in text:
         raise ValueError(f"{text!r} is more than a host or host:port; leave out the rest")
     return host, url.port
+
+
+def read_origin(text: str) -> str:
+    """Read the origin of a page, `https://host` or `https://host:port`, in the form in which browsers send it.
+
+    Raises:
+        ValueError: with a sentence that repeats the text.
+    """
+    scheme, there, rest = text.lower().partition("://")
+    if not there or not _SCHEME.fullmatch(scheme):
+        raise ValueError(f"{text!r} is not an origin such as https://studio.example")
+    host, port = read_host_port(rest.removesuffix("/"))
+    shown = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{shown}" if port in (None, DEFAULT_PORTS.get(scheme)) else f"{scheme}://{shown}:{port}"
 
 
 def all_readable(entries: Iterable[str]) -> None:

@@ -12,7 +12,10 @@ from typing import Any
 from ray.serve._private.constants import DEFAULT_HTTP_PORT
 from ray.serve.config import AutoscalingConfig
 
+from deployments.configuration.api_keys import anonymous_allowed
+from deployments.configuration.hosts import ANY
 from deployments.configuration.names import ALWAYS, APPLICATION, DEPLOYMENTS, deployment_names
+from deployments.configuration.prefix import read_prefix
 from deployments.configuration.settings import WEBHOOK_SECRET, Settings, load_settings, require_webhook_secret
 from pipelines.card import CheckpointCard
 from pipelines.errors import ConfigError
@@ -24,6 +27,8 @@ AWAKE = ("Conductor", "Publisher")
 BUILD_APP = ("serve_app:build_app", "serve_app.build_app")
 ONGOING = 1000
 """The `max_ongoing_requests` of the API, unless the config has another."""
+EVERYWHERE = "0.0.0.0"
+"""Where a service listens if its config file names no host."""
 BY_VALUE = ("RAY_SERVE_THROUGHPUT_OPTIMIZED", "RAY_SERVE_USE_GRPC_BY_DEFAULT")
 """Variables with which Serve sends values instead of references to them, at most 4 MiB each."""
 
@@ -38,7 +43,8 @@ def nonsense(config: dict[str, Any]) -> list[str]:
             settings = load_settings(application.get("args") or {})
         except ConfigError:  # which `check_config` reports
             continue
-        problems += _callers(settings) + _times(config, application, settings) + _without_a_gpu(application, settings)
+        problems += _callers(settings) + _pages(config, settings)
+        problems += _times(config, application, settings) + _without_a_gpu(application, settings)
     return problems
 
 
@@ -58,14 +64,28 @@ def _applications(applications: list[dict[str, Any]]) -> list[str]:
             f"applications.0.name: {name!r} must be {APPLICATION}: its deployments look each other up by that name, "
             "and no video would be made"
         )
-    if (prefix := application.get("route_prefix", "/")) != "/":
-        problems.append(f"applications.0.route_prefix: {prefix!r} must be /: the URLs in the API's answers begin there")
+    problems += _prefix(application.get("route_prefix", "/"))
     path = str(application.get("import_path"))
     if path.partition(":")[0].partition(".")[0] == "serve_app" and path not in BUILD_APP:
         problems.append(f"applications.0.import_path: {path!r} is no application; {BUILD_APP[0]} is")
     if application.get("external_scaler_enabled"):
         problems.append("applications.0.external_scaler_enabled: leave it out; it keeps the policies from scaling")
     return problems
+
+
+def _prefix(prefix: Any) -> list[str]:
+    """Whether the service can be found under its `route_prefix`."""
+    if not isinstance(prefix, str):
+        return [f"applications.0.route_prefix: {prefix!r} leaves nobody to ask; set / or a path such as /videos"]
+    try:
+        path = read_prefix(prefix)
+    except ValueError as error:
+        return [f"applications.0.route_prefix: {prefix!r} {error}"]
+    if prefix != (path or "/"):
+        return [f"applications.0.route_prefix: {prefix!r} must be {path or '/'}, as Serve reads it"]
+    if path.startswith("/-"):
+        return [f"applications.0.route_prefix: {prefix!r}: paths that begin with /- are Serve's own; choose another"]
+    return []
 
 
 def _http(config: dict[str, Any]) -> list[str]:
@@ -82,7 +102,7 @@ def _http(config: dict[str, Any]) -> list[str]:
     if isinstance(host, str) and ("://" in host or "/" in host or " " in host or host.startswith("[")):
         problems.append(f"http_options.host: {host!r} must be the address to listen on, such as 127.0.0.1 or 0.0.0.0")
     if options.get("root_path"):
-        problems.append("http_options.root_path: leave it out: the URLs in the API's answers begin at /")
+        problems.append("http_options.root_path: leave it out; use the application's route_prefix")
     return problems
 
 
@@ -162,6 +182,17 @@ def _callers(settings: Settings) -> list[str]:
     scopes = {scope for key in settings.api_keys for scope in key.scopes}
     if settings.api_keys and not settings.allow_anonymous and scopes == {"read"}:
         return ["args.api_keys: none has the scope submit, so nobody can ask for a video; give it to one"]
+    return []
+
+
+def _pages(config: dict[str, Any], settings: Settings) -> list[str]:
+    """Whether every page on the web may use a service that asks nobody for a key."""
+    host = str(_of(config, "http_options").get("host", EVERYWHERE))
+    if ANY in settings.cors_origins and anonymous_allowed(settings.allow_anonymous, settings.api_keys, host):
+        return [
+            "args.cors_origins: * would let every page on the web use a service that admits callers without a key; "
+            "name the origins, or give it args.api_keys"
+        ]
     return []
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from deployments.configuration.api_keys import ApiKeys
-from deployments.configuration.hosts import ANY, all_readable
+from deployments.configuration.hosts import ANY, all_readable, read_origin
 from jobs.database import sqlite_url
 from pipelines.card import ModelCard
 from pipelines.catalogue import get_card
@@ -97,6 +97,9 @@ class Settings(StrictModel):
     allowed_hosts: tuple[str, ...] = ()
     """Entries HOST or HOST:PORT by which browsers may know a service that admits callers without a key, in addition to
     the loopback interface's and, if it listens on others, to every address; `*` is any name."""
+    cors_origins: tuple[str, ...] = ()
+    """The origins whose pages may call the API from a browser and read its answers, as `https://studio.example`; `*` is
+    any, where every caller needs a key."""
     outbound_allow: tuple[str, ...] = ()
     """Entries HOST or HOST:PORT that webhooks and image URLs may call even at private addresses and without TLS."""
     max_body_bytes: int = Field(default=32 * 2**20, ge=1)
@@ -109,6 +112,11 @@ class Settings(StrictModel):
     def _hosts(cls, entries: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         all_readable(each for each in entries if each != ANY or info.field_name == "outbound_allow")
         return entries
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(each if each == ANY else read_origin(each) for each in entries)
 
     @field_validator("models")
     @classmethod

@@ -9,13 +9,17 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.error_response import render
-from deployments.http.errors import Unavailable
+from deployments.http.errors import NotFound, Unavailable
 from deployments.http.schemas import speakable
 from jobs.database import UNREACHABLE
 from pipelines.errors import InvalidRequest, KinorayError
 from storage.errors import StorageUnavailable
+
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 log = logging.getLogger("ray.serve")
 
@@ -29,7 +33,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _bad_query)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(ClientDisconnect, _left)
-    app.add_exception_handler(Exception, _bug)
 
 
 async def _known(_: Request, error: Exception) -> JSONResponse:
@@ -54,12 +57,28 @@ async def _bad_query(_: Request, error: Exception) -> JSONResponse:
     return render(InvalidRequest(f"{name or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", param=name))
 
 
-async def _no_route(_: Request, error: Exception) -> JSONResponse:
+async def _no_route(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}.get(
-        error.status_code, "invalid_request"
-    )
+    if error.status_code == 404:
+        return render(NotFound("there is no such path; GET /openapi.json lists those that there are"))
+    if error.status_code == 405:
+        allowed = ", ".join(_methods(request))
+        answer = render(KinorayError(f"this path takes {allowed}", code="method_not_allowed"), 405)
+        answer.headers["allow"] = allowed
+        return answer
+    code = "payload_too_large" if error.status_code == 413 else "invalid_request"
     return render(KinorayError(str(error.detail), code=code), error.status_code)
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods of a path, which several routes may have; Starlette knows those of the first one only."""
+    found = {
+        method
+        for method in METHODS
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }
+    return sorted(found | {"HEAD"} if "GET" in found else found)
 
 
 async def _left(_: Request, _error: Exception) -> JSONResponse:
@@ -67,7 +86,24 @@ async def _left(_: Request, _error: Exception) -> JSONResponse:
     return render(InvalidRequest("the body ended before all of it was there"))
 
 
-async def _bug(_: Request, error: Exception) -> JSONResponse:
-    # Starlette raises the error again after this answer, and Serve logs its traceback.
-    message = f"the server failed with {type(error).__name__}; its log says more"
-    return render(KinorayError(message), 500)
+class Bugs:
+    """The middleware for what nobody has foreseen. Starlette's own would stand outside all other middleware."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def noticed(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noticed)
+        except Exception as error:
+            if not started and scope["type"] == "http":
+                message = f"the server failed with {type(error).__name__}; its log says more"
+                await render(KinorayError(message), 500)(scope, receive, send)
+            raise  # Serve logs its traceback

@@ -6,7 +6,7 @@ import math
 
 from starlette.responses import JSONResponse
 
-from deployments.http.errors import PerhapsAccepted, TooManyRequests, status_of
+from deployments.http.errors import NoSuchRange, PerhapsAccepted, TooManyRequests, status_of
 from pipelines.errors import KinorayError
 
 NEVER_BETTER = (500, 501)
@@ -23,6 +23,8 @@ def render(error: KinorayError, status: int | None = None) -> JSONResponse:
     if isinstance(error, TooManyRequests):
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
         headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
+    if isinstance(error, NoSuchRange):
+        headers["content-range"] = f"bytes */{error.size}"
     if status in NEVER_BETTER or (isinstance(error, PerhapsAccepted) and not error.repeatable):
         headers["x-should-retry"] = "false"
     body = {"message": error.message, "type": kind, "param": error.param, "code": error.code}

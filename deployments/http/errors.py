@@ -8,6 +8,7 @@ KinorayError                  500
 │   ├── NotFound              404
 │   ├── PayloadTooLarge       413
 │   ├── NotReady              400: the job exists, its result does not yet
+│   ├── NoSuchRange           416: the file has nothing of what Range asks for
 │   ├── KeyReused             422: the idempotency key belongs to another request
 │   ├── TooManyRequests       429: a limit is reached; try again later
 │   │   └── Overloaded        503: this replica has as much in hand as it may; nothing was done
@@ -60,6 +61,21 @@ class NotReady(RequestError):
     code = "video_not_ready"
 
 
+class NoSuchRange(RequestError):
+    """The `Range` header cannot be read, or the file has nothing of what it asks for."""
+
+    code = "range_not_satisfiable"
+    http_status = 416
+
+    def __init__(self, message: str, size: int) -> None:
+        """
+        Args:
+            size: of the file, in bytes.
+        """
+        super().__init__(message, param="Range")
+        self.size = size
+
+
 class KeyReused(RequestError):
     """The idempotency key belongs to another request."""
 
@@ -104,16 +120,16 @@ class PerhapsAccepted(Unavailable):
 
     code = "acceptance_unknown"
 
-    def __init__(self, job_id: str, *, repeatable: bool) -> None:
+    def __init__(self, job_id: str | None, *, repeatable: bool, gone: str = "the job store") -> None:
         """
         Args:
+            job_id: None if it is not known.
             repeatable: the request has an idempotency key, so it can be sent again.
+            gone: what went away.
         """
         again = "send the request again: its Idempotency-Key keeps that from making a second video"
         if not repeatable:
-            again = (
-                f"GET /v1/videos/{job_id} will tell once the job store is back. Requests with an Idempotency-Key can "
-                "be sent again without making a second video"
-            )
-        super().__init__(f"the job store went away while it took this job, which may have been accepted; {again}")
+            tells = f"GET /v1/videos/{job_id} will tell once {gone} is back" if job_id else "GET /v1/videos will tell"
+            again = f"{tells}. Requests with an Idempotency-Key can be sent again without making a second video"
+        super().__init__(f"{gone} went away while it took this job, which may have been accepted; {again}")
         self.repeatable = repeatable

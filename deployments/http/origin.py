@@ -16,12 +16,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from fastapi import FastAPI
 from ray import serve
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.configuration.hosts import ANY, HostPort, is_loopback, literal, read_host_port
+from deployments.configuration.hosts import ANY, DEFAULT_PORTS, HostPort, is_loopback, literal, read_host_port
 from deployments.http.error_response import render
 from deployments.http.errors import Forbidden
 from pipelines.errors import KinorayError
@@ -32,24 +31,28 @@ SAFE = ("GET", "HEAD")
 OTHERS = ("cross-site", "same-site")
 """What `Sec-Fetch-Site` says of another site, and of another host or port of the same one."""
 MISDIRECTED = 421
-DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Origins:
     """Who may send requests from a browser to one replica."""
 
-    def __init__(self, allowed_hosts: Sequence[str], *, anonymous: bool, listens_on: str) -> None:
+    def __init__(
+        self, allowed_hosts: Sequence[str], *, anonymous: bool, listens_on: str, cors_origins: Sequence[str] = ()
+    ) -> None:
         """
         Args:
             anonymous: callers without a key are admitted. If not, keys keep pages out, which do not know any, and
                 nothing is checked unless `allowed_hosts` says what.
             listens_on: the address of the interface. Beyond the loopback interface, any address may be the service's;
                 no page is served from it, since a page that rebinds has a name.
+            cors_origins: whose pages may call. `*` opens nothing where callers need no key: that would be every page.
         """
         self._checks = anonymous or bool(allowed_hosts)
         self._any_name = ANY in allowed_hosts
         self._allowed = frozenset(read_host_port(each) for each in allowed_hosts if each != ANY)
         self._any_address = not is_loopback(listens_on)
+        self._any_page = ANY in cors_origins and not anonymous
+        self._pages = frozenset(cors_origins)
 
     def refusal(self, method: str, headers: Headers) -> tuple[int, KinorayError] | None:
         """Why a request is refused, with the status of the answer; None if it is not."""
@@ -67,7 +70,7 @@ class Origins:
         if self._crosses(method, headers):
             return Forbidden.http_status, Forbidden(
                 "another site's page may not use this service, which admits callers without a key: its operator can "
-                "add the page's host to args.allowed_hosts of the config",
+                "add the page's host to args.allowed_hosts of the config, or its origin to args.cors_origins",
                 code="cross_site_request",
             )
         return None
@@ -88,6 +91,8 @@ class Origins:
         """Whether another site's page sends this, which may not."""
         origin, relation = headers.get("origin"), headers.get("sec-fetch-site")
         if origin is not None:
+            if self._any_page or origin in self._pages:
+                return False
             scheme, _, text = origin.partition("://")
             page, here = _read(text), _read(headers["host"])
             if page is None or here is None:  # the page is one of a file or in a sandbox
@@ -117,11 +122,6 @@ class OriginCheck:
                 await render(error, status)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-
-def install_origins(app: FastAPI) -> None:
-    """Have an app check the origin of each request. Its replicas have `origins`."""
-    app.add_middleware(OriginCheck)
 
 
 @lru_cache(1024)

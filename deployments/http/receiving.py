@@ -13,7 +13,6 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
-from fastapi import FastAPI
 from ray.serve._private.http_util import ASGIReceiveProxy
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -47,8 +46,3 @@ def on_demand(serves: ASGIReceiveProxy) -> Receive:
 
     serves._receive_asgi_messages = fetch_if_wanted
     return receive
-
-
-def install_receiving(app: FastAPI) -> None:
-    """Have an app fetch on demand. To be called after the app's other middleware is there."""
-    app.add_middleware(ReceiveOnDemand)

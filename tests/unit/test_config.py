@@ -132,6 +132,7 @@ def scale_between(config: dict[str, Any], name: str, **bounds: Any) -> None:
 
 VARIABLES = "runtime_env.env_vars"
 NO_SECRET = {"runtime_env": {"env_vars": {"KINORAY_WEBHOOK_SECRET": "whsec_c2hvcnQ="}}}
+WRITER = {"name": "makes", "sha256": "1" * 64}
 READER = {"name": "looks", "sha256": "0" * 64, "scopes": ["read"]}
 
 
@@ -142,8 +143,31 @@ READER = {"name": "looks", "sha256": "0" * 64, "scopes": ["read"]}
         (lambda c: application(c).pop("name"), "applications.0.name: None must be kinoray"),
         (lambda c: c["applications"].append(copy.deepcopy(application(c))), "applications: there must be one, not 2"),
         (lambda c: c.update(applications=[]), "applications: there must be one, not 0"),
-        (lambda c: application(c).update(route_prefix="/v"), "applications.0.route_prefix: '/v' must be /"),
-        (lambda c: application(c).update(route_prefix=None), "applications.0.route_prefix: None must be /"),
+        *[
+            (
+                lambda c, p=prefix: application(c).update(route_prefix=p),
+                f"applications.0.route_prefix: {prefix!r} {says}",
+            )
+            for prefix, says in (
+                ("v", "must be a path"),
+                ("//v", "must be a path"),
+                ("/a b", "must be a path"),
+                ("/{v}", "must be a path"),
+                (None, "leaves nobody to ask"),
+                (7, "leaves nobody to ask"),
+            )
+        ],
+        (
+            lambda c: application(c).update(route_prefix="/-/v"),
+            "route_prefix: '/-/v': paths that begin with /- are Serve's",
+        ),
+        (lambda c: application(c).update(route_prefix="/v/"), "route_prefix: '/v/' must be /v, as"),
+        (lambda c: application(c).update(route_prefix=""), "route_prefix: '' must be /, as"),
+        (lambda c: application(c)["args"].update(cors_origins=["*"]), "args.cors_origins: * would let every page"),
+        (
+            lambda c: application(c)["args"].update(cors_origins=["*"], api_keys=[READER], allow_anonymous=True),
+            "args.cors_origins: * would let every page",
+        ),
         (
             lambda c: application(c).update(import_path="serve_app:build"),
             "import_path: 'serve_app:build' is no",
@@ -241,6 +265,10 @@ def test_what_would_make_no_video_is_not_sound(change: Any, says: str) -> None:
     "change",
     [
         lambda c: application(c).pop("route_prefix"),
+        lambda c: application(c).update(route_prefix="/kinoray"),
+        lambda c: application(c).update(route_prefix="/video/v1.2_a-b~"),
+        lambda c: application(c)["args"].update(cors_origins=["https://a.com", "http://localhost:3000"]),
+        lambda c: application(c)["args"].update(cors_origins=["*"], api_keys=[WRITER]),
         lambda c: application(c).update(import_path="my_app:build_app"),
         lambda c: c.pop("http_options"),
         lambda c: c["http_options"].update(request_timeout_s=601),

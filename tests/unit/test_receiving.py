@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from ray.serve._private.http_util import ASGIReceiveProxy
 
 from deployments.api import app as api
-from deployments.http.receiving import ReceiveOnDemand, install_receiving
+from deployments.http.receiving import ReceiveOnDemand
 
 BODY: list[dict[str, Any]] = [
     {"type": "http.request", "body": b"one ", "more_body": True},
@@ -71,7 +71,7 @@ def app() -> FastAPI:
         message = await request.receive()
         return str(message["type"])
 
-    install_receiving(app)
+    app.add_middleware(ReceiveOnDemand)
     return app
 
 
