@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
-from fastapi.sse import EventSourceResponse
 from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
@@ -111,8 +110,8 @@ class Api:
         self.reads = Lane("reads", READERS, settings.max_reads_at_once)
         self.changes = Lane("changes", ENDERS, settings.max_reads_at_once)
         self.contents = Contents(self.store, settings.max_reads_at_once)
-        self.ending = Ending(self.jobs, self.store, self.changes, settings.max_reads_at_once)
         self.unbroken = Unbroken()
+        self.ending = Ending(self.jobs, self.store, self.changes, self.unbroken, settings.max_reads_at_once)
         self.held_open = HeldOpen(settings.max_held_open)
         self.files = ThreadPoolExecutor(STORING, thread_name_prefix="files")
         self.uploads = Uploads(settings, database, self.store)
@@ -150,16 +149,20 @@ class Api:
         responses=openapi.SYNC,
     )  # fmt: skip
     async def sync(self, request: Request, idempotency_key: Annotated[str | None, Header()] = None) -> Response:
-        """Make a video and answer with its mp4, or with the Video if that takes too long. Disconnecting cancels it."""
+        """Make a video and answer with its mp4, or with the Video if that takes too long.
+
+        Disconnecting cancels it, unless the request has an Idempotency-Key, with which it can be sent again.
+        """
         caller = caller_of(request, self.authenticator, "submit")
-        self.held_open.require()
-        job = await self._create(request, caller, idempotency_key, left=self.ending.abandon)
-        try:
-            with self.held_open.one():
+        left = self.ending.abandon if idempotency_key is None else None
+        with self.held_open.one():
+            job = await self._create(request, caller, idempotency_key, left=left)
+            try:
                 job = await self.waiting.until_ended(job, self.settings.sync_timeout_s)
-        except asyncio.CancelledError:
-            self.unbroken.begin(self.ending.abandon(job))
-            raise
+            except asyncio.CancelledError:
+                if left is not None:
+                    self.unbroken.detach(left(job), f"the cancellation of {job.id}")
+                raise
         if job.ended and job.status is not Status.COMPLETED:
             raise KinorayError(f"{job.id} failed: {job.error_message}", code=job.error_code)
         if job.ended:
@@ -228,16 +231,13 @@ class Api:
         self, request: Request, video_id: str, last_event_id: Annotated[str | None, Header()] = None
     ) -> Response:
         """Every change of a job as server-sent events: a snapshot first, closed once it has ended."""
-        self.held_open.require()
         job = await self._job(request, video_id, "read")
         seen = last_seen(last_event_id)
         if job.ended and seen is not None and seen >= job.version:
             return Response(status_code=204)  # this tells a browser's EventSource not to reconnect
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         if is_head(request.scope):
-            return EventSourceResponse((), headers=headers)
-        events = self.event_stream.of(job, seen, lambda now: self._shown(request, now).model_dump(mode="json"))
-        return EventSourceResponse(events, headers=headers)
+            return self.event_stream.none()
+        return self.event_stream.of(job, seen, lambda now: self._shown(request, now).model_dump(mode="json"))
 
     @app.post(
         "/v1/videos/{video_id}/remix",

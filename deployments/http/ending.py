@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -10,6 +11,7 @@ from deployments import metrics
 from deployments.events import emit
 from deployments.http.errors import NotFound
 from deployments.http.overload import Lane
+from deployments.http.unbroken import Unbroken
 from jobs.database import UNREACHABLE
 from jobs.lifecycle import CANCELED, Status
 from jobs.record import Job
@@ -21,6 +23,8 @@ log = logging.getLogger("ray.serve")
 
 AT_ONCE = 2
 """The number of jobs whose files may be deleted at once."""
+FILES_S = 5.0
+"""How long the answer to a DELETE waits for the files to go."""
 ABANDON_S = 60.0
 """How long an abandoned job is tried to be canceled while the job store is away."""
 
@@ -28,7 +32,7 @@ ABANDON_S = 60.0
 class Ending:
     """Ends the jobs of one API replica's clients."""
 
-    def __init__(self, jobs: JobStore, artifacts: ArtifactStore, changes: Lane, most: int) -> None:
+    def __init__(self, jobs: JobStore, artifacts: ArtifactStore, changes: Lane, unbroken: Unbroken, most: int) -> None:
         """
         Args:
             changes: for what waits for the job store.
@@ -36,6 +40,7 @@ class Ending:
         """
         self._jobs, self._artifacts = jobs, artifacts
         self._changes = changes
+        self._unbroken = unbroken
         self._deletes = Lane("deletes", AT_ONCE, most)
 
     async def cancel(self, before: Job) -> Job:
@@ -50,9 +55,10 @@ class Ending:
         if not before.ended and job.error_code == CANCELED:
             emit("job.canceled", job_id=job.id, model=job.model)
         if before.status is Status.QUEUED and job.attempts == before.attempts:
-            # No conductor held the job, so none will delete its files.
+            # No conductor held the job, so none will delete its files. It has ended, however long that takes.
             metrics.jobs_total().inc(1, {"model": job.model, "outcome": "canceled"})
-            await self._deletes.finish(delete_job, self._artifacts, job)
+            if job.has_image or job.attempts:
+                self._delete_files(job)
         return job
 
     async def abandon(self, job: Job) -> None:
@@ -66,7 +72,7 @@ class Ending:
             log.warning("%s, whose client has left, is not canceled: %s", job.id, type(error).__name__)
 
     async def delete(self, job: Job) -> None:
-        """Forget a job and everything that it stored.
+        """Forget a job and everything that it stored. The files go later if the artifact store takes its time.
 
         Raises:
             NotFound: it was deleted meanwhile.
@@ -74,7 +80,12 @@ class Ending:
         if not await self._changes.finish(self._jobs.delete, job.id):
             raise no_such_video()
         emit("job.deleted", job_id=job.id, model=job.model)
-        await self._deletes.finish(delete_job, self._artifacts, job)
+        await asyncio.wait([self._delete_files(job)], timeout=FILES_S)
+
+    def _delete_files(self, job: Job) -> asyncio.Task[None]:
+        return self._unbroken.detach(
+            self._deletes.finish(delete_job, self._artifacts, job), f"the deletion of the files of {job.id}"
+        )
 
 
 def no_such_video() -> NotFound:

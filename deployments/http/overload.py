@@ -105,14 +105,11 @@ class HeldOpen:
     def full(self) -> bool:
         return self._open >= self._most
 
-    def require(self) -> None:
-        """Raise Overloaded if no more can be held open."""
-        if self.full:
-            raise overloaded("held open")
-
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Count one for as long as it is open."""
+        """Count one for as long as it is open. Raises Overloaded if no more can be held open."""
+        if self.full:
+            raise overloaded("held open")
         self._open += 1
         try:
             yield

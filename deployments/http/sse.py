@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import ExitStack
 from typing import Any
 
-from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from starlette.types import Receive, Scope, Send
 
 from deployments.http.overload import HeldOpen, Lane
 from deployments.http.watcher import Watcher
@@ -21,6 +22,7 @@ from jobs.store import JobStore
 from pipelines.errors import InvalidRequest
 
 KEEPALIVE_S = 15.0
+HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class EventStream:
@@ -32,12 +34,19 @@ class EventStream:
         self._lane = lane
         self._held_open = held_open
 
-    async def of(self, job: Job, seen: int | None, snapshot: Callable[[Job], Any]) -> AsyncIterator[bytes]:
-        """Yield a snapshot, then every change until the job ends; with `seen`, only the events after that one."""
-        with self._held_open.one():  # from here, as a stream that nobody begins to read is never closed
-            async with aclosing(self._events(job, seen, snapshot)) as events:
-                async for event in events:
-                    yield event
+    def of(self, job: Job, seen: int | None, snapshot: Callable[[Job], Any]) -> EventSourceResponse:
+        """Answer with a snapshot, then every change until the job ends; with `seen`, only the events after that one.
+
+        Raises:
+            Overloaded: there are as many streams and waits as there may be.
+        """
+        place = ExitStack()
+        place.enter_context(self._held_open.one())
+        return _Held(self._events(job, seen, snapshot), place)
+
+    def none(self) -> EventSourceResponse:
+        """The answer without any event, for HEAD."""
+        return EventSourceResponse((), headers=HEADERS)
 
     async def _events(self, job: Job, seen: int | None, snapshot: Callable[[Job], Any]) -> AsyncGenerator[bytes]:
         if seen is None or seen > job.version:  # an id that was never sent is ignored
@@ -62,6 +71,18 @@ class EventStream:
             if version is None:
                 yield _event("deleted", seen + 1, {"id": job.id})
                 return
+
+
+class _Held(EventSourceResponse):
+    """A stream that has its place from when it is made, before any other request can take it, until it is sent."""
+
+    def __init__(self, events: AsyncIterator[bytes], place: ExitStack) -> None:
+        super().__init__(events, headers=HEADERS)
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._place:
+            await super().__call__(scope, receive, send)
 
 
 def last_seen(header: str | None) -> int | None:

@@ -36,7 +36,7 @@ from jobs.ids import is_upload_id, new_job_id
 from jobs.priority import Priority
 from jobs.record import Job
 from jobs.stored import ResultMetadata
-from pipelines.errors import InvalidRequest
+from pipelines.errors import InvalidRequest, KinorayError
 from pipelines.families import graph_of
 from pipelines.output import Output
 from pipelines.requests import read_parameters, resolve, said_by
@@ -105,7 +105,7 @@ class Submission:
             return await asyncio.shield(storing)
         except asyncio.CancelledError:
             if left is not None:
-                self._unbroken.begin(_and_then(storing, left))
+                self._unbroken.detach(_and_then(storing, left), f"the cancellation of {job.id}")
             raise
 
     async def _accept(self, job: Job, image: bytes | None, request: CreateRequest) -> Job:
@@ -209,7 +209,11 @@ class Submission:
 
 
 async def _and_then(storing: asyncio.Task[Job], left: Callable[[Job], Coroutine[Any, Any, None]]) -> None:
-    await left(await storing)
+    try:
+        job = await storing
+    except KinorayError:
+        return  # there is none
+    await left(job)
 
 
 def _remixed(fields: dict[str, Any], source: Job) -> dict[str, Any]:

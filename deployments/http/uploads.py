@@ -11,6 +11,7 @@ file, so what was announced lies in the store, beside the place of the file.
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from typing import Annotated, Any, Literal
 
@@ -69,6 +70,8 @@ class Uploads:
         self._database = database
         self._artifacts = artifacts
         self._max_bytes = settings.max_body_bytes
+        # One connection to the job store at a time, whatever the threads: reads and cancels need the others.
+        self._counting = threading.Lock()
 
     def begin(self, asked: BeginUpload, caller: Caller, here: str) -> Upload:
         """Create an upload target for a file: in the bucket, or under `here`, this service's own address.
@@ -144,7 +147,8 @@ class Uploads:
     def _count(self, caller: Caller) -> None:
         """Count an upload as a request: it costs no computing, but it takes storage."""
         try:
-            admission.count_request(self._database, caller.name, limits_of(self._settings, caller))
+            with self._counting:
+                admission.count_request(self._database, caller.name, limits_of(self._settings, caller))
         except admission.Refused as reached:
             raise too_many(reached) from None
 

@@ -216,6 +216,47 @@ def test_the_job_of_a_client_that_leaves_sync_while_it_is_accepted_is_canceled(t
         assert leave_sync(world, accepting.is_set, go_on.set).error_code == "canceled"
 
 
+def test_a_client_that_can_come_back_with_its_key_keeps_its_job(tmp_path: Path) -> None:
+    key = {"idempotency-key": "k"}
+
+    async def leave(world: ApiWorld) -> None:
+        async with world.http() as http:
+            asked = asyncio.create_task(http.post("/v1/videos/sync", json=PROMPT, headers=key))
+            await until(lambda: asked.done() or bool(stored(world)))
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+            await finish_all()
+            again = await http.post("/v1/videos", json=PROMPT, headers=key)
+            assert (again.status_code, again.json()["status"]) == (200, "queued")
+
+    with run_api(tmp_path) as world:
+        asyncio.run(leave(world))
+        assert len(stored(world)) == 1
+
+
+def test_a_cancel_that_fails_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: str) -> None:
+        raise ValueError("a column is missing")
+
+    async def leave(world: ApiWorld) -> None:
+        async with world.http() as http:
+            asked = asyncio.create_task(http.post("/v1/videos/sync", json=PROMPT))
+            await until(lambda: asked.done() or bool(stored(world)))
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+            await finish_all()
+
+    with run_api(tmp_path) as world:
+        world.api.jobs.cancel = fail
+        asyncio.run(leave(world))
+        (job,) = stored(world)
+    assert [each.message for each in caplog.records if each.levelname == "ERROR"] == [
+        f"the cancellation of {job.id} was not done"
+    ]
+
+
 def test_an_abandoned_job_is_canceled_once_the_job_store_is_back(tmp_path: Path) -> None:
     with run_api(tmp_path) as world:
         cancel, tries = world.api.jobs.cancel, []

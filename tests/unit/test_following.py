@@ -85,7 +85,8 @@ def test_one_who_has_seen_what_was_never_sent_begins_anew_and_sees_the_end(jobs:
         stream = EventStream(jobs.store, Watcher(jobs.store.versions), Lane("streams", 1, 1), held_open)
         names = []
         async with asyncio.timeout(60):
-            async for event in stream.of(job, seen, lambda now: {"id": now.id}):
+            async for event in stream.of(job, seen, lambda now: {"id": now.id}).body_iterator:
+                assert isinstance(event, bytes)
                 names.append(event.decode().partition("\n")[0])
                 await asyncio.to_thread(jobs.store.cancel, job.id)
         return names

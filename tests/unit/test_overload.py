@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
+from deployments.api import STORING
 from deployments.http import overload, queue_view
 from deployments.http.cached import Cached
 from deployments.http.errors import Overloaded
@@ -21,9 +24,11 @@ from deployments.http.queue_view import QueueView
 from deployments.http.readiness import Readiness
 from jobs.record import Job
 from jobs.store import Waiting
+from pipelines.paths import ROOT
 from tests.harness.processes import until as until_true
 from tests.unit.api_world import ApiWorld, run_api, until
 
+PICTURE = "data:image/png;base64," + base64.b64encode((ROOT / "models/svd-tiny/example.png").read_bytes()).decode()
 JSON = {"content_type": "application/json", "content_length": "15"}
 DEADLINE_S = 60.0
 
@@ -290,13 +295,74 @@ def test_a_lane_counts_a_thread_until_it_is_free_whoever_has_left() -> None:
         hold.go.set()
 
 
+def test_streams_that_begin_together_are_as_many_as_there_may_be(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with world.http() as http:
+            path = f"/v1/videos/{(await http.post('/v1/videos', json={'prompt': 'p'})).json()['id']}"
+            end = asyncio.Event()
+
+            async def stays() -> Any:
+                await end.wait()
+                return {"type": "http.disconnect"}
+
+            asked = [asyncio.create_task(world.ask("GET", f"{path}/events", stays)) for _ in range(20)]
+            await until(lambda: sum(each.done() for each in asked) == 18)
+            assert {each.result()[0] for each in asked if each.done()} == {503}
+            assert (await http.post(f"{path}/cancel")).status_code == 200
+            assert sorted([status for status, _ in await asyncio.gather(*asked)])[:2] == [200, 200]
+
+    with run_api(tmp_path, max_held_open=2) as world:
+        asyncio.run(run())
+        assert world.api.held_open._open == 0
+
+
+def test_a_cancel_does_not_wait_for_files_to_go(tmp_path: Path) -> None:
+    hold = Hold()
+
+    async def run() -> None:
+        async with world.http() as http, asyncio.timeout(DEADLINE_S / 2):
+            asked = [http.post("/v1/videos", json={"prompt": "p", "input_reference": PICTURE}) for _ in range(4)]
+            ids = [(await each).json()["id"] for each in asked]
+            for each in ids:
+                assert (await http.post(f"/v1/videos/{each}/cancel")).json()["error"]["code"] == "canceled"
+            hold.go.set()
+
+    with run_api(tmp_path) as world:
+        world.api.store.delete_prefix = lambda _: hold()
+        try:
+            asyncio.run(run())
+        finally:
+            hold.go.set()
+
+
+def test_uploads_leave_the_job_stores_connections_to_reads(tmp_path: Path) -> None:
+    """While another process writes and all of them wait for it."""
+
+    async def run() -> None:
+        other = sqlite3.connect(tmp_path / "jobs.sqlite3", isolation_level=None)
+        async with world.http() as http:
+            path = f"/v1/videos/{(await http.post('/v1/videos', json={'prompt': 'p'})).json()['id']}"
+            other.execute("BEGIN IMMEDIATE")
+            body = {"bytes": 9, "mime_type": "image/png"}
+            asked = [asyncio.create_task(http.post("/v1/uploads", json=body)) for _ in range(20)]
+            await until(lambda: world.api.uploads._counting.locked() and len(world.api.files._threads) == STORING)
+            assert (await http.get(path)).status_code == 200
+            assert world.api.jobs._database.engine.pool.checkedout() == 1, "the one that counts an upload"
+            other.execute("ROLLBACK")
+            await asyncio.gather(*asked)
+        other.close()
+
+    with run_api(tmp_path) as world:
+        asyncio.run(run())
+
+
 def test_what_is_held_open_is_counted_while_it_is() -> None:
     held = HeldOpen(1)
-    with held.one(), pytest.raises(Overloaded):
-        held.require()
-    held.require()
-    with pytest.raises(Overloaded):
-        HeldOpen(0).require()
+    for _ in range(2):
+        with held.one(), pytest.raises(Overloaded), held.one():
+            pass
+    with pytest.raises(Overloaded), HeldOpen(0).one():
+        pass
 
 
 class Queue:
