@@ -6,6 +6,7 @@ import base64
 import copy
 import io
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,22 @@ from PIL import Image
 
 from cli.service import run_service
 from pipelines.paths import ROOT
-from tests.conftest import PROMPT, ServiceClient
+from tests.conftest import DEADLINE_S, PROMPT, ServiceClient
 from tests.harness.bucket import PREFIX, bucket_config, folder_of, killed, objects, unfinished_uploads
 from tests.harness.bucket_server import BUCKET, BucketServer
 from tests.harness.chaos.verdict import FILES
 from tests.harness.faulty_network import Fault, FaultyNetwork
+from tests.harness.processes import until
 from tests.harness.serving import deploy, replica_pid
 
+MAX_UNPUBLISHED = 3
 PICTURE = "data:image/png;base64," + base64.b64encode((ROOT / "models/svd-tiny/example.png").read_bytes()).decode()
 
 
 @pytest.fixture(scope="package")
 def service(network: FaultyNetwork, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceClient]:
     config = bucket_config(network)
+    config["applications"][0]["args"].update(max_unpublished=MAX_UNPUBLISHED)
     with run_service(config, data=tmp_path_factory.mktemp("data"), private=True, graceful=False) as url:
         client = ServiceClient(url, config)
         yield client
@@ -121,6 +125,27 @@ def test_a_video_waits_while_the_bucket_cannot_be_used(
         if fault is Fault.REFUSED:
             refused = service.http.post("/v1/videos", json={"prompt": PROMPT, "input_reference": PICTURE})
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
+    for job in jobs:
+        assert_whole(service, bucket_server, service.finish(job["id"]), undisturbed)
+
+
+@pytest.mark.long
+def test_a_long_outage_stops_what_is_begun_and_not_what_is_accepted(
+    service: ServiceClient, network: FaultyNetwork, bucket_server: BucketServer, undisturbed: bytes
+) -> None:
+    begun = 2  # the denoiser's job and the decoder's may end after the bound is reached
+
+    def waiting() -> int:
+        return sum(waits_for_its_store(service.get(job["id"])) for job in jobs)
+
+    with network.spoilt(Fault.REFUSED):
+        started = time.monotonic()
+        jobs = [service.create(seed=1) for _ in range(MAX_UNPUBLISHED + begun + 4)]
+        until(lambda: waiting() >= MAX_UNPUBLISHED, "as many rendered videos as may wait", DEADLINE_S)
+        took_s = time.monotonic() - started
+        time.sleep(max(2 * took_s, 5.0))  # time enough to render all others, if that were allowed
+        assert waiting() <= MAX_UNPUBLISHED + begun
+        assert service.get(jobs[-1]["id"])["step"] is None
     for job in jobs:
         assert_whole(service, bucket_server, service.finish(job["id"]), undisturbed)
 
