@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deployments.http.error_response import render
 from deployments.http.overload import overloaded
 from deployments.http.prefer import parse_prefer
+from deployments.http.proxy_answers import ProxyAnswers, Readers
 from deployments.http.threads import switch_soon
 
 MOST = {"creates": 32, "large creates": 32, "reads": 256}
@@ -36,7 +37,7 @@ LARGE = 65536
 def kind_of(scope: Scope) -> str | None:
     """The kind of a request; None for what is held open or must not be delayed, which the replicas bound."""
     path: str = scope["path"].rstrip("/") if scope["type"] == "http" else ""
-    _, videos, below = path.partition("/v1/videos")
+    _, videos, below = path.rpartition("/v1/videos")  # whatever the route_prefix is
     if not videos:
         return None
     match scope["method"]:
@@ -46,7 +47,7 @@ def kind_of(scope: Scope) -> str | None:
                 return None
             length = headers.get("content-length", "")
             return "creates" if length.isdecimal() and int(length) < LARGE else "large creates"
-        case "GET" if not below.endswith(("/events", "/content")):
+        case "GET" | "HEAD" if not below.endswith(("/events", "/content")):
             return "reads"
     return None
 
@@ -54,8 +55,9 @@ def kind_of(scope: Scope) -> str | None:
 class ProxyGate:
     """Middleware that bounds the requests of each kind."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, readers: Readers) -> None:
         self._app = app
+        self._readers = readers
         self._inside = dict.fromkeys(MOST, 0)
         self._passed_on = asyncio.Semaphore(PASSED_ON)
 
@@ -67,7 +69,7 @@ class ProxyGate:
         if kind == "creates" and not self._is_full(kind):
             receive = await _received(receive)
         if self._is_full(kind):
-            await _refuse(kind, scope, receive, send)
+            await self._refuse(kind, scope, receive, send)
             return
         self._inside[kind] += 1
         try:
@@ -86,16 +88,16 @@ class ProxyGate:
             async with asyncio.timeout(LONGEST_WAIT_S):
                 await self._passed_on.acquire()
         except TimeoutError:
-            await _refuse("creates", scope, receive, send)
+            await self._refuse("creates", scope, receive, send)
             return
         try:
             await self._app(scope, receive, send)
         finally:
             self._passed_on.release()
 
-
-async def _refuse(kind: str, scope: Scope, receive: Receive, send: Send) -> None:
-    await render(overloaded("reads" if kind == "reads" else "creates"))(scope, receive, send)
+    async def _refuse(self, kind: str, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = render(overloaded("reads" if kind == "reads" else "creates"))
+        await self._readers.allow(scope, answer)(scope, receive, send)
 
 
 async def _received(receive: Receive) -> Receive:
@@ -111,6 +113,7 @@ async def _received(receive: Receive) -> Receive:
 
 
 def install() -> list[Middleware]:
-    """What Serve puts before its proxy."""
+    """What Serve puts before its proxy, the outermost last."""
     switch_soon()
-    return [Middleware(ProxyGate)]
+    readers = Readers()
+    return [Middleware(ProxyGate, readers), Middleware(ProxyAnswers, readers)]

@@ -42,6 +42,9 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         ("large creates", scope("POST", "/v1/videos", **{"transfer-encoding": "chunked"})),
         ("reads", scope("GET", "/v1/videos")),
         ("reads", scope("GET", "/v1/videos/video_1")),
+        ("reads", scope("HEAD", "/v1/videos")),
+        ("reads", scope("GET", "/kinoray/v1/videos")),
+        (None, scope("GET", "/v1/videos/v1/models/events")),
         (None, scope("POST", "/v1/videos", prefer="respond-async, wait=10", **SMALL)),
         ("creates", scope("POST", "/v1/videos", prefer="awaits nothing", **SMALL)),
         (None, scope("POST", "/v1/videos/sync", **SMALL)),
@@ -49,6 +52,8 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, scope("DELETE", "/v1/videos/video_1")),
         (None, scope("GET", "/v1/videos/video_1/events")),
         (None, scope("GET", "/v1/videos/video_1/content")),
+        (None, scope("HEAD", "/v1/videos/video_1/events")),
+        (None, scope("OPTIONS", "/v1/videos")),
         (None, scope("GET", "/healthz")),
         (None, scope("POST", "/another/application", **SMALL)),
         (None, {"type": "lifespan"}),
@@ -65,8 +70,9 @@ class World:
         self.go = asyncio.Event()
         self.reached: list[str] = []
         self.bodies: list[bytes] = []
-        (middleware,) = install()
-        self.gate: Any = middleware.cls(self.app, *middleware.args, **middleware.kwargs)
+        self.gate: Any = self.app
+        for middleware in install():  # as Serve does
+            self.gate = middleware.cls(self.gate, *middleware.args, **middleware.kwargs)
 
     async def app(self, asked: Any, receive: Any, _send: Any) -> None:
         self.reached.append(asked["method"])
