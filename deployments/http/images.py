@@ -1,60 +1,184 @@
-"""Checks and normalizes an input image before anything else uses it."""
+"""Has input images read by processes of their own, which a picture may crash, hang or fill without harm to the API."""
 
 from __future__ import annotations
 
-import io
-import struct
-import warnings
+import asyncio
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
-from PIL import Image, ImageOps
-
+from deployments.http.errors import Unavailable
 from pipelines.errors import InvalidRequest
+from pipelines.pictures import worker
+from pipelines.pictures.read import Limits, Picture, read_picture
+
+log = logging.getLogger("ray.serve")
 
 IMAGE_FIELD = "input_reference"
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-# The errors that Pillow's decoders and its EXIF reader raise on broken files.
-IMAGE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error, Image.DecompressionBombError)
-_PIXELS_AT_ONCE = 2**20
+WORKERS = 2
+"""A picture of 50 megapixels takes seconds, and one that hangs takes `TIME_S`: others go past it."""
+TIME_S = 60
+"""The longest that a picture may take; one of 50 megapixels takes 2 to 6 seconds of a CPU."""
+START_S = 60
+"""The longest that a process may take to start; it takes a tenth of a second on a machine that is not busy."""
+BASE_BYTES = 512 * 2**20
+BYTES_PER_PIXEL = 32
+"""The memory that a process may have, twice what any kind of picture was seen to take."""
+WORKER = [sys.executable, "-P", "-m", worker.__name__]
 
-Image.init()  # `formats` accepts a format only once its plugin is loaded
-# Pillow warns of decompression bombs above a fixed size; `check_image` has its own limit.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+_KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "LANG")
+"""What a process needs that reads files of strangers. The secrets of the service are not among it."""
+
+
+class Images:
+    """Reads input images. All requests of one API replica share one instance.
+
+    No process is started before the first image, and one that has ended is replaced when it is needed.
+    """
+
+    def __init__(self, limits: Limits, *, time_s: int = TIME_S, command: list[str] | None = None) -> None:
+        self._limits = limits
+        self._time_s = time_s
+        self._command = command or WORKER
+        self._threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="image")
+        self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
+
+    async def read(self, data: bytes) -> Picture:
+        """The image as an upright RGB PNG, with notes. It waits until a process is free.
+
+        Raises:
+            InvalidRequest: no image, or none that may be sent.
+            Unavailable: no process can be started.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, data)
+
+    def _read(self, data: bytes) -> Picture:
+        # A process may also end by somebody else's hand, such as the kernel's when memory is short. A picture that
+        # ends two has earned it.
+        for _ in range(2):
+            process = self._started()
+            said = process.ask(data, self._limits, self._time_s)
+            if said is not None:
+                self._idle.put(process)
+                return _picture(*said)
+            process.end()
+            if process.is_late:
+                log.warning("an image of %d bytes was not read in %d s", len(data), self._time_s)
+                raise InvalidRequest(
+                    f"the image cannot be read: it takes longer than {self._time_s} s; send a smaller or simpler one",
+                    param=IMAGE_FIELD,
+                )
+            log.warning("a process has ended over an image of %d bytes", len(data))
+        raise InvalidRequest("the image cannot be read; save it anew, as a PNG or JPEG", param=IMAGE_FIELD)
+
+    def _started(self) -> _Process:
+        """A process that is idle, or a new one. Raises Unavailable."""
+        while True:
+            try:
+                process = self._idle.get_nowait()
+            except queue.Empty:
+                break
+            if process.is_alive:
+                return process
+            process.end()
+        memory = BASE_BYTES + BYTES_PER_PIXEL * self._limits.pixels
+        try:
+            return _Process([*self._command, str(memory), str(2 * self._time_s)])
+        except OSError as error:
+            log.error("no process can be started to read images: %s", error)
+            raise Unavailable("images cannot be read at the moment; send the request again later") from None
+
+
+def _picture(words: dict[str, object], png: bytes) -> Picture:
+    refused, notes = words.get("refused"), words.get("notes")
+    if isinstance(refused, str):
+        raise InvalidRequest(refused, param=IMAGE_FIELD)
+    return Picture(png, tuple(map(str, notes)) if isinstance(notes, list) else ())
+
+
+class _Process:
+    """A process of `pipelines.pictures.worker`. It reads one picture at a time, and ends with its pipes."""
+
+    def __init__(self, command: list[str]) -> None:
+        """Start it. Raises OSError."""
+        environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+        # As multiprocessing does it: the modules are where this process finds them.
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self._process = process
+        self.is_late = False
+        self.end: Callable[[], object] = weakref.finalize(self, _end, process)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._asked, self._answers = process.stdin, process.stdout
+        with self._ended_after(START_S):
+            ready = self._answers.read(len(worker.READY))
+        if ready != worker.READY:
+            self.end()
+            raise OSError(f"{' '.join(command)} ended with {process.returncode} before it was ready")
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, data: bytes, limits: Limits, time_s: float) -> tuple[dict[str, object], bytes] | None:
+        """What it says of a picture, as JSON, and the picture. None if it has ended, which it does after `time_s`."""
+        try:
+            with self._ended_after(time_s):
+                self._asked.write(worker.REQUEST.pack(len(data), limits.pixels, limits.aspect_ratio))
+                self._asked.write(data)
+                self._asked.flush()
+                words, png = worker.ANSWER.unpack(self._received(worker.ANSWER.size))
+                if words > 2**16 or png > 2**20 + 4 * limits.pixels:
+                    return None  # no answer of ours
+                return json.loads(self._received(words)), self._received(png)
+        except (OSError, EOFError, ValueError):
+            return None
+
+    def _received(self, length: int) -> bytes:
+        data = self._answers.read(length)
+        if len(data) < length:
+            raise EOFError
+        return data
+
+    @contextmanager
+    def _ended_after(self, time_s: float) -> Iterator[None]:
+        """End the process if what is done meanwhile takes longer: its pipes fail then."""
+
+        def end() -> None:
+            self.is_late = True
+            self._process.kill()
+
+        timer = threading.Timer(time_s, end)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        try:
+            pipe.close()
+        except OSError:
+            pass  # what it did not read any more cannot be written
 
 
 def check_image(data: bytes, max_pixels: int, max_aspect_ratio: float) -> bytes:
-    """Decode an image fully and return it as an upright RGB PNG.
-
-    Raises:
-        InvalidRequest: not an image, animated, truncated, too many pixels or too long and thin.
-    """
+    """The image as an upright RGB PNG, read by this process. Raises InvalidRequest."""
     try:
-        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-        if image.width * image.height > max_pixels:
-            message = f"the image must have at most {max_pixels} pixels; it is {image.width}x{image.height}"
-            raise InvalidRequest(message, param=IMAGE_FIELD)
-        if max(image.size) > max_aspect_ratio * min(image.size):
-            message = (
-                f"the image's longer side must be at most {max_aspect_ratio:g} times its shorter one; "
-                f"it is {image.width}x{image.height}"
-            )
-            raise InvalidRequest(message, param=IMAGE_FIELD)
-        # MPO, which many phones write, is a JPEG followed by a second picture: it is not animated.
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            raise InvalidRequest("the image must not be animated; send one frame", param=IMAGE_FIELD)
-        upright = ImageOps.exif_transpose(image)
-        if upright.has_transparency_data:
-            upright = _on_black(upright.convert("RGBA"))
-        out = io.BytesIO()
-        upright.convert("RGB").save(out, "PNG")
-    except IMAGE_ERRORS:
-        raise InvalidRequest("the image cannot be read; send a complete PNG, JPEG or WebP", param=IMAGE_FIELD) from None
-    return out.getvalue()
-
-
-def _on_black(image: Image.Image) -> Image.Image:
-    """An RGBA image without transparency. It is done by rows: Pillow holds the interpreter's lock meanwhile."""
-    rows = max(_PIXELS_AT_ONCE // image.width, 1)
-    for top in range(0, image.height, rows):
-        part = image.crop((0, top, image.width, min(top + rows, image.height)))
-        image.paste(Image.alpha_composite(Image.new("RGBA", part.size, "black"), part), (0, top))
-    return image
+        return read_picture(data, Limits(max_pixels, max_aspect_ratio)).png
+    except InvalidRequest as refused:
+        raise InvalidRequest(refused.message, param=IMAGE_FIELD) from None

@@ -1,0 +1,51 @@
+"""HEIC, as phones write it: upright once and not twice, the primary picture of several, in its own colors."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+
+from pipelines.errors import InvalidRequest
+from tests.unit.heic import TURNS, Pixels, heic
+from tests.unit.pictures import exif, near, read, scene, seen, turn
+
+SCENE = scene().repeat(4, 0).repeat(4, 1)[:48, :64]  # x265 takes no smaller ones
+UPRIGHT = {
+    1: SCENE, 2: SCENE[:, ::-1], 3: SCENE[::-1, ::-1], 4: SCENE[::-1], 5: SCENE.swapaxes(0, 1),
+    6: np.rot90(SCENE, -1), 7: np.rot90(SCENE, 2).swapaxes(0, 1), 8: np.rot90(SCENE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_is_turned_once_though_its_exif_says_it_again(orientation: int) -> None:
+    data = heic(SCENE, turn=TURNS[orientation], exif=exif([turn(orientation)]))
+    assert near(seen(data), UPRIGHT[orientation], 2)
+
+
+def test_its_exif_alone_turns_nothing() -> None:
+    assert near(seen(heic(SCENE, exif=exif([turn(6)]))), SCENE, 2)
+
+
+def test_a_burst_is_its_primary_picture() -> None:
+    others: list[Pixels] = [SCENE[::-1].copy(), SCENE // 2]
+    assert near(seen(heic(others[0], SCENE, others[1], primary=1)), SCENE, 2)
+    assert near(seen(heic(SCENE, *others)), SCENE, 2)
+
+
+def test_half_a_file_is_refused() -> None:
+    data = heic(SCENE)
+    with pytest.raises(InvalidRequest, match="cannot be read"):
+        read(data[: len(data) // 2])
+
+
+def test_its_colors_may_be_given_by_numbers() -> None:
+    halves = np.full_like(SCENE, 120)
+    halves[:, 32:, 1] = 200
+    shown = seen(heic(halves, colr=struct.pack(">4sHHHB", b"nclx", 12, 13, 1, 128))).astype(int)
+    assert np.abs(shown[:, :32] - 120).max() <= 2
+    # By the corners of Display P3's triangle, in linear light.
+    assert np.abs(shown[:, 32:] - (89, 203, 110)).max() <= 3
+    picture = read(heic(halves, colr=struct.pack(">4sHHHB", b"nclx", 1, 16, 1, 128)))
+    assert picture.notes == ("the image is coded for HDR screens (PQ); its brightness is taken as sRGB's",)
