@@ -197,11 +197,12 @@ def test_a_large_data_url_is_the_image_that_it_holds(pad: int, escape: bool) -> 
         b'{"user": {"image_url": "%s"}}' % (b"a" * MIB),
         b'{"input_reference": [{"image_url": {"url": "%s"}}]}' % (b"a" * MIB),
         b'{"prompt": "%s", "input_reference": {"image_url": "%s"}}' % (b"a" * MIB, b"a" * MIB),
+        b'{"input_reference": {"image_url": "%s"}, "prompt": "%s"}' % (b"a" * MIB, b"a" * MIB),
         b'{"a%s": 1}' % (b"a" * MIB),
         b'"' + b"a" * MIB,
         b"a" * MIB,
     ],
-    ids=["prompt", "beside", "within another", "too deep", "both", "name", "open", "no quote"],
+    ids=["prompt", "beside", "within another", "too deep", "both", "behind", "name", "open", "no quote"],
 )
 def test_only_the_image_may_be_large(wrong: bytes) -> None:
     with pytest.raises(RequestError) as refused:
