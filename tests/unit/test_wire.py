@@ -10,9 +10,10 @@ import pytest
 
 from deployments.api import app
 from deployments.http.cached import Cached
+from deployments.http.conditional import StoredFile
 from deployments.http.readiness import Readiness
 from tests.unit.api_world import ApiWorld
-from tests.unit.wire_world import VIDEO, completed, talk
+from tests.unit.wire_world import VIDEO, completed, sent, talk
 
 PATHS = [path for path, methods in app.openapi()["paths"].items() if "get" in methods]
 
@@ -28,6 +29,11 @@ def test_head_is_get_without_its_body(tmp_path: Path) -> None:
             assert (path, asked.status_code, asked.content) == (path, 200, b"")
             assert asked.headers == got.headers, path
             assert got.content, path
+            start, *bodies = await sent("HEAD", path)
+            assert start["status"] == 200
+            assert bodies, path
+            assert not any(body["body"] for body in bodies), path
+            assert not bodies[-1].get("more_body")
         for path in (f"/v1/videos/{live}/content", "/v1/videos/video_1", "/nowhere", "/v1/videos?limit=0"):
             got, asked = await http.get(path), await http.head(path)
             assert (asked.status_code, asked.content, asked.headers) == (got.status_code, b"", got.headers)
@@ -51,14 +57,15 @@ def test_head_of_a_file_does_not_open_it(tmp_path: Path, monkeypatch: pytest.Mon
     async def calls(http: httpx2.AsyncClient, world: ApiWorld) -> None:
         done = await completed(http, world)
 
-        def unopened(*_: Any) -> Any:
-            raise AssertionError("the file was opened")
-
-        monkeypatch.setattr("deployments.http.conditional.StoredFile._open_file", unopened)
+        opened: list[Any] = []
+        monkeypatch.setattr(StoredFile, "_open_file", lambda file: opened.append(file.path))
         asked = await http.head(f"/v1/videos/{done}/content")
         assert (asked.status_code, asked.headers["content-length"]) == (200, str(len(VIDEO)))
         part = await http.head(f"/v1/videos/{done}/content", headers={"range": "bytes=-5"})
         assert (part.status_code, part.headers["content-length"]) == (206, "5")
+        assert opened == []
+        await http.get(f"/v1/videos/{done}/content")
+        assert len(opened) == 1, "as a GET does"
 
     talk(tmp_path, calls)
 

@@ -15,6 +15,7 @@ from jobs.leases import Leases, Rendered
 from jobs.stored import ResultMetadata
 from tests.unit.api_world import ApiWorld, run_api
 
+DEADLINE_S = 60.0
 VIDEO = bytes(range(100))
 """What stands for an mp4."""
 
@@ -27,10 +28,30 @@ def talk(folder: Path, calls: Calls, *, root_path: str = "", **settings: Any) ->
     async def main() -> None:
         with run_api(folder, **settings) as world:
             transport = httpx2.ASGITransport(app=api.app, root_path=root_path, raise_app_exceptions=False)
-            async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+            client = httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1")
+            async with client as http, asyncio.timeout(DEADLINE_S):
                 await calls(http, world)
 
     asyncio.run(main())
+
+
+async def sent(method: str, path: str) -> list[dict[str, Any]]:
+    """What a replica sends to a request's server, which may leave some of it out."""
+    messages: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope: Any = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": method,
+        "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
+        "headers": [(b"host", b"127.0.0.1")], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
+    }  # fmt: skip
+    await api.app(scope, receive, send)
+    return messages
 
 
 async def completed(http: httpx2.AsyncClient, world: ApiWorld, prefix: str = "", **headers: str) -> str:
