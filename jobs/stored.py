@@ -61,6 +61,8 @@ class ResultMetadata(StoredValue):
     prompt_used: bool | None = None
     """False where the model takes no prompt but the request had one."""
     prompt_truncated: bool | None = None
+    image_notes: tuple[str, ...] | None = None
+    """What of the input image was left out of account, such as a color profile that is broken."""
     resumed_at_step: int | None = None
     """The step at which the last denoise continued from a checkpoint."""
     device: str | None = None

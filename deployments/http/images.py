@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from deployments.http.errors import Unavailable
 from pipelines.errors import InvalidRequest
 from pipelines.pictures import worker
-from pipelines.pictures.read import Limits, Picture, read_picture
+from pipelines.pictures.read import Limits, Picture
 
 log = logging.getLogger("ray.serve")
 
@@ -48,19 +47,17 @@ class Images:
         self._limits = limits
         self._time_s = time_s
         self._command = command or WORKER
-        self._threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="image")
+        self.threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="image")
+        """The threads to call `read` in. As many processes are started as they need at once."""
         self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
 
-    async def read(self, data: bytes) -> Picture:
-        """The image as an upright RGB PNG, with notes. It waits until a process is free.
+    def read(self, data: bytes) -> Picture:
+        """The image as an upright RGB PNG, with notes. It takes seconds.
 
         Raises:
             InvalidRequest: no image, or none that may be sent.
             Unavailable: no process can be started.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, data)
-
-    def _read(self, data: bytes) -> Picture:
         # A process may also end by somebody else's hand, such as the kernel's when memory is short. A picture that
         # ends two has earned it.
         for _ in range(2):
@@ -174,11 +171,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
         except OSError:
             pass  # what it did not read any more cannot be written
-
-
-def check_image(data: bytes, max_pixels: int, max_aspect_ratio: float) -> bytes:
-    """The image as an upright RGB PNG, read by this process. Raises InvalidRequest."""
-    try:
-        return read_picture(data, Limits(max_pixels, max_aspect_ratio)).png
-    except InvalidRequest as refused:
-        raise InvalidRequest(refused.message, param=IMAGE_FIELD) from None

@@ -19,7 +19,7 @@ from deployments.configuration.settings import Settings, webhook_secret
 from deployments.events import emit
 from deployments.http.auth import Caller
 from deployments.http.errors import KeyReused, NotFound, PerhapsAccepted
-from deployments.http.images import IMAGE_FIELD, check_image
+from deployments.http.images import IMAGE_FIELD, Images
 from deployments.http.limits import limits_of, too_many
 from deployments.http.schemas import CreateFields, parse_create
 from deployments.http.unbroken import Unbroken
@@ -39,6 +39,7 @@ from jobs.stored import ResultMetadata
 from pipelines.errors import InvalidRequest, KinorayError
 from pipelines.families import graph_of
 from pipelines.output import Output
+from pipelines.pictures.read import Limits, Picture
 from pipelines.requests import read_parameters, resolve, said_by
 from pipelines.shape import Asked, odd_sides
 from pipelines.strict import read_stored
@@ -77,8 +78,7 @@ class Submission:
         self._uploads = uploads
         self._outbound = Outbound(settings.outbound_allow)
         self._sends_webhooks = webhook_secret() is not None
-        # Decoding a large image takes seconds; it must not block the threads that read the job store.
-        self._images = ThreadPoolExecutor(1, thread_name_prefix="image")
+        self._images = Images(Limits(settings.max_image_pixels, settings.max_image_aspect_ratio))
         # One of these threads writes for all that wait.
         self._accepting = ThreadPoolExecutor(settings.max_creates_at_once, thread_name_prefix="accept")
         self._arrivals = Arrivals(database)
@@ -99,8 +99,8 @@ class Submission:
         _check_key(request.idempotency_key)
         body = parse_create(request.fields if request.remix_of is None else _remixed(request.fields, request.remix_of))
         image = await self._image(request)
-        job = self._job(body, request, has_image=image is not None)
-        storing = self._unbroken.begin(self._accept(job, image, request))
+        job = self._job(body, request, image)
+        storing = self._unbroken.begin(self._accept(job, None if image is None else image.png, request))
         try:
             return await asyncio.shield(storing)
         except asyncio.CancelledError:
@@ -117,7 +117,7 @@ class Submission:
             emit("job.accepted", job_id=job.id, model=job.model, size=size, cost_s=round(accepted.cost_s, 2))
         return accepted
 
-    def _job(self, body: CreateFields, request: CreateRequest, *, has_image: bool) -> Job:
+    def _job(self, body: CreateFields, request: CreateRequest, image: Picture | None) -> Job:
         model = body.model or self._settings.models[0]
         card = self._cards.get(model)
         if card is None:
@@ -132,6 +132,7 @@ class Submission:
         asked = body.asked()
         if request.remix_of is not None:
             asked = _kept_shape(asked, request.remix_of, request.fields)
+        has_image = image is not None
         parameters = resolve(body.generation(), card, asked=asked, has_image=has_image)
         graph = graph_of(card, parameters, has_image)
         job_id, now, bucket = new_job_id(), time.time(), self._settings.bucket
@@ -153,24 +154,25 @@ class Submission:
             folder=None if bucket is None else job_folder(bucket.folders, job_id=job_id, model=model, accepted_at=now),
             result_metadata=ResultMetadata(
                 prompt_used=False if body.prompt and not card.TAKES_PROMPT else None,
+                image_notes=image.notes or None if image is not None else None,
                 warnings=odd_sides(*(asked.size or (parameters.width, parameters.height))),
             ),
         )
 
-    async def _image(self, request: CreateRequest) -> bytes | None:
+    async def _image(self, request: CreateRequest) -> Picture | None:
         source = request.remix_of
         if request.image is not None:
             given = await self._referred(request.image) if isinstance(request.image, str) else request.image
-            limits = self._settings.max_image_pixels, self._settings.max_image_aspect_ratio
-            return await asyncio.get_running_loop().run_in_executor(self._images, check_image, given, *limits)
+            return await asyncio.get_running_loop().run_in_executor(self._images.threads, self._images.read, given)
         if source is None or not source.has_image:
             return None
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._files, self._artifacts.get, input_key(source))
+            png = await asyncio.get_running_loop().run_in_executor(self._files, self._artifacts.get, input_key(source))
         except FileNotFoundError:
             raise NotFound(
                 "the video's image is gone; send it again", param=IMAGE_FIELD, code="video_expired"
             ) from None
+        return Picture(png, source.result_metadata.image_notes or ())
 
     async def _referred(self, reference: str) -> bytes:
         if is_upload_id(reference):

@@ -17,7 +17,6 @@ from PIL import Image
 from deployments.configuration.api_keys import SCOPES, KeyLimits
 from deployments.http.auth import Caller
 from deployments.http.body import _read_json, read_body
-from deployments.http.images import check_image
 from deployments.http.reference import PIECE_BYTES
 from deployments.http.schemas import MAX_FIELDS
 from deployments.http.submission import CreateRequest
@@ -161,13 +160,6 @@ def test_a_large_image_stops_nobody_else(jobs: Jobs, tmp_path: Path) -> None:
         assert (await accept(door, FORM, body)).has_image
 
     assert stalls(create) < STALL_S
-
-
-def test_a_transparent_image_is_put_on_black_to_its_last_row() -> None:
-    picture = io.BytesIO()
-    Image.new("RGBA", (2000, 1100), (255, 0, 0, 128)).save(picture, "PNG", compress_level=1)
-    checked = Image.open(io.BytesIO(check_image(picture.getvalue(), 10**7, 8)))
-    assert checked.getextrema() == ((128, 128), (0, 0), (0, 0))
 
 
 @pytest.mark.parametrize("escape", [False, True])

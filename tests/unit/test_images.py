@@ -1,0 +1,201 @@
+"""No picture takes the API down: it is read by a process that may crash, hang or grow without harm to others."""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from deployments.http.errors import Unavailable
+from deployments.http.images import IMAGE_FIELD, Images
+from pipelines.errors import InvalidRequest
+from pipelines.paths import ROOT
+from pipelines.pictures.read import Limits
+from tests.conftest import DEADLINE_S
+from tests.unit.conftest import Jobs
+from tests.unit.door import Door
+from tests.unit.pictures import encoded, scene
+
+LIMITS = Limits(10**6, 8)
+PNG = encoded(scene(), "PNG")
+ODD = textwrap.dedent("""
+    import os, signal, sys, time
+    from pipelines.errors import InvalidRequest
+    from pipelines.pictures import worker
+    real = worker.read_picture
+    def read(data, limits):
+        what, _, more = data.partition(b" ")
+        if what == b"crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if what == b"once" and not os.path.exists(more):
+            open(more, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == b"once":
+            return real(open(more + b".png", "rb").read(), limits)
+        if what == b"hang":
+            open(more or os.devnull, "w").close()
+            time.sleep(10_000)
+        if what == b"grow":
+            bytearray(10 * 2**30)
+        if what == b"tell":
+            raise InvalidRequest(" ".join(os.environ))
+        if what == b"print":
+            os.write(1, b"x" * 1000)
+            print("y", flush=True)
+            return real(data[6:], limits)
+        return real(data, limits)
+    worker.read_picture = read
+    worker.main(*map(int, sys.argv[1:]))
+""")
+"""The real process, with decoders that do what decoders may do."""
+
+
+def odd(time_s: int = 60) -> Images:
+    return Images(LIMITS, time_s=time_s, command=[sys.executable, "-P", "-c", ODD])
+
+
+def children() -> list[psutil.Process]:
+    return [each for each in psutil.Process().children() if "-P" in each.cmdline()]
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def refusal(images: Images, data: bytes) -> str:
+    with pytest.raises(InvalidRequest) as refused:
+        images.read(data)
+    assert refused.value.param == IMAGE_FIELD
+    return refused.value.message
+
+
+def pixels(png: bytes) -> bytes:
+    return Image.open(io.BytesIO(png)).tobytes()
+
+
+def test_one_process_reads_one_picture_after_another_and_none_is_there_before_the_first() -> None:
+    before = children()
+    images = Images(LIMITS)
+    assert children() == before
+    assert pixels(images.read(PNG).png) == scene().tobytes()
+    (process,) = set(children()) - set(before)
+    assert "cannot be read" in refusal(images, b"none")
+    assert pixels(images.read(PNG).png) == scene().tobytes()
+    assert set(children()) - set(before) == {process}
+    del images
+    gc.collect()  # the error of the refusal still knows it
+    until(lambda: not process.is_running())
+
+
+def test_it_loads_pillow_and_little_else() -> None:
+    loaded = "import sys, pipelines.pictures.worker; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", loaded], check=True, capture_output=True, text=True, cwd=ROOT)
+    heavy = {"torch", "numpy", "ray", "fastapi", "pydantic", "deployments", "pi_heif", "sqlalchemy"}
+    assert heavy.isdisjoint(modules.stdout.split())
+
+
+def test_a_picture_that_crashes_the_decoder_is_refused_and_the_next_one_read() -> None:
+    images = odd()
+    assert refusal(images, b"crash") == "the image cannot be read; save it anew, as a PNG or JPEG"
+    assert pixels(images.read(PNG).png) == scene().tobytes()
+
+
+def test_a_picture_is_not_blamed_for_one_end_of_a_process(tmp_path: Path) -> None:
+    (tmp_path / "there.png").write_bytes(PNG)
+    assert pixels(odd().read(b"once " + bytes(tmp_path / "there")).png) == scene().tobytes()
+
+
+def test_a_picture_that_hangs_the_decoder_is_refused_after_its_time_and_holds_up_no_other() -> None:
+    images = odd(time_s=3)
+    assert images.threads._max_workers > 1
+    hanging = images.threads.submit(refusal, images, b"hang")
+    assert pixels(images.threads.submit(images.read, PNG).result(DEADLINE_S).png) == scene().tobytes()
+    assert "takes longer than 3 s" in hanging.result(DEADLINE_S)
+
+
+def test_a_decoder_that_asks_for_too_much_memory_gets_none_and_goes_on() -> None:
+    images = odd()
+    images.read(PNG)
+    before = children()
+    assert "takes too much memory" in refusal(images, b"grow")
+    images.read(PNG)
+    assert children() == before
+
+
+def test_a_process_that_ended_while_idle_is_replaced() -> None:
+    before, images = children(), Images(LIMITS)
+    images.read(PNG)
+    (process,) = set(children()) - set(before)
+    process.kill()
+    until(lambda: process.status() == psutil.STATUS_ZOMBIE)
+    assert pixels(images.read(PNG).png) == scene().tobytes()
+
+
+def test_the_process_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KINORAY_WEBHOOK_SECRET", "whsec_a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a")
+    told = refusal(odd(), b"tell").split()
+    assert not {name for name in told if name.startswith(("KINORAY", "AWS", "DATABASE"))}
+
+
+def test_what_a_library_prints_is_no_answer() -> None:
+    assert pixels(odd().read(b"print " + PNG).png) == scene().tobytes()
+
+
+@pytest.mark.parametrize("command", [["/there/is/none"], [sys.executable, "-c", "raise SystemExit(1)"]])
+def test_where_no_process_can_start_the_service_is_at_fault(command: list[str]) -> None:
+    with pytest.raises(Unavailable, match="send the request again later"):
+        Images(LIMITS, command=command).read(PNG)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_process_ends_with_a_replica_that_is_killed(busy: bool, tmp_path: Path) -> None:
+    begin = textwrap.dedent("""
+        import sys
+        from deployments.http.images import Images
+        from pipelines.pictures.read import Limits
+        images = Images(Limits(10**6, 8), time_s=1, command=[sys.executable, "-P", "-c", sys.argv[1]])
+        process = images._started()
+        print(process._process.pid, flush=True)
+        if sys.argv[2] == "True":
+            process.ask(b"hang " + sys.argv[3].encode(), Limits(10**6, 8), 10_000)
+        sys.stdin.read()
+    """)
+    replica = subprocess.Popen(
+        [sys.executable, "-c", begin, ODD, str(busy), str(tmp_path / "hangs")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    with replica:
+        assert replica.stdout is not None
+        process = psutil.Process(int(replica.stdout.readline()))
+        if busy:
+            until((tmp_path / "hangs").exists)
+        replica.send_signal(signal.SIGKILL)
+        until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_what_was_left_out_of_account_is_in_the_job_and_in_a_remix(jobs: Jobs, tmp_path: Path) -> None:
+    door = Door(jobs, tmp_path)
+    made = door.ask(fields={"model": "svd-tiny"}, image=encoded(scene(), "PNG", icc_profile=b"none"))
+    note = "the image's color profile cannot be used; its colors are taken as sRGB"
+    assert made.result_metadata.written()["image_notes"] == [note]
+    assert door.ask(remix_of=made, fields={"seed": 3}).result_metadata.image_notes == (note,)
+    sound = door.ask(fields={"model": "svd-tiny"}, image=PNG)
+    assert "image_notes" not in sound.result_metadata.written()
+    assert door.ask(remix_of=made, image=PNG).result_metadata.image_notes is None
