@@ -30,11 +30,12 @@ from deployments.http.error_handler import install
 from deployments.http.errors import NotFound, NotImplementedHere, NotReady, Unavailable
 from deployments.http.failed_starts import FailedStarts
 from deployments.http.heads import is_head
+from deployments.http.in_hand import InHand, in_threads
 from deployments.http.known import video_of
 from deployments.http.middleware import install_middleware
 from deployments.http.notifying import Notifying
 from deployments.http.origin import Origins
-from deployments.http.overload import Gate, HeldOpen, Lane
+from deployments.http.overload import HeldOpen, Lane
 from deployments.http.prefer import parse_prefer
 from deployments.http.queue_view import QueueView
 from deployments.http.readiness import STALE_S, Readiness, answer, readiness
@@ -106,7 +107,7 @@ class Api:
         self.jobs = JobStore(database)
         self.deployments = deployment_names(self.cards)
         self.failed_starts, self.pins = FailedStarts(StageFailures(database)), Pins(database)
-        self.gate = Gate(settings.max_creates_at_once, settings.max_bytes_at_once, settings.max_body_bytes)
+        self.in_hand = InHand(settings.max_creates_at_once, settings.max_bytes_at_once)
         self.reads = Lane("reads", READERS, settings.max_reads_at_once)
         self.changes = Lane("changes", ENDERS, settings.max_reads_at_once)
         self.contents = Contents(self.store, settings.max_reads_at_once)
@@ -281,10 +282,11 @@ class Api:
     async def begin_upload(self, request: Request) -> Upload:
         """Get a URL to send a video's first frame to. Then name the upload's id in `input_reference`."""
         caller = caller_of(request, self.authenticator, "submit")
-        with self.gate.enter(request.headers):
+        with self.in_hand.enter(request.headers) as place:
             fields, _ = await read_body(request, self.settings.max_body_bytes)
+            place.read()
             asked = parse_upload(fields)
-            return await self._with_files(self.uploads.begin, asked, caller, str(request.base_url))
+            return await in_threads(self.files, self.uploads.begin, asked, caller, str(request.base_url))
 
     @app.put(
         "/v1/uploads/{upload_id}", openapi_extra=openapi.file_body(), dependencies=BEARER, status_code=204,
@@ -293,9 +295,10 @@ class Api:
     async def receive_upload(self, request: Request, upload_id: str) -> None:
         """Send the file here if the service has no bucket."""
         caller = caller_of(request, self.authenticator, "submit")
-        with self.gate.enter(request.headers):
+        with self.in_hand.enter(request.headers) as place:
             data = await read_file(request, self.settings.max_body_bytes)
-            await self._with_files(self.uploads.receive, upload_id, caller, data)
+            place.read()
+            await in_threads(self.files, self.uploads.receive, upload_id, caller, data)
 
     @app.post("/v1/videos/edits", include_in_schema=False)
     @app.post("/v1/videos/extensions", include_in_schema=False)
@@ -348,8 +351,9 @@ class Api:
         left: Callable[[Job], Coroutine[Any, Any, None]] | None = None,
     ) -> Job:
         """Accept a job. If the client leaves while it is being stored, `left` is run with it once it is."""
-        with self.gate.enter(request.headers):
+        with self.in_hand.enter(request.headers) as place:
             fields, image = await read_body(request, self.settings.max_body_bytes)
+            place.read()
             job = await self.submission.accept(CreateRequest(fields, image, caller, idempotency_key, remix_of), left)
         self.notifying.of_job()
         return job
@@ -398,7 +402,3 @@ class Api:
     def _shown(self, request: Request, job: Job) -> Video:
         """A job as this request's sender sees it."""
         return Video.of(job, self.queue.place(job), self.contents.urls(job, request.scope["root_path"]))
-
-    async def _with_files(self, work: Callable[..., T], *inputs: Any) -> T:
-        """Run work that may wait for the artifact store in separate threads, so that job store reads need not wait."""
-        return await asyncio.get_running_loop().run_in_executor(self.files, work, *inputs)

@@ -17,13 +17,15 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.types import Message, Receive
 
-from deployments.http.errors import PayloadTooLarge
+from deployments.http.errors import PayloadTooLarge, TooSlow
 from deployments.http.extra import spread
 from deployments.http.form import read_form, text_of
 from deployments.http.images import IMAGE_FIELD
+from deployments.http.in_hand import expect, in_threads
 from deployments.http.nesting import path_of, put
 from deployments.http.reference import Sent, read_reference
 from deployments.http.schemas import MAX_FIELDS, MAX_FIELDS_BYTES, speakable
+from deployments.http.sizes import declared_bytes
 from pipelines.errors import InvalidRequest
 
 T = TypeVar("T")
@@ -36,6 +38,8 @@ MOST_TAKEN = 16
 """The most long strings that a body may have: far more pictures than any model takes."""
 MAY_BE_EMPTY = frozenset({"negative_prompt"})
 """The fields for which an empty value in a form says something: not to use the model's own."""
+SILENCE_S, LONGEST_S = 20.0, 120.0
+"""How long a body may let wait for its next piece, and for its end. A body of 32 MiB needs 2.2 Mbit/s."""
 # Not the default threads, which read the job store: large bodies take tenths of a second each.
 _THREADS = ThreadPoolExecutor(2, thread_name_prefix="body")
 
@@ -46,7 +50,7 @@ async def read_body(request: Request, max_bytes: int) -> Body:
     The openai client always sends a form, even without a file, and sends its `extra_body` as flat form fields.
 
     Raises:
-        InvalidRequest, PayloadTooLarge: the body cannot be read.
+        InvalidRequest, PayloadTooLarge, TooSlow: the body cannot be read.
     """
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
@@ -61,7 +65,7 @@ async def read_body(request: Request, max_bytes: int) -> Body:
 
 
 async def read_file(request: Request, max_bytes: int) -> bytes:
-    """Read a body that consists of one file. Raises PayloadTooLarge."""
+    """Read a body that consists of one file. Raises PayloadTooLarge, TooSlow."""
     return await _read(request, max_bytes, lambda data: data)
 
 
@@ -69,18 +73,24 @@ async def _read(request: Request, max_bytes: int, parse: Callable[[bytes], T]) -
     chunks = [chunk async for chunk in Request(request.scope, _bounded(request, max_bytes)).stream()]
     if sum(map(len, chunks)) <= SMALL_BYTES:
         return parse(b"".join(chunks))
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, lambda: parse(b"".join(chunks)))
+    return await in_threads(_THREADS, lambda: parse(b"".join(chunks)))
 
 
 def _bounded(request: Request, max_bytes: int) -> Receive:
-    """The request's body stream, which fails once it is too large, whether or not the request declared its length."""
+    """The request's body stream, which fails once it is too large or too slow, whatever length the request declared."""
     received = 0
+    ends_at = asyncio.get_running_loop().time() + LONGEST_S
 
     async def receive() -> Message:
         nonlocal received
-        message = await request.receive()
+        try:
+            async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + SILENCE_S, ends_at)):
+                message = await request.receive()
+        except TimeoutError:
+            raise TooSlow("the body did not arrive in time; send the request again") from None
         received += len(message.get("body", b""))
-        if max(received, int(request.headers.get("content-length") or 0)) > max_bytes:
+        expect(len(message.get("body", b"")))
+        if max(received, declared_bytes(request.headers) or 0) > max_bytes:
             raise PayloadTooLarge(f"the body must be at most {max_bytes} bytes")
         return message
 

@@ -7,6 +7,7 @@ KinorayError                  500
 │   ├── Forbidden             403: the API key may not do that
 │   ├── NotFound              404
 │   ├── PayloadTooLarge       413
+│   ├── TooSlow               408: the body does not arrive
 │   ├── NotReady              400: the job exists, its result does not yet
 │   ├── NoSuchRange           416: the file has nothing of what Range asks for
 │   ├── KeyReused             422: the idempotency key belongs to another request
@@ -53,6 +54,13 @@ class PayloadTooLarge(RequestError):
 
     code = "payload_too_large"
     http_status = 413
+
+
+class TooSlow(RequestError):
+    """The request's body does not arrive in time."""
+
+    code = "body_timeout"
+    http_status = 408
 
 
 class NotReady(RequestError):

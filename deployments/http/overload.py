@@ -16,8 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from starlette.datastructures import Headers
-
 from deployments.http.errors import Overloaded
 
 T = TypeVar("T")
@@ -60,38 +58,6 @@ class Lane:
     def _leave(self, _: Future[Any]) -> None:
         with self._lock:
             self._inside -= 1
-
-
-class Gate:
-    """Bounds the requests with bodies that one replica has in hand, in number and in bytes. Used on the event loop."""
-
-    def __init__(self, most: int, most_bytes: int, most_body_bytes: int) -> None:
-        """
-        Args:
-            most_body_bytes: the size that a body counts for if it does not say its own, and the largest that is read.
-        """
-        self._most, self._most_bytes, self._most_body_bytes = most, most_bytes, most_body_bytes
-        self._inside = 0
-        self._bytes = 0
-
-    @contextmanager
-    def enter(self, headers: Headers) -> Iterator[None]:
-        """Take a request in until its work is done.
-
-        Raises:
-            Overloaded: there is no room for it now. Nothing of its body has been read.
-        """
-        declared = headers.get("content-length", "")
-        size = min(int(declared), self._most_body_bytes) if declared.isdecimal() else self._most_body_bytes
-        if self._inside >= self._most or (self._bytes and self._bytes + size > self._most_bytes):
-            raise overloaded("creates")
-        self._inside += 1
-        self._bytes += size
-        try:
-            yield
-        finally:
-            self._inside -= 1
-            self._bytes -= size
 
 
 class HeldOpen:

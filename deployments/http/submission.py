@@ -20,6 +20,7 @@ from deployments.events import emit
 from deployments.http.auth import Caller
 from deployments.http.errors import KeyReused, NotFound, PerhapsAccepted
 from deployments.http.images import IMAGE_FIELD, Images
+from deployments.http.in_hand import expect, in_threads
 from deployments.http.limits import limits_of, too_many
 from deployments.http.schemas import CreateFields, parse_create
 from deployments.http.unbroken import Unbroken
@@ -111,7 +112,7 @@ class Submission:
     async def _accept(self, job: Job, image: bytes | None, request: CreateRequest) -> Job:
         # A job without an image needs no artifact store, and must not wait behind jobs that do.
         threads = self._accepting if image is None else self._files
-        accepted = await asyncio.get_running_loop().run_in_executor(threads, self._store, job, image, request)
+        accepted = await in_threads(threads, self._store, job, image, request)
         if accepted.id == job.id:
             size = f"{job.parameters['width']}x{job.parameters['height']}"
             emit("job.accepted", job_id=job.id, model=job.model, size=size, cost_s=round(accepted.cost_s, 2))
@@ -163,11 +164,12 @@ class Submission:
         source = request.remix_of
         if request.image is not None:
             given = await self._referred(request.image) if isinstance(request.image, str) else request.image
-            return await asyncio.get_running_loop().run_in_executor(self._images.threads, self._images.read, given)
+            return await in_threads(self._images.threads, self._images.read, given)
         if source is None or not source.has_image:
             return None
         try:
-            png = await asyncio.get_running_loop().run_in_executor(self._files, self._artifacts.get, input_key(source))
+            expect(self._settings.max_body_bytes)
+            png = await in_threads(self._files, self._artifacts.get, input_key(source))
         except FileNotFoundError:
             raise NotFound(
                 "the video's image is gone; send it again", param=IMAGE_FIELD, code="video_expired"
@@ -175,9 +177,10 @@ class Submission:
         return Picture(png, source.result_metadata.image_notes or ())
 
     async def _referred(self, reference: str) -> bytes:
+        expect(self._settings.max_body_bytes)
         if is_upload_id(reference):
             read = partial(self._uploads.read, reference, param=IMAGE_FIELD)
-            return await asyncio.get_running_loop().run_in_executor(self._files, read)
+            return await in_threads(self._files, read)
         return await self._fetch(reference)
 
     async def _fetch(self, url: str) -> bytes:

@@ -19,7 +19,7 @@ from deployments.api import STORING
 from deployments.http import overload, queue_view
 from deployments.http.cached import Cached
 from deployments.http.errors import Overloaded
-from deployments.http.overload import Gate, HeldOpen, Lane
+from deployments.http.overload import HeldOpen, Lane
 from deployments.http.queue_view import QueueView
 from deployments.http.readiness import Readiness
 from jobs.record import Job
@@ -70,7 +70,7 @@ def test_a_create_too_many_is_refused_before_its_body_is_read_and_the_rest_goes_
 
             world.api.submission.accept = slow
             first = asyncio.create_task(http.post("/v1/videos", json={"prompt": "p"}))
-            await until(lambda: world.api.gate._inside == 1)
+            await until(lambda: world.api.in_hand.working == 1)
             for path in ("/v1/videos", "/v1/videos/sync", f"/v1/videos/{job['id']}/remix", "/v1/uploads"):
                 status, headers = await world.ask("POST", path, unread, **JSON)
                 assert (path, status) == (path, 503)
@@ -100,28 +100,7 @@ def test_a_create_that_fails_makes_room(world: ApiWorld) -> None:
             return [(await http.post("/v1/videos", json=each)).status_code for each in wrong]
 
     assert asyncio.run(run()) == [400, 400, 400]
-    assert (world.api.gate._inside, world.api.gate._bytes) == (0, 0)
-
-
-def length(size: int | None) -> Headers:
-    return Headers({} if size is None else {"content-length": str(size)})
-
-
-def test_bodies_are_bounded_in_bytes() -> None:
-    gate = Gate(10, 1000, 600)
-    with gate.enter(length(500)), gate.enter(length(500)), pytest.raises(Overloaded), gate.enter(length(1)):
-        pass
-    with gate.enter(length(500)):
-        with pytest.raises(Overloaded), gate.enter(length(None)):  # it may be as large as any
-            pass
-        with gate.enter(length(400)):
-            pass
-    with gate.enter(length(None)), gate.enter(length(400)):
-        pass
-    with gate.enter(length(10**12)), gate.enter(length(400)):  # its reader refuses it at the largest size
-        pass
-    with Gate(10, 100, 600).enter(length(600)):  # else it could never be accepted
-        pass
+    assert (world.api.in_hand.working, world.api.in_hand.bytes) == (0, 0)
 
 
 def test_reads_that_stand_still_delay_neither_creates_nor_cancels_nor_probes(world: ApiWorld) -> None:
@@ -257,7 +236,8 @@ def test_openais_client_comes_again_after_the_time_it_is_told(world: ApiWorld, m
         async with world.http() as http:
             ours: Any = http
             client = AsyncOpenAI(base_url="http://127.0.0.1/v1", api_key="k", http_client=ours)
-            with world.api.gate.enter(length(1)):
+            with world.api.in_hand.enter(Headers({"content-length": "1"})) as place:
+                place.read()
                 began_at = time.monotonic()
                 asked = asyncio.create_task(client.videos.create(prompt="p", model="ltx-tiny"))
                 await asyncio.sleep(0.1)
@@ -296,7 +276,7 @@ def test_a_lane_counts_a_thread_until_it_is_free_whoever_has_left() -> None:
 
 
 def test_streams_that_begin_together_are_as_many_as_there_may_be(tmp_path: Path) -> None:
-    async def run() -> None:
+    async def run(world: ApiWorld) -> None:
         async with world.http() as http:
             path = f"/v1/videos/{(await http.post('/v1/videos', json={'prompt': 'p'})).json()['id']}"
             end = asyncio.Event()
@@ -312,14 +292,14 @@ def test_streams_that_begin_together_are_as_many_as_there_may_be(tmp_path: Path)
             assert sorted([status for status, _ in await asyncio.gather(*asked)])[:2] == [200, 200]
 
     with run_api(tmp_path, max_held_open=2) as world:
-        asyncio.run(run())
+        asyncio.run(run(world))
         assert world.api.held_open._open == 0
 
 
 def test_a_cancel_does_not_wait_for_files_to_go(tmp_path: Path) -> None:
     hold = Hold()
 
-    async def run() -> None:
+    async def run(world: ApiWorld) -> None:
         async with world.http() as http, asyncio.timeout(DEADLINE_S / 2):
             asked = [http.post("/v1/videos", json={"prompt": "p", "input_reference": PICTURE}) for _ in range(4)]
             ids = [(await each).json()["id"] for each in asked]
@@ -330,7 +310,7 @@ def test_a_cancel_does_not_wait_for_files_to_go(tmp_path: Path) -> None:
     with run_api(tmp_path) as world:
         world.api.store.delete_prefix = lambda _: hold()
         try:
-            asyncio.run(run())
+            asyncio.run(run(world))
         finally:
             hold.go.set()
 
@@ -338,7 +318,7 @@ def test_a_cancel_does_not_wait_for_files_to_go(tmp_path: Path) -> None:
 def test_uploads_leave_the_job_stores_connections_to_reads(tmp_path: Path) -> None:
     """While another process writes and all of them wait for it."""
 
-    async def run() -> None:
+    async def run(world: ApiWorld) -> None:
         other = sqlite3.connect(tmp_path / "jobs.sqlite3", isolation_level=None)
         async with world.http() as http:
             path = f"/v1/videos/{(await http.post('/v1/videos', json={'prompt': 'p'})).json()['id']}"
@@ -353,7 +333,7 @@ def test_uploads_leave_the_job_stores_connections_to_reads(tmp_path: Path) -> No
         other.close()
 
     with run_api(tmp_path) as world:
-        asyncio.run(run())
+        asyncio.run(run(world))
 
 
 def test_what_is_held_open_is_counted_while_it_is() -> None:
