@@ -75,12 +75,12 @@ def publish_retries_total() -> Counter:
 
 @cache
 def unpublished_jobs() -> Gauge:
-    return Gauge("kinoray_unpublished_jobs", description="Finished videos of a conductor that are not stored yet.")
+    return Gauge("kinoray_unpublished_jobs", description="Denoised jobs of a conductor that are not stored yet.")
 
 
 @cache
 def unpublished_bytes() -> Gauge:
-    return Gauge("kinoray_unpublished_bytes", description="The size of these videos.")
+    return Gauge("kinoray_unpublished_bytes", description="The size of their latents and videos.")
 
 
 @cache

@@ -82,9 +82,9 @@ class Settings(StrictModel):
     expires_in_s: float | None = Field(default=None, gt=0, le=TEN_YEARS_S)
     """How long a finished video's files stay, unless its request sets it; None keeps them until they are deleted."""
     max_unpublished: int = Field(default=64, ge=1)
-    """How many finished videos of one conductor may wait for the artifact store before it begins no more jobs."""
+    """How many jobs of one conductor may be denoised and not stored yet before it begins no more."""
     max_unpublished_bytes: int = Field(default=2**30, ge=1)
-    """How large these videos may be, together."""
+    """How large their latents and videos may be, together."""
     sweep_every_s: float = Field(default=60, gt=0)
     """How often the sweeper looks for expired files, and for files that dead processes have left."""
     bucket: BucketSettings | None = None

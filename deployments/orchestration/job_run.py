@@ -66,10 +66,7 @@ def plan_of(card: ModelCard, job: Job) -> Graph:
 
 
 class JobRun:
-    """Runs one job. `stage_seconds` and `result_metadata` grow as nodes finish; `replica` is the one that works now.
-
-    `unpublished_bytes` is the size of the finished video, once there is one.
-    """
+    """Runs one job. `stage_seconds` and `result_metadata` grow as nodes finish; `replica` is the one that works now."""
 
     def __init__(
         self,
@@ -86,7 +83,7 @@ class JobRun:
         self.job = job
         self.result_metadata = job.result_metadata
         self.call: StageCall | None = None
-        self.unpublished_bytes: int | None = None
+        self._made_bytes = 0  # of what the last node has made
         self._plan = plan
         self._stages = stages
         self._lease = lease
@@ -105,6 +102,11 @@ class JobRun:
     def wants_denoiser(self) -> bool:
         """Whether it has a denoiser or will soon need one."""
         return self._at in AHEAD_OF_DENOISE
+
+    @property
+    def unpublished_bytes(self) -> int | None:
+        """The size of the latents, or of the finished video, of a job that needs no denoiser any more; else None."""
+        return None if self.wants_denoiser else self._made_bytes
 
     @property
     def stage_seconds(self) -> dict[str, float]:
@@ -307,8 +309,7 @@ class JobRun:
         seconds = round(finished.seconds, 4)
         self._seconds[node.name] = node.stage, seconds
         self.result_metadata = self.result_metadata.updated(finished.result_metadata)
-        if node.name == self._graph.nodes[-1].video:
-            self.unpublished_bytes = finished.nbytes
+        self._made_bytes = finished.nbytes
         metrics.stage_seconds().observe(finished.seconds, {"model": self.job.model, "stage": node.stage})
         if finished.nbytes:
             metrics.stage_output_bytes().observe(finished.nbytes, {"model": self.job.model, "stage": node.stage})

@@ -1,4 +1,7 @@
-"""Bounds what a conductor has rendered and not yet stored, so that an outage of the bucket fills no memory or disk."""
+"""Bounds what a conductor has denoised and not yet stored, so that it fills no memory or disk while it waits.
+
+It waits for decoders that are slower than the denoisers, or for a bucket that is away.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,16 @@ log = logging.getLogger("ray.serve")
 
 
 class PublicationBacklog:
-    """The finished videos of a conductor's jobs that wait for the artifact store, in the object stores of the nodes.
+    """The latents and videos of a conductor's jobs that need no denoiser any more, in the object stores of the nodes.
 
-    While there are too many, the conductor claims no job and none of its jobs gets a denoiser. What denoises or decodes
-    already goes on, so that the bound is exceeded by as many jobs. Each conductor has a bound of its own.
+    While there are too many, the conductor claims no job and none of its jobs gets a denoiser. What is denoised already
+    goes on, so that the bound is exceeded by as many jobs. Each conductor has a bound of its own.
     """
 
     def __init__(self, unpublished: Callable[[], Iterable[int]], max_jobs: int, max_bytes: int) -> None:
         """
         Args:
-            unpublished: gives the bytes of each finished video that is not stored yet.
+            unpublished: gives the bytes that each such job holds.
         """
         self._unpublished = unpublished
         self._max_jobs = max_jobs
@@ -38,11 +41,11 @@ class PublicationBacklog:
         full = len(sizes) >= self._max_jobs or sum(sizes) >= self._max_bytes
         if full and not self._was_full:
             log.warning(
-                "%d finished videos (%d MiB) wait for the artifact store; until it takes them, no more jobs are begun",
+                "%d denoised jobs (%d MiB) wait to be decoded and stored; until some are, no more jobs are begun",
                 len(sizes),
                 sum(sizes) / 2**20,
             )
         if self._was_full and not full:
-            log.warning("the artifact store takes videos again: jobs are begun again")
+            log.warning("fewer denoised jobs wait: jobs are begun again")
         self._was_full = full
         return full

@@ -108,17 +108,18 @@ def test_a_job_leaves_its_denoiser_as_soon_as_the_denoise_is_about_to_end() -> N
     assert log.count("freed") == 1
 
 
-def test_a_video_counts_as_unpublished_from_its_decode_on() -> None:
-    world = World({Stage.PUBLISH: [[Started("p1")]]})
+@pytest.mark.parametrize("stage", [Stage.DECODE, Stage.PUBLISH])
+def test_a_job_counts_as_unpublished_once_it_needs_no_denoiser(stage: Stage) -> None:
+    world = World({stage: [[Started("r1")]]})
 
-    async def publish() -> None:
-        call = await world.until_called(Stage.PUBLISH)
+    async def look() -> None:
+        call = await world.until_called(stage)
         assert world.run.unpublished_bytes == FINISHED.nbytes
         call.fail(Enough())
 
     assert world.run.unpublished_bytes is None
     with pytest.raises(Enough):
-        world.finish(publish)
+        world.finish(look)
 
 
 def test_a_migrated_denoise_continues_elsewhere_from_its_commit_and_both_parts_count() -> None:

@@ -54,4 +54,4 @@ def test_it_says_once_that_it_is_full_and_once_that_it_is_not(caplog: pytest.Log
         waiting.clear()
         for _ in range(3):
             backlog.is_full()
-    assert ["wait for the artifact store" in each.message for each in caplog.records] == [True, False]
+    assert ["wait to be decoded and stored" in each.message for each in caplog.records] == [True, False]
