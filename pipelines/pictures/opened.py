@@ -37,7 +37,7 @@ def unreadable() -> InvalidRequest:
 
 
 def incomplete() -> InvalidRequest:
-    return InvalidRequest("the image is incomplete: its end is missing; send the whole file")
+    return InvalidRequest("the image cannot be read: its end is missing; send the whole file")
 
 
 def animated() -> InvalidRequest:

@@ -269,8 +269,8 @@ def test_pixels_that_are_broken_are_refused() -> None:
     length = int.from_bytes(PNG[at - 4 : at], "big")
     assert "cannot be read" in refusal(PNG[: at + 4 + length] + bytes(4) + PNG[at + 8 + length :])
     assert "cannot be read" in refusal(with_chunks(PNG, chunk(b"CgBI", bytes(4))))
-    assert "incomplete" in refusal(PNG[:-40])
-    assert "incomplete" in refusal(PNG[:33])
+    assert "its end is missing" in refusal(PNG[:-40])
+    assert "its end is missing" in refusal(PNG[:33])
 
 
 def test_a_png_without_its_end_or_with_more_behind_it_is_whole() -> None:
@@ -288,7 +288,7 @@ def test_a_jpeg_may_lack_its_end_marker_and_nothing_more() -> None:
         assert near(seen(data[:-2]), seen(data), 0)
         assert near(seen(data[:-1]), seen(data), 0)
         for missing in (4, 10, 60):
-            assert "incomplete" in refusal(data[:-missing])
+            assert "its end is missing" in refusal(data[:-missing])
         assert near(seen(data + bytes(500)), seen(data), 0)
 
 
