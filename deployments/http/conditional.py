@@ -23,7 +23,7 @@ MOST_RANGES = 100
 KEPT = ("cache-control", "etag", "last-modified", "x-video-id")
 """The headers that a 304 has too."""
 _TAG = re.compile(r'"[^"]*"')
-_RANGE = re.compile(r"([0-9]{0,18})\s*-\s*([0-9]{0,18})")
+_RANGE = re.compile(r"([0-9]{0,64})\s*-\s*([0-9]{0,64})")
 
 
 class StoredFile(FileResponse):

@@ -8,6 +8,8 @@ which nothing here refuses.
 
 from __future__ import annotations
 
+import logging
+
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,6 +18,8 @@ from deployments.http.cors import EXPOSED
 from deployments.http.error_response import render
 from deployments.http.errors import NotFound, PerhapsAccepted, Unavailable
 from pipelines.errors import KinorayError
+
+log = logging.getLogger("ray.serve")
 
 SERVES_OWN = "/-/"
 """Paths that Serve's proxy has for its operator."""
@@ -76,7 +80,12 @@ class ProxyAnswers:
             if not instead:
                 await send(message)
 
-        await self._app(scope, receive, pass_on)
+        try:
+            await self._app(scope, receive, pass_on)
+        except Exception:
+            if started:
+                raise
+            log.exception("Serve's proxy cannot pass on %s %s", scope["method"], scope["path"])
         if not started:
             await self._say(GONE, Headers(), scope, receive, send)
 

@@ -11,6 +11,7 @@ from ray.serve._private.http_util import convert_object_to_asgi_messages
 
 from deployments.http import proxy_gate
 from deployments.http.cors import EXPOSED
+from deployments.http.kinds import Kind
 from deployments.http.proxy_gate import install
 
 STUDIO, EVIL = "https://studio.example", "https://evil.example"
@@ -19,7 +20,7 @@ STUDIO, EVIL = "https://studio.example", "https://evil.example"
 @pytest.fixture(autouse=True)
 def no_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy_gate, "switch_soon", lambda: None)
-    monkeypatch.setitem(proxy_gate.MOST, "reads", 0)
+    monkeypatch.setitem(proxy_gate.MOST, Kind.READ, 0)
 
 
 class Proxy:

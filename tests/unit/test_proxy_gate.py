@@ -11,8 +11,12 @@ import pytest
 
 from cli.service import environment
 from deployments.http import proxy_gate
-from deployments.http.proxy_gate import LARGE, PASSED_ON, install, kind_of
+from deployments.http.kinds import Kind, kind_of, takes_body
+from deployments.http.proxy_gate import PASSED_ON, install
+from deployments.http.proxy_input import ProxyInput
+from deployments.http.sizes import LARGE
 from pipelines.paths import ROOT
+from tests.unit.api_world import until
 
 VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 
@@ -35,19 +39,25 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("kind", "asked"),
     [
-        ("creates", scope("POST", "/v1/videos", **SMALL)),
-        ("creates", scope("POST", "/kinoray/v1/videos/", **SMALL)),
-        ("creates", scope("POST", "/v1/videos/video_1/remix", **SMALL)),
-        ("large creates", scope("POST", "/v1/videos", **{"content-length": str(LARGE)})),
-        ("large creates", scope("POST", "/v1/videos", **{"transfer-encoding": "chunked"})),
-        ("reads", scope("GET", "/v1/videos")),
-        ("reads", scope("GET", "/v1/videos/video_1")),
-        ("reads", scope("HEAD", "/v1/videos")),
-        ("reads", scope("GET", "/kinoray/v1/videos")),
+        (Kind.CREATE, scope("POST", "/v1/videos", **SMALL)),
+        (Kind.CREATE, scope("POST", "/kinoray/v1/videos/", **SMALL)),
+        (Kind.LONG_CREATE, scope("POST", "/v1/videos/video_1/remix", **SMALL)),
+        (Kind.LONG_CREATE, scope("POST", "/v1/videos", **{"content-length": str(LARGE)})),
+        (Kind.LONG_CREATE, scope("POST", "/v1/videos", **{"transfer-encoding": "chunked"})),
+        (Kind.CREATE, scope("POST", "/v1/videos")),
+        (Kind.CREATE, scope("POST", "/v1/videos", **{"content-length": "0" * 5000 + "5"})),
+        (Kind.LONG_CREATE, scope("POST", "/v1/videos", **{"content-length": "9" * 5000})),
+        (Kind.LONG_CREATE, scope("POST", "/v1/uploads", **SMALL)),
+        (Kind.LONG_CREATE, scope("PUT", "/kinoray/v1/uploads/upload_1", **SMALL)),
+        (None, scope("POST", "/v1/videosque", **SMALL)),
+        (Kind.READ, scope("GET", "/v1/videos")),
+        (Kind.READ, scope("GET", "/v1/videos/video_1")),
+        (Kind.READ, scope("HEAD", "/v1/videos")),
+        (Kind.READ, scope("GET", "/kinoray/v1/videos")),
         (None, scope("GET", "/v1/videos/v1/models/events")),
-        (None, scope("POST", "/v1/videos", prefer="respond-async, wait=10", **SMALL)),
-        ("creates", scope("POST", "/v1/videos", prefer="awaits nothing", **SMALL)),
-        (None, scope("POST", "/v1/videos/sync", **SMALL)),
+        (Kind.CREATE, scope("POST", "/v1/videos", prefer="respond-async, wait=10", **SMALL)),
+        (Kind.CREATE, scope("POST", "/v1/videos", prefer="awaits nothing", **SMALL)),
+        (Kind.CREATE, scope("POST", "/v1/videos/sync", **SMALL)),
         (None, scope("POST", "/v1/videos/video_1/cancel")),
         (None, scope("DELETE", "/v1/videos/video_1")),
         (None, scope("GET", "/v1/videos/video_1/events")),
@@ -59,7 +69,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, {"type": "lifespan"}),
     ],
 )
-def test_only_what_is_short_and_may_wait_is_bounded(kind: str | None, asked: dict[str, Any]) -> None:
+def test_only_what_is_short_and_may_wait_is_bounded(kind: Kind | None, asked: dict[str, Any]) -> None:
     assert kind_of(asked) == kind
 
 
@@ -79,15 +89,15 @@ class World:
         if asked["method"] == "POST":
             self.bodies.append((await receive())["body"])
             await self.go.wait()
-            raise ConnectionError("its client has left")
+            raise ConnectionError("its replica has gone")
 
-    async def ask(self, method: str, receive: Any = None, **headers: str) -> list[Any]:
+    async def ask(self, method: str, receive: Any = None, path: str = "/v1/videos", **headers: str) -> list[Any]:
         sent: list[Any] = []
 
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await self.gate(scope(method, "/v1/videos", **(headers or SMALL)), receive or whole, send)
+        await self.gate(scope(method, path, **(headers or SMALL)), receive or whole, send)
         return sent
 
     def begin(self, count: int, *given: Any) -> list[asyncio.Future[Any]]:
@@ -108,7 +118,7 @@ async def settled() -> None:
 
 
 def test_creates_wait_in_their_order_and_one_too_many_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(proxy_gate.MOST, "creates", PASSED_ON + 2)
+    monkeypatch.setitem(proxy_gate.MOST, Kind.CREATE, PASSED_ON + 2)
 
     async def run() -> None:
         world = World()
@@ -126,10 +136,10 @@ def test_creates_wait_in_their_order_and_one_too_many_is_refused_unread(monkeypa
         assert len(world.reached) == PASSED_ON + 2, "and so have large creates"
         world.go.set()
         await asyncio.wait([*inside, large])
-        assert [str(each.exception()) for each in inside] == ["its client has left"] * len(inside)
+        assert {each.result()[0]["status"] for each in inside} == {503}, "one whose replica has gone makes room too"
         assert world.bodies == [b"{}"] * (PASSED_ON + 3)
-        with pytest.raises(ConnectionError):
-            await world.ask("POST")
+        await world.ask("POST")
+        assert len(world.bodies) == PASSED_ON + 4
 
     asyncio.run(run())
 
@@ -154,7 +164,7 @@ def test_one_that_waits_too_long_is_refused_and_leaves_its_place(monkeypatch: py
 
 
 def test_a_client_that_sends_slowly_takes_nobodys_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(proxy_gate.MOST, "creates", 1)
+    monkeypatch.setitem(proxy_gate.MOST, Kind.CREATE, 1)
 
     async def run() -> None:
         world = World()
@@ -182,6 +192,89 @@ def test_a_client_that_sends_slowly_takes_nobodys_place(monkeypatch: pytest.Monk
         await asyncio.wait([quick])
 
     asyncio.run(run())
+
+
+def test_a_create_with_a_picture_takes_no_short_ones_place() -> None:
+    async def run() -> None:
+        world = World()
+
+        async def picture() -> Any:
+            return {"type": "http.request", "body": b'{"input_reference": "https://a"}', "more_body": False}
+
+        inside = world.begin(PASSED_ON + 2, "POST", picture)
+        await settled()
+        assert len(world.reached) == PASSED_ON + 2, "none of them waits for another"
+        short = world.begin(PASSED_ON + 1, "POST")
+        await settled()
+        assert world.bodies.count(b"{}") == PASSED_ON
+        world.go.set()
+        await asyncio.wait([*inside, *short])
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("held", [{"prefer": "wait=60"}, {}], ids=["prefer", "sync"])
+def test_one_that_waits_for_its_video_makes_room_once_it_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, held: dict[str, str]
+) -> None:
+    async def run() -> None:
+        world = World()
+        path = "/v1/videos" if held else "/v1/videos/sync"
+        inside = [asyncio.ensure_future(world.ask("POST", path=path, **held, **SMALL)) for _ in range(PASSED_ON + 1)]
+        await settled()
+        assert len(world.reached) == PASSED_ON, "until then it is one of them"
+        await until(lambda: len(world.reached) > PASSED_ON)
+        world.go.set()
+        await asyncio.wait(inside)
+        again = world.begin(PASSED_ON, "POST")
+        await asyncio.wait(again)
+        assert len(world.reached) == 2 * PASSED_ON + 1, "and leaves only once"
+
+    monkeypatch.setattr(proxy_gate, "ACCEPTED_S", 0.01)
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("taken", "method", "path"),
+    [
+        (True, "POST", "/v1/videos"), (True, "PUT", "/v1/uploads/upload_1"), (True, "PATCH", "/another"),
+        (False, "POST", "/v1/videos/video_1/cancel"), (False, "GET", "/v1/videos/video_1/events"),
+        (False, "DELETE", "/v1/videos/video_1"),
+    ],
+)  # fmt: skip
+def test_serve_is_given_no_body_that_nobody_reads(taken: bool, method: str, path: str) -> None:
+    sent = [{"type": "http.request", "body": b"x" * 100, "more_body": True}] * 3
+    seen: list[Any] = []
+
+    async def receive() -> Any:
+        return sent.pop() if sent else {"type": "http.disconnect"}
+
+    async def app(_scope: Any, receive: Any, _send: Any) -> None:
+        while not seen or seen[-1]["type"] != "http.disconnect":
+            seen.append(await receive())
+
+    async def send(_: Any) -> None: ...
+
+    asked = scope(method, path)
+    asyncio.run(ProxyInput(app)(asked, receive, send))
+    assert takes_body(asked) == taken
+    bodies = [each.get("body") for each in seen[:-1]]
+    assert bodies == ([b"x" * 100] * 3 if taken else [b""])
+
+
+def test_a_client_steers_nothing_of_serves() -> None:
+    seen: list[Any] = []
+
+    async def app(given: Any, _receive: Any, _send: Any) -> None:
+        seen.extend(given["headers"])
+
+    own = [(b"x-request-id", b"mine"), (b"prefer", b"wait=1")]
+    others = [
+        (b"x-request-timeout-seconds", b"0.01"), (b"x-request-disconnect-disabled", b"?1"),
+        (b"serve_multiplexed_model_id", b"m"), (b"x-request-id", b"\xff"),
+    ]  # fmt: skip
+    asyncio.run(ProxyInput(app)({**scope("GET", "/"), "headers": own + others}, unread, unread))  # type: ignore[arg-type]
+    assert seen == own
 
 
 def test_every_way_to_start_a_node_has_it(tmp_path: Any) -> None:
