@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -59,6 +60,14 @@ def _without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     without_ray(monkeypatch, tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def _freed_only_by_the_stage() -> Iterator[None]:
+    """Switch off the garbage collector's own turns, which may be long in coming."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.fixture(scope="module")
 def ltx(tmp_path_factory: pytest.TempPathFactory) -> LTXCard:
     return ltx_card(build_ltx(tmp_path_factory.mktemp("ltx")), **SHAPE)
@@ -70,7 +79,10 @@ def svd(tmp_path_factory: pytest.TempPathFactory) -> SVDCard:
 
 
 class RunsOut(nn.Module):
-    """A network that runs out of memory in some of its calls, with something large in its hands."""
+    """A network that runs out of memory in some of its calls, with something large in its hands.
+
+    That is part of a cycle, as what an error's frames refer to often is: it goes with the garbage.
+    """
 
     def __init__(self, network: nn.Module, fail: Callable[[], None], *calls: int) -> None:
         super().__init__()
@@ -91,6 +103,8 @@ class RunsOut(nn.Module):
         if len(self.shapes) - 1 in self.failing:
             activations = torch.zeros(1000)
             self.held.append(weakref.ref(activations))
+            cycle: list[object] = [activations]
+            cycle.append(cycle)
             self.fail()
         return self.network(*args, **named)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -11,15 +15,19 @@ from typer.testing import CliRunner
 from cli.__main__ import app
 from cli.adopt import refuse_foreign_artifacts
 from cli.service import default_config
+from deployments.configuration.settings import Settings
+from deployments.publisher import Publisher
 from jobs.database import open_database, sqlite_url
 from jobs.retention import Retention
 from pipelines.errors import ConfigError
 from storage.errors import ObjectDamaged, StorageUnavailable
 from storage.folder import FolderStore
 from storage.keys import JOB_STORE, checkpoint_key, video_key
-from storage.owner import Ownership, owner_of
+from storage.owner import ForeignArtifacts, Ownership, owner_of
 from storage.store import open_store, refuse_foreign
 from tests.harness.owners import starts, that_starts
+from tests.unit.api_world import run_api
+from tests.unit.conductor_world import run_conductor
 from tests.unit.conftest import Jobs, new_job
 
 
@@ -60,6 +68,42 @@ def test_a_service_does_not_start_on_the_artifacts_of_another_job_store(data: Pa
     refused = CliRunner().invoke(app, ["serve"])
     assert isinstance(refused.exception, ConfigError)
     assert "adopt" in str(refused.exception)
+
+
+def start_api(data: Path) -> None:
+    with run_api(data):
+        pass
+
+
+def start_conductor(data: Path) -> None:
+    async def run() -> None:
+        async with run_conductor(data):
+            pass
+
+    asyncio.run(run())
+
+
+def start_publisher(data: Path) -> None:  # noqa: ARG001 - it is KINORAY_DATA
+    deployment: Any = Publisher
+
+    async def run() -> None:
+        deployment.func_or_class(Settings(models=("ltx-tiny",)))
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("start", [start_api, start_conductor, start_publisher])
+def test_no_replica_that_stores_or_deletes_files_starts_on_them(
+    data: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[Path], None]
+) -> None:
+    monkeypatch.delenv("KINORAY_WEBHOOK_SECRET", raising=False)
+    owner, switch_s = owner_of(open_store(None, data)), sys.getswitchinterval()
+    try:
+        with pytest.raises(ForeignArtifacts, match=f"belong to another job store, {owner}, "):
+            start(data)
+    finally:
+        sys.setswitchinterval(switch_s)  # which the API sets
+    assert owner_of(open_store(None, data)) == owner
 
 
 def test_an_operator_adopts_them_after_hearing_what_goes(data: Path) -> None:

@@ -178,6 +178,7 @@ def test_draining_reads_nothing_and_ends_with_the_stage() -> None:
 
     asyncio.run(run())
     assert [each.fetched for each in references.all] == [1, 0, 0]
+    assert {name.partition("_")[0] for name in references.threads} == {"stream"}, "not one of asyncio's own"
 
 
 def test_draining_that_is_itself_canceled_returns_at_once() -> None:
