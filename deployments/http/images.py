@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -23,9 +24,11 @@ log = logging.getLogger("ray.serve")
 
 IMAGE_FIELD = "input_reference"
 WORKERS = 2
-"""A picture of 50 megapixels takes seconds, and one that hangs takes `TIME_S`: others go past it."""
-TIME_S = 60
-"""The longest that a picture may take; one of 50 megapixels takes 2 to 6 seconds of a CPU."""
+"""A picture of 50 megapixels takes seconds, and one that hangs takes `CPU_S`: others go past it."""
+CPU_S = 60
+"""The most that a picture may take of a CPU; one of 50 megapixels takes 2 to 6 seconds."""
+TIMES_AS_LONG = 5
+"""How much longer than on a CPU of its own a picture may take: a machine may be busy."""
 START_S = 60
 """The longest that a process may take to start; it takes a tenth of a second on a machine that is not busy."""
 BASE_BYTES = 512 * 2**20
@@ -43,9 +46,10 @@ class Images:
     No process is started before the first image, and one that has ended is replaced when it is needed.
     """
 
-    def __init__(self, limits: Limits, *, time_s: int = TIME_S, command: list[str] | None = None) -> None:
+    def __init__(self, limits: Limits, *, cpu_s: int = CPU_S, command: list[str] | None = None) -> None:
         self._limits = limits
-        self._time_s = time_s
+        self._cpu_s = cpu_s
+        self._time_s = TIMES_AS_LONG * cpu_s
         self._command = command or WORKER
         self.threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="image")
         """The threads to call `read` in. As many processes are started as they need at once."""
@@ -68,9 +72,9 @@ class Images:
                 return _picture(*said)
             process.end()
             if process.is_late:
-                log.warning("an image of %d bytes was not read in %d s", len(data), self._time_s)
+                log.warning("an image of %d bytes was not read in %d s", len(data), self._cpu_s)
                 raise InvalidRequest(
-                    f"the image cannot be read: it takes longer than {self._time_s} s; send a smaller or simpler one",
+                    f"the image cannot be read: it takes longer than {self._cpu_s} s; send a smaller or simpler one",
                     param=IMAGE_FIELD,
                 )
             log.warning("a process has ended over an image of %d bytes", len(data))
@@ -88,7 +92,7 @@ class Images:
             process.end()
         memory = BASE_BYTES + BYTES_PER_PIXEL * self._limits.pixels
         try:
-            return _Process([*self._command, str(memory), str(2 * self._time_s)])
+            return _Process([*self._command, str(memory), str(self._cpu_s), str(2 * self._time_s)])
         except OSError as error:
             log.error("no process can be started to read images: %s", error)
             raise Unavailable("images cannot be read at the moment; send the request again later") from None
@@ -111,7 +115,7 @@ class _Process:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         self._process = process
-        self.is_late = False
+        self._is_overdue = False
         self.end: Callable[[], object] = weakref.finalize(self, _end, process)
         assert process.stdin is not None
         assert process.stdout is not None
@@ -125,6 +129,11 @@ class _Process:
     @property
     def is_alive(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it has ended because a picture took too long."""
+        return self._is_overdue or self._process.returncode == -signal.SIGXCPU
 
     def ask(self, data: bytes, limits: Limits, time_s: float) -> tuple[dict[str, object], bytes] | None:
         """What it says of a picture, as JSON, and the picture. None if it has ended, which it does after `time_s`."""
@@ -151,7 +160,7 @@ class _Process:
         """End the process if what is done meanwhile takes longer: its pipes fail then."""
 
         def end() -> None:
-            self.is_late = True
+            self._is_overdue = True
             self._process.kill()
 
         timer = threading.Timer(time_s, end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,8 +63,11 @@ def read_picture(data: bytes, limits: Limits) -> Picture:
 
 
 def _read(data: bytes, limits: Limits) -> Picture:
-    opened = _OPENERS[kind_of(data)](data)
-    _check_size(opened, limits)
+    kind = kind_of(data)
+    if kind == "WEBP":  # Pillow takes the memory of the whole picture when it opens the file
+        _check_size(_webp_size(data), limits)
+    opened = _OPENERS[kind](data)
+    _check_size((opened.width, opened.height), limits)
     image = opened.load()
     image.load()
     colors, note = in_srgb(eight_bits(image, opened.white, inverted=opened.inverted), opened.profile)
@@ -72,8 +76,20 @@ def _read(data: bytes, limits: Limits) -> Picture:
     return Picture(out.getvalue(), (*opened.notes, *([note] if note else ())))
 
 
-def _check_size(opened: Opened, limits: Limits) -> None:
-    size = opened.width, opened.height
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height in the first chunk's head (RFC 9649). Raises struct.error."""
+    match data[12:16]:
+        case b"VP8X":
+            return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+        case b"VP8L":
+            (bits,) = struct.unpack_from("<L", data, 21)
+            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        case _:
+            width, height = struct.unpack_from("<HH", data, 26)
+            return width & 0x3FFF, height & 0x3FFF
+
+
+def _check_size(size: tuple[int, int], limits: Limits) -> None:
     if size[0] * size[1] > limits.pixels:
         raise InvalidRequest(f"the image must have at most {limits.pixels} pixels; it is {size[0]}x{size[1]}")
     if max(size) > limits.aspect_ratio * min(size):

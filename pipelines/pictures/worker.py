@@ -1,8 +1,8 @@
 """The process that decodes pictures, one after another, for a program that must not go down with it.
 
 It reads each file from its standard input and writes the picture to its standard output. A decoder that crashes takes
-only this process with it; one that asks for too much memory fails; and one that hangs is ended by an alarm, also where
-the program that started it is gone. It ends when its input does.
+only this process with it; one that asks for too much memory fails; and one that hangs is ended, also where the program
+that started it is gone. It ends when its input does.
 
 The messages are bytes and JSON, not pickles: what comes from a process that a picture took over is not to be trusted.
 """
@@ -10,6 +10,7 @@ The messages are bytes and JSON, not pickles: what comes from a process that a p
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import signal
@@ -27,17 +28,19 @@ ANSWER = struct.Struct(">QQ")
 READY = b"ready"
 
 
-def main(memory_bytes: int, time_s: int) -> None:
+def main(memory_bytes: int, cpu_s: int, time_s: int) -> None:
     """Serve until the input ends.
 
     Args:
         memory_bytes: the data that this process may have in all.
+        cpu_s: the most that one picture may take of a CPU.
         time_s: the longest that one picture may take.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-    # The default action ends the process even in the middle of a decoder, where no handler of Python's would run.
+    # The default actions end the process even in the middle of a decoder, where no handler of Python's would run.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the program that started this
     asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints
@@ -45,6 +48,10 @@ def main(memory_bytes: int, time_s: int) -> None:
     answers.flush()
     while head := asked.read(REQUEST.size):
         signal.alarm(time_s)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        resource.setrlimit(
+            resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime) + cpu_s, resource.RLIM_INFINITY)
+        )
         length, pixels, aspect_ratio = REQUEST.unpack(head)
         _answer(asked.read(length), Limits(pixels, aspect_ratio), answers)
         signal.alarm(0)

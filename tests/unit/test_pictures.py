@@ -361,8 +361,17 @@ def test_large_and_long_pictures_are_refused_before_they_are_decoded() -> None:
     bomb = PNG[:8] + chunk(b"IHDR", head) + chunk(b"IDAT", b"no zlib") + chunk(b"IEND", b"")
     assert refusal(bomb) == "the image must have at most 1000000 pixels; it is 60000x60000"
     assert "at most 8 times its shorter one; it is 81x10" in refusal(encoded(Image.new("RGB", (81, 10)), "PNG"))
-    assert "at most 192 pixels" not in str(read(PNG, Limits(WIDTH * HEIGHT, 8)).notes)
-    assert "at most 191 pixels" in refusal(PNG, Limits(WIDTH * HEIGHT - 1, 8))
+    for kind, options in (("PNG", {}), ("WEBP", {}), ("WEBP", {"lossless": True}), ("WEBP", {"exif": exif([])})):
+        data = encoded(SCENE, kind, **options)
+        read(data, Limits(WIDTH * HEIGHT, 8))
+        assert "at most 191 pixels; it is 16x12" in refusal(data, Limits(WIDTH * HEIGHT - 1, 8))
+
+
+def test_a_webp_is_not_opened_before_its_size_is_known() -> None:
+    data = bytearray(encoded(SCENE, "WEBP", exif=exif([])))
+    assert data[12:16] == b"VP8X"
+    data[24:30] = b"\xfe\x3f\0\xfe\x3f\0"
+    assert "it is 16383x16383" in refusal(bytes(data))
 
 
 @pytest.mark.parametrize("segment", [
