@@ -63,7 +63,8 @@ def test_without_the_setting_there_is_none(tmp_path: Path) -> None:
 
 def test_a_preflight_needs_no_key_and_takes_no_place(tmp_path: Path) -> None:
     async def calls(http: httpx2.AsyncClient, world: ApiWorld) -> None:
-        with world.api.gate.enter(Headers({"content-length": "1"})):  # no create is taken now
+        with world.api.in_hand.enter(Headers({"content-length": "1"})) as place:
+            place.read()  # no create is taken now
             for path in ("/v1/videos", "/v1/videos/sync", "/v1/videos/video_1/events", "/v1/uploads/x", "/nowhere"):
                 for method in ("GET", "HEAD", "POST", "PUT", "DELETE"):
                     headers = {**PREFLIGHT, "origin": STUDIO, "access-control-request-method": method}
