@@ -27,8 +27,8 @@ WORKERS = 2
 """A picture of 50 megapixels takes seconds, and one that hangs takes `CPU_S`: others go past it."""
 CPU_S = 60
 """The most that a picture may take of a CPU; one of 50 megapixels takes 2 to 6 seconds."""
-TIMES_AS_LONG = 5
-"""How much longer than on a CPU of its own a picture may take: a machine may be busy."""
+TIME_S = 300
+"""The longest that a picture may take: a machine may be busy, and a decoder may hang without using a CPU."""
 START_S = 60
 """The longest that a process may take to start; it takes a tenth of a second on a machine that is not busy."""
 BASE_BYTES = 512 * 2**20
@@ -46,10 +46,12 @@ class Images:
     No process is started before the first image, and one that has ended is replaced when it is needed.
     """
 
-    def __init__(self, limits: Limits, *, cpu_s: int = CPU_S, command: list[str] | None = None) -> None:
+    def __init__(
+        self, limits: Limits, *, cpu_s: int = CPU_S, time_s: int = TIME_S, command: list[str] | None = None
+    ) -> None:
         self._limits = limits
         self._cpu_s = cpu_s
-        self._time_s = TIMES_AS_LONG * cpu_s
+        self._time_s = time_s
         self._command = command or WORKER
         self.threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="image")
         """The threads to call `read` in. As many processes are started as they need at once."""

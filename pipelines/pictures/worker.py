@@ -36,8 +36,8 @@ def main(memory_bytes: int, cpu_s: int, time_s: int) -> None:
         cpu_s: the most that one picture may take of a CPU.
         time_s: the longest that one picture may take.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_DATA, memory_bytes)
     # The default actions end the process even in the middle of a decoder, where no handler of Python's would run.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
@@ -49,12 +49,16 @@ def main(memory_bytes: int, cpu_s: int, time_s: int) -> None:
     while head := asked.read(REQUEST.size):
         signal.alarm(time_s)
         used = resource.getrusage(resource.RUSAGE_SELF)
-        resource.setrlimit(
-            resource.RLIMIT_CPU, (math.ceil(used.ru_utime + used.ru_stime) + cpu_s, resource.RLIM_INFINITY)
-        )
+        _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + cpu_s)
         length, pixels, aspect_ratio = REQUEST.unpack(head)
         _answer(asked.read(length), Limits(pixels, aspect_ratio), answers)
         signal.alarm(0)
+
+
+def _limit(kind: int, value: int) -> None:
+    """Limit this process, within what whoever started it allows."""
+    _, most = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value if most == resource.RLIM_INFINITY else min(value, most), most))
 
 
 def _answer(data: bytes, limits: Limits, answers: BinaryIO) -> None:

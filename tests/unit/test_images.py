@@ -44,7 +44,7 @@ ODD = textwrap.dedent("""
         if what == b"once":
             return real(open(more + b".png", "rb").read(), limits)
         if what == b"work":
-            until = time.process_time() + 1
+            until = time.process_time() + 0.5
             while time.process_time() < until:
                 pass
             return real(more, limits)
@@ -69,8 +69,8 @@ ODD = textwrap.dedent("""
 """The real process, with decoders that do what decoders may do."""
 
 
-def odd(cpu_s: int = 60) -> Images:
-    return Images(LIMITS, cpu_s=cpu_s, command=[sys.executable, "-P", "-c", ODD])
+def odd(cpu_s: int = 60, time_s: int = 300) -> Images:
+    return Images(LIMITS, cpu_s=cpu_s, time_s=time_s, command=[sys.executable, "-P", "-c", ODD])
 
 
 def children() -> list[psutil.Process]:
@@ -129,7 +129,7 @@ def test_a_picture_is_not_blamed_for_one_end_of_a_process(tmp_path: Path) -> Non
 
 
 def test_a_picture_that_hangs_the_decoder_is_refused_after_its_time_and_holds_up_no_other() -> None:
-    images = odd(cpu_s=1)
+    images = odd(cpu_s=1, time_s=4)
     assert images.threads._max_workers > 1
     for bad in (b"spin", b"hang"):
         hanging = images.threads.submit(refusal, images, bad)
@@ -139,7 +139,7 @@ def test_a_picture_that_hangs_the_decoder_is_refused_after_its_time_and_holds_up
 
 def test_each_picture_has_its_own_time() -> None:
     """A process that has read many pictures has used more of a CPU than any of them may."""
-    images, before = odd(cpu_s=2), children()
+    images, before = odd(cpu_s=1), children()
     for _ in range(3):
         images.read(b"work " + PNG)
     assert len(children()) == len(before) + 1
@@ -186,7 +186,7 @@ def test_the_process_ends_with_a_replica_that_is_killed(busy: bool, tmp_path: Pa
         import sys
         from deployments.http.images import Images
         from pipelines.pictures.read import Limits
-        images = Images(Limits(10**6, 8), cpu_s=1, command=[sys.executable, "-P", "-c", sys.argv[1]])
+        images = Images(Limits(10**6, 8), cpu_s=1, time_s=1, command=[sys.executable, "-P", "-c", sys.argv[1]])
         process = images._started()
         print(process._process.pid, flush=True)
         if sys.argv[2] == "True":
