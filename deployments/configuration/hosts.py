@@ -50,6 +50,8 @@ def read_host_port(text: str) -> HostPort:
         raise ValueError(f"{text!r} is not a host or host:port; an IPv6 address stands in brackets") from None
     if url.userinfo or url.raw_path not in (b"", b"/") or "#" in text:
         raise ValueError(f"{text!r} is more than a host or host:port; leave out the rest")
+    if url.port is not None and not 1 <= url.port <= 65535:
+        raise ValueError(f"{text!r} has a port that is not between 1 and 65535")
     return host, url.port
 
 

@@ -6,6 +6,7 @@ config and returns sentences, each with the path of the field and what to do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +17,7 @@ from deployments.configuration.api_keys import anonymous_allowed
 from deployments.configuration.hosts import ANY
 from deployments.configuration.names import ALWAYS, APPLICATION, DEPLOYMENTS, deployment_names
 from deployments.configuration.prefix import read_prefix
-from deployments.configuration.settings import WEBHOOK_SECRET, Settings, load_settings, require_webhook_secret
+from deployments.configuration.settings import MOST, WEBHOOK_SECRET, Settings, load_settings, require_webhook_secret
 from pipelines.card import CheckpointCard
 from pipelines.errors import ConfigError
 from pipelines.stages import Stage
@@ -95,6 +96,9 @@ def _http(config: dict[str, Any]) -> list[str]:
     options = config.get("http_options")
     if not isinstance(options, dict):
         return problems
+    limit_s = options.get("request_timeout_s")
+    if isinstance(limit_s, int | float) and not 0 <= limit_s < math.inf:
+        problems.append(f"http_options.request_timeout_s: {limit_s:g} is no time; leave it out for no limit")
     port = options.get("port", DEFAULT_HTTP_PORT)
     if isinstance(port, int) and not 1 <= port <= 65535:
         problems.append(f"http_options.port: {port} must be between 1 and 65535")
@@ -115,6 +119,11 @@ def _application(application: dict[str, Any]) -> list[str]:
         for name in sorted({name for name in names if names.count(name) > 1})
     ]
     for where, variables in _environments(application, given):
+        problems += [
+            f"{where}.runtime_env.env_vars.{name}: {value!r} must be text; put it in quotes"
+            for name, value in variables.items()
+            if not isinstance(value, str)
+        ]
         problems += [
             f"{where}.runtime_env.env_vars.{name}: leave it out: stages pass on references, and with it Serve sends "
             "values, none above 4 MiB"
@@ -164,6 +173,7 @@ def _replicas(deployment: dict[str, Any]) -> list[str]:
             problems.append(
                 f"deployment {name}, autoscaling_config.min_replicas: must be 1 or more: it works without being called"
             )
+    problems += _amounts(deployment)
     gpus = _of(deployment, "ray_actor_options").get("num_gpus")
     if isinstance(gpus, int | float) and gpus > 1:
         problems.append(
@@ -171,6 +181,19 @@ def _replicas(deployment: dict[str, Any]) -> list[str]:
             "on one GPU, and Ray lends none in halves beyond the first"
         )
     return problems
+
+
+def _amounts(deployment: dict[str, Any]) -> list[str]:
+    """Amounts that no cluster has, of which Ray would wait for the rest."""
+    name, options = deployment.get("name"), _of(deployment, "ray_actor_options")
+    given = [(f"ray_actor_options.{each}", options.get(each)) for each in ("num_cpus", "num_gpus", "memory")]
+    given += [(each, deployment.get(each)) for each in ("num_replicas", "max_ongoing_requests")]
+    given += [(f"autoscaling_config.{each}", value) for each, value in _of(deployment, "autoscaling_config").items()]
+    return [
+        f"deployment {name}, {where}: {value:g} is more than any cluster has; give a smaller number"
+        for where, value in given
+        if isinstance(value, int | float) and not value <= MOST
+    ]
 
 
 def _callers(settings: Settings) -> list[str]:

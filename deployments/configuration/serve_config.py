@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import (
@@ -21,6 +20,7 @@ from deployments.configuration.api_keys import refuse_open_door
 from deployments.configuration.names import ALWAYS, deployment_names
 from deployments.configuration.sense import mappings, nonsense
 from deployments.configuration.settings import load_settings
+from deployments.configuration.yaml_file import read_yaml
 from pipelines.card import ModelCard
 from pipelines.errors import ConfigError
 
@@ -35,10 +35,7 @@ def load_config(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: naming the file and every key at fault.
     """
-    try:
-        config: Any = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+    config: Any = read_yaml(path)
     if not isinstance(config, dict):
         raise ConfigError(f"{path} must be a Serve config: a mapping with `applications`")
     problems = check_config(config)

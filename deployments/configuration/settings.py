@@ -22,23 +22,27 @@ from storage.settings import BucketSettings
 TEN_YEARS_S = 10 * 365 * 24 * 3600
 WEBHOOK_SECRET = "KINORAY_WEBHOOK_SECRET"
 SECRET_PREFIX, MIN_SECRET_BYTES = "whsec_", 24
+MOST_THREADS = 1024
+MOST = 2**53
+"""No number is larger: a JSON reader, a database or a clock would take it for another."""
 
 
 class Threads(StrictModel):
     """CPU threads of each stage. On a CPU, "same seed, same bytes" holds only for the same thread counts."""
 
-    text_encode: int = Field(default=1, ge=1)
-    image_encode: int = Field(default=1, ge=1)
-    denoise: int = Field(default=2, ge=1)
-    decode: int = Field(default=2, ge=1)
-    video_encode: int = Field(default=1, ge=1)
+    text_encode: int = Field(default=1, ge=1, le=MOST_THREADS)
+    image_encode: int = Field(default=1, ge=1, le=MOST_THREADS)
+    denoise: int = Field(default=2, ge=1, le=MOST_THREADS)
+    decode: int = Field(default=2, ge=1, le=MOST_THREADS)
+    video_encode: int = Field(default=1, ge=1, le=MOST_THREADS)
 
 
 class Settings(StrictModel):
     """The operator's settings of the application; hardware and replicas are set in the config file's `deployments`."""
 
     # A key that was pasted in place of its hash must not appear in a traceback.
-    model_config = ConfigDict(hide_input_in_errors=True)
+    # An endless time is a mistake: None, where a setting has it, says that there is no limit.
+    model_config = ConfigDict(hide_input_in_errors=True, allow_inf_nan=False)
 
     models: tuple[str, ...] = Field(default=("ltx-tiny",), min_length=1)
     """Ids from configs/models/. The first is used when a request names no model."""
@@ -53,7 +57,7 @@ class Settings(StrictModel):
     """A conductor that has not renewed a lease for this long is considered dead."""
     checkpoint_every_s: float = Field(default=5, gt=0)
     """How many seconds of denoising a killed replica may cost."""
-    max_attempts: int = Field(default=3, ge=1)
+    max_attempts: int = Field(default=3, ge=1, le=100)
     """How often a job is tried before it fails."""
     poll_interval_s: float = Field(default=0.5, gt=0)
     """How often a conductor looks for work of which it was not notified."""
@@ -117,6 +121,13 @@ class Settings(StrictModel):
     @classmethod
     def _origins(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(each if each == ANY else read_origin(each) for each in entries)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _no_larger(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and value > MOST:
+            raise ValueError(f"must be at most {MOST}")
+        return value
 
     @field_validator("models")
     @classmethod
