@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import openai
@@ -14,6 +16,7 @@ from PIL import Image
 
 from pipelines.video import read_frames
 from tests.conftest import DEADLINE_S, PROMPT, ServiceClient
+from tests.contract.conftest import Limited
 from training.detect import detect
 
 
@@ -59,7 +62,10 @@ def test_create_and_poll_with_openai_sizes_and_seconds(client: openai.OpenAI) ->
         seconds="2",  # type: ignore[arg-type]
     )
     assert (video.status, video.size, video.model) == ("completed", "64x96", "ltx-tiny")
-    assert video.seconds == "2.125"  # 17 frames at 8 fps: the nearest the model can make
+    assert video.seconds == "2"
+    assert (video.model_extra or {})["rendered"][
+        "num_frames"
+    ] == 17  # the least that the model can make of it, at 8 fps
 
 
 def test_lists_in_pages_and_deletes(client: openai.OpenAI) -> None:
@@ -97,6 +103,44 @@ def test_an_image_alone_becomes_a_video(client: openai.OpenAI, tmp_path: Path) -
     client.videos.download_content(video.id).write_to_file(path)
     seen = detect(read_frames(path))
     assert (seen.color, seen.background, seen.motion) == ("red", "white", "right")
+
+
+def test_a_picture_is_the_same_however_it_is_sent(client: openai.OpenAI) -> None:
+    """The client refuses to send an object as `input_reference`, and sends one that is in `extra_body`."""
+    picture = Path(__file__).parent / "red-circle-white.png"
+    url = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+    extra = {"seed": 3, "num_inference_steps": 2}
+    sent: list[dict[str, Any]] = [
+        {"input_reference": picture, "extra_body": extra},
+        {"input_reference": [picture], "extra_body": extra},
+        {"extra_body": {**extra, "input_reference": {"image_url": url}}},
+        {"extra_body": {**extra, "input_reference": [{"image_url": url}]}},
+    ]
+    made = [client.videos.create_and_poll(prompt=PROMPT, **each) for each in sent]
+    assert len({client.videos.download_content(video.id).read() for video in made}) == 1
+    plain = client.videos.create_and_poll(prompt=PROMPT, extra_body=extra)
+    remix = client.videos.remix(plain.id, prompt=PROMPT, extra_body={"input_reference": {"image_url": url}})
+    assert client.videos.poll(remix.id).status == "completed"
+    contents = [client.videos.download_content(video.id).read() for video in (made[0], plain, remix)]
+    assert contents[2] == contents[0] != contents[1]
+    with pytest.raises(openai.BadRequestError, match="the models take 1, and these are 2") as refused:
+        client.videos.create(prompt=PROMPT, input_reference=[picture, picture])  # type: ignore[arg-type]
+    assert refused.value.param == "input_reference"
+
+
+def test_keys_and_their_limits(limited: Limited) -> None:
+    def create(key: str) -> str:
+        with openai.OpenAI(base_url=f"{limited.url}/v1", api_key=key, max_retries=0) as client:
+            return client.videos.create(prompt=PROMPT).status
+
+    with pytest.raises(openai.AuthenticationError) as unknown:
+        create("unknown")
+    assert (unknown.value.status_code, unknown.value.code) == (401, "invalid_api_key")
+    assert create(limited.keys["python"]) == "queued"
+    with pytest.raises(openai.RateLimitError) as reached:
+        create(limited.keys["python"])
+    assert (reached.value.status_code, reached.value.code) == (429, "requests_per_minute_exceeded")
+    assert 0 < int(reached.value.response.headers["retry-after-ms"]) <= 60_000
 
 
 def test_a_refused_request_is_a_typed_error(client: openai.OpenAI) -> None:
