@@ -35,7 +35,9 @@ class Cors:
         self._by_origins: dict[tuple[str, ...], _OurErrors] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        origins: tuple[str, ...] = serve.get_replica_context().servable_object.settings.cors_origins
+        # A lifespan begins before there is a replica.
+        asked = scope["type"] == "http"
+        origins: tuple[str, ...] = serve.get_replica_context().servable_object.settings.cors_origins if asked else ()
         if not origins:
             await self._app(scope, receive, send)
             return

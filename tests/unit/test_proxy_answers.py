@@ -160,5 +160,7 @@ def test_a_page_that_may_read_answers_may_read_the_proxys() -> None:
     proxy.ask(origin=EVIL)
     assert seen() == ["*"] * 5
     proxy.replica()
+    proxy.ask()
+    assert seen() == ["*"] * 5
     proxy.ask(origin=EVIL)
     assert seen() == [None] * 5

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
+from ray import serve
 
 from deployments.api import app
 from deployments.http.cached import Cached
@@ -123,6 +126,21 @@ def test_every_error_has_the_documented_form(tmp_path: Path) -> None:
             assert (error["type"], answer.headers["content-type"]) == ("invalid_request_error", "application/json")
 
     talk(tmp_path, calls)
+
+
+def test_what_stands_around_the_routes_lets_a_replica_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve begins the app's lifespan before it makes the replica."""
+    monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(servable_object=None))
+    sent: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": f"lifespan.{'shutdown' if sent else 'startup'}"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    asyncio.run(app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send))
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
 def test_a_fault_of_the_service_too(tmp_path: Path) -> None:
