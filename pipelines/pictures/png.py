@@ -22,7 +22,7 @@ MAX_METADATA_BYTES = 2**20
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT"}
-_READ = {b"eXIf", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"acTL", b"fcTL"}
+_READ = {b"eXIf", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"fcTL"}
 _BROKEN_PROFILE = "the image's color profile cannot be read; its colors are taken as sRGB"
 
 
@@ -31,15 +31,13 @@ def open_png(data: bytes) -> Opened:
     kept: list[bytes | memoryview] = [_SIGNATURE]
     said: dict[bytes, bytes] = {}
     for kind, chunk in _chunks(memoryview(data)):
-        if kind == b"fcTL" and b"IDAT" in said:
+        if kind == b"fcTL" and b"IDAT" in said:  # a frame behind the picture
             raise animated()
         if kind in _KEPT:
             kept.append(chunk)
         said.setdefault(kind, b"" if kind == b"IDAT" else bytes(chunk[8:-4]))
     if b"IHDR" not in said or b"IDAT" not in said:
         raise incomplete() if b"IHDR" in said else unreadable()
-    if int.from_bytes(said.get(b"acTL", b"")[:4], "big") > 1:
-        raise animated()
     kept.append(_chunk(b"IEND", b""))
     image = PngImageFile(io.BytesIO(b"".join(kept)))
     depth = said[b"IHDR"][8]

@@ -213,7 +213,7 @@ def test_one_gray_level_may_be_transparent_at_every_depth() -> None:
     expected = np.repeat((levels * 17)[..., None], 3, 2)
     expected[:, 10] = 0
     assert near(seen(raw_png(4, 0, packed, chunk(b"tRNS", struct.pack(">H", 10)))), expected, 0)
-    colors = (SCENE.astype(np.uint32) * 257).astype(">u2")
+    colors = (SCENE.astype(np.uint32) * 256 + 7).astype(">u2")
     expected = SCENE.copy()
     expected[3, 4] = 0
     key = chunk(b"tRNS", colors[3, 4].tobytes())
@@ -262,6 +262,9 @@ def test_a_comment_that_is_broken_does_not_matter() -> None:
     comment = chunk(b"tEXt", b"Author\0x")
     assert near(seen(with_chunks(PNG, comment[:-4] + bytes(4))), SCENE, 0)
     assert near(seen(with_chunks(PNG, chunk(b"zTXt", b"a\0\0no zlib"))), SCENE, 0)
+    turned = chunk(b"eXIf", exif([turn(6)])[6:])
+    assert near(seen(with_chunks(PNG, turned)), UPRIGHT[6], 0)
+    assert near(seen(with_chunks(PNG, turned[:-4] + bytes(4))), SCENE, 0)
 
 
 def test_pixels_that_are_broken_are_refused() -> None:
