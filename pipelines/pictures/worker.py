@@ -10,6 +10,7 @@ The messages are bytes and JSON, not pickles: what comes from a process that a p
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import resource
@@ -42,6 +43,7 @@ def main(memory_bytes: int, cpu_s: int, time_s: int) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the program that started this
+    logging.disable()  # Pillow tells what is wrong with files of strangers, who are told anyway
     asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints
     answers.write(READY)
