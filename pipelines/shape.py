@@ -127,17 +127,20 @@ def _nearest_size(width: int, height: int, num_frames: int, card: ModelCard) -> 
 
     A size of exactly the same ratio is preferred, unless it is a tenth smaller than one of nearly the same.
     """
-    possible = [each for each in _of_ratio(width, height, card) if _rendered_size(*each, num_frames, card) is not None]
-    exact = [each for each in possible if each[0] * height == each[1] * width]
 
     def distance(size: tuple[int, int]) -> float:
         return abs(math.log(size[0] / width))
 
-    best = min(possible, key=distance, default=None)
-    best_exact = min(exact, key=distance, default=None)
-    if best is None or best_exact is None:
-        return best
-    return best_exact if distance(best_exact) - distance(best) < math.log(1.1) else best
+    best = None
+    for size in sorted(_of_ratio(width, height, card), key=distance):
+        if best is not None and distance(size) - distance(best) >= math.log(1.1):
+            break
+        if _rendered_size(*size, num_frames, card) is None:
+            continue
+        if size[0] * height == size[1] * width:
+            return size
+        best = best or size
+    return best
 
 
 def _of_ratio(width: int, height: int, card: ModelCard) -> Iterator[tuple[int, int]]:

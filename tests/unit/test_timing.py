@@ -40,9 +40,10 @@ def edit(data: bytes, scale: int) -> Fraction:
     return Fraction(length, scale)
 
 
-@pytest.mark.parametrize("fps", [1, 7, 8, 24, 25, 30, 120])
-@pytest.mark.parametrize("number", [1, 2, 9, 25, 97])
-def test_the_length_is_the_number_of_frames_over_the_rate(fps: int, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "fps"), [(97, 24), (97, 7), *((number, fps) for fps in (1, 7, 25, 30, 120) for number in (1, 2, 10))]
+)
+def test_the_length_is_the_number_of_frames_over_the_rate(number: int, fps: int) -> None:
     data, length = encode_mp4(frames(number), fps, {}), Fraction(number, fps)
     scale, whole = times(payload(data, "moov", "mvhd"))
     _, track = times(payload(data, "moov", "trak", "mdia", "mdhd"))
