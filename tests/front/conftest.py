@@ -16,6 +16,9 @@ from tests.conftest import DEADLINE_S
 from tests.harness.command import Command, is_ready
 from tests.harness.processes import kill_tree
 
+PREFIX, PAGE = "/kinoray", "https://studio.example"
+"""The path under which the service stands, and the origin whose pages may call it."""
+
 
 class Front:
     """The API of a service with keys, as a process of its own. Its stages wait for hardware that is not here."""
@@ -42,6 +45,7 @@ def start_front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
         config = for_model(load_config(default_config()), "ltx-tiny", with_image=False)
         (application,) = config["applications"]
         application["args"].update(settings)
+        application["route_prefix"] = PREFIX
         application["autoscaling_policy"] = {"policy_function": BALANCE}
         for deployment in application["deployments"]:
             if deployment["name"].endswith("ltx-tiny"):
@@ -74,8 +78,9 @@ def front(start_front: Callable[..., Command]) -> Iterator[Front]:
         for name, key in keys.items()
     ]  # fmt: skip
     port = free_port()
-    command = start_front({"port": port}, {"api_keys": entries, "max_queued": 20, "sync_timeout_s": 0.5})
-    front = Front(f"http://127.0.0.1:{port}", keys, command)
+    settings = {"api_keys": entries, "max_queued": 20, "sync_timeout_s": 0.5, "cors_origins": [PAGE]}
+    command = start_front({"port": port}, settings)
+    front = Front(f"http://127.0.0.1:{port}{PREFIX}", keys, command)
     command.wait_for(lambda: is_ready(front.url))
     yield front
     front.http.close()
