@@ -3,6 +3,9 @@
 A model renders sizes that are multiples of some number of pixels, and lengths that are multiples of some number of
 frames and one more. A request's `size` and `seconds` are what the file has: the model renders the nearest shape, and
 the frames are cropped, enlarged or left out at the end. `width`, `height` and `num_frames` are what it renders.
+
+OpenAI's own sizes have 1792 pixels on one side, and most models were made for 1280. So a file may be larger than what
+is rendered, up to `MOST_ENLARGED`.
 """
 
 from __future__ import annotations
@@ -13,6 +16,9 @@ from dataclasses import dataclass
 
 from pipelines.card import ModelCard
 from pipelines.errors import InvalidRequest
+
+MOST_ENLARGED = 1.5
+"""How many times as wide and high as what is rendered a file may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +66,8 @@ def frames_for(asked: Asked, fps: int, card: ModelCard) -> int | None:
 def size_for(asked: tuple[int, int], num_frames: int, fps: int, card: ModelCard) -> tuple[int, int]:
     """The size at which the model renders so many frames for a file of the size `asked`.
 
-    It is the next larger one, whose frames are cropped; where a limit forbids that, the one whose frames are enlarged
-    least.
+    It is the next larger one, whose frames are cropped; where a limit forbids that, one whose frames are enlarged, as
+    little as the limit allows.
 
     Raises:
         InvalidRequest: names the nearest possible size of the same ratio, and the most seconds where that helps.
@@ -74,11 +80,12 @@ def size_for(asked: tuple[int, int], num_frames: int, fps: int, card: ModelCard)
     nearest = _nearest_size(width, height, num_frames, card) if min(asked) > 0 else None
     instead = "" if nearest is None else f"; the nearest possible one of this ratio is {nearest[0]}x{nearest[1]}"
     if _rendered_size(width, height, 1, card) is None:
-        message = f"the sides of size must be between {limits.min_size} and {limits.max_size} for {card.id}{instead}"
-        if limits.min_size <= min(asked) and max(asked) <= limits.max_size:
-            message = f"size has more pixels than {card.id} can render{instead}"
+        message = f"the sides of size must be between {limits.min_size} and {_most_side(card)} for {card.id}{instead}"
+        if limits.min_size <= min(asked) and max(asked) <= _most_side(card):
+            message = f"{card.id} cannot render this size, nor one to enlarge{instead}"
         raise InvalidRequest(message, param="size")
-    most = most_seconds(min(_sides(width, card)), min(_sides(height, card)), fps, card)
+    fewest = math.ceil(width / MOST_ENLARGED), math.ceil(height / MOST_ENLARGED)
+    most = most_seconds(max(_sides(fewest[0], card)), max(_sides(fewest[1], card)), fps, card)
     raise InvalidRequest(
         f"size must be smaller for {num_frames} frames of {card.id}, or the video at most {most} s long{instead}",
         param="size",
@@ -99,27 +106,37 @@ def _most_seconds(num_frames: int, fps: int, card: ModelCard) -> str:
 
 def _rendered_size(width: int, height: int, num_frames: int, card: ModelCard) -> tuple[int, int] | None:
     """The size to render for a file's: the one that is enlarged least and has the fewest pixels; None without one."""
-    limits = card.limits
+    pixels = width * height * num_frames
+    scales = (1.0, card.limits.max_size / max(width, height, 1), math.sqrt(card.limits.max_pixels / max(pixels, 1)))
+    scale = min(scales)
     possible = [
         (wide, high)
-        for wide in _sides(width, card)
-        for high in _sides(height, card)
-        if limits.allow_pixels(wide, high, num_frames)
+        for part in (1.0, scale)
+        for wide in _sides(width * part, card)
+        for high in _sides(height * part, card)
+        if card.limits.allow_pixels(wide, high, num_frames)
+        and _enlarged((width, height), (wide, high)) <= MOST_ENLARGED
     ]
-    return min(
-        possible,
-        key=lambda size: (max(even(width) / size[0], even(height) / size[1], 1), math.prod(size)),
-        default=None,
-    )
+    return min(possible, key=lambda size: (_enlarged((width, height), size), math.prod(size)), default=None)
 
 
-def _sides(side: int, card: ModelCard) -> list[int]:
+def _enlarged(file: tuple[int, int], rendered: tuple[int, int]) -> float:
+    """How much larger a file is than what is rendered for it, at least once."""
+    return max(even(file[0]) / rendered[0], even(file[1]) / rendered[1], 1.0)
+
+
+def _most_side(card: ModelCard) -> int:
+    """The longest side of a file."""
+    return math.floor(card.limits.max_size * MOST_ENLARGED / 2) * 2
+
+
+def _sides(side: float, card: ModelCard) -> list[int]:
     """The possible sides on either side of a file's."""
     multiple, limits = card.limits.size_multiple, card.limits
     if side < limits.min_size:
         return []
-    below = even(side) // multiple * multiple
-    return [each for each in {below, -(-even(side) // multiple) * multiple} if limits.allow_side(each)]
+    below, above = math.floor(side / multiple) * multiple, math.ceil(side / multiple) * multiple
+    return [each for each in {below, above} if limits.allow_side(each)]
 
 
 def _nearest_size(width: int, height: int, num_frames: int, card: ModelCard) -> tuple[int, int] | None:
@@ -145,7 +162,7 @@ def _nearest_size(width: int, height: int, num_frames: int, card: ModelCard) -> 
 
 def _of_ratio(width: int, height: int, card: ModelCard) -> Iterator[tuple[int, int]]:
     """The sizes with even sides within the card's limits whose ratio is as near as it can be."""
-    most = card.limits.max_size
+    most = _most_side(card)
     for wide in range(2, most + 1, 2):
         high = round(wide * height / width / 2) * 2
         if 0 < high <= most:

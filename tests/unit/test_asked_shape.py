@@ -127,8 +127,8 @@ def test_a_size_beside_what_says_otherwise_is_refused(jobs: Jobs, tmp_path: Path
     for fields, says in (
         ({"size": "64x64", "height": 64}, "give size, or width and height, not both"),
         ({"seconds": 1, "num_frames": 9}, "give seconds or num_frames, not both"),
-        ({"size": "1792x1024"}, "the nearest possible one of this ratio is 1022x584"),
-        ({"size": "0x0"}, "between 32 and 1024"),
+        ({"size": "1792x1024"}, "the nearest possible one of this ratio is 1526x872"),
+        ({"size": "0x0"}, "between 32 and 1536"),
     ):
         with pytest.raises(InvalidRequest, match=says):
             door.ask(fields=fields)
