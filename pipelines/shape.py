@@ -110,14 +110,14 @@ def _rendered_size(width: int, height: int, num_frames: int, card: ModelCard) ->
     scales = (1.0, card.limits.max_size / max(width, height, 1), math.sqrt(card.limits.max_pixels / max(pixels, 1)))
     scale = min(scales)
     possible = [
-        (wide, high)
+        (_enlarged((width, height), (wide, high)), wide * high, (wide, high))
         for part in (1.0, scale)
         for wide in _sides(width * part, card)
         for high in _sides(height * part, card)
         if card.limits.allow_pixels(wide, high, num_frames)
-        and _enlarged((width, height), (wide, high)) <= MOST_ENLARGED
     ]
-    return min(possible, key=lambda size: (_enlarged((width, height), size), math.prod(size)), default=None)
+    enlarged, _, size = min(possible, default=(math.inf, 0, None))
+    return size if enlarged <= MOST_ENLARGED else None
 
 
 def _enlarged(file: tuple[int, int], rendered: tuple[int, int]) -> float:
