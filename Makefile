@@ -127,6 +127,14 @@ bench-conductor: setup ## the CPU time that a conductor spends on a job, against
 modules: setup-dev ## draw the folders and their imports into docs/architecture.md
 	@$(BIN)/python scripts/draw_modules.py
 
+.PHONY: openapi
+openapi: setup-dev ## write docs/openapi.json, which a test compares with the code
+	@$(BIN)/python -m scripts.write_openapi
+
+.PHONY: accepted
+accepted: setup-dev ## replay what people send against a running service: pictures, requests, files
+	@$(BIN)/python -m benchmarks.accepted $(ARGS)
+
 .PHONY: test-clusters
 test-clusters: setup-dev ## clusters that `ray up` starts over ssh, and a node that drains; as root
 	KINORAY_TEST_CLUSTERS=1 $(BIN)/python -m pytest tests/deploy/test_ray_up.py tests/deploy/test_drain.py

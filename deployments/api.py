@@ -333,7 +333,7 @@ class Api:
         response.status_code, body = answer(await self.ready.get())
         return body
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=openapi.answers(503))
+    @app.get("/metrics", response_class=PlainTextResponse, responses=openapi.METRICS)
     async def metrics(self) -> Response:
         """Cluster-wide metrics from the job store, for Prometheus."""
         known = await self.exposition.get()
