@@ -25,6 +25,8 @@ from deployments.http.error_response import render
 from deployments.http.errors import Forbidden
 from pipelines.errors import KinorayError
 
+LONGEST_HOST = 260
+"""The most characters of a host and its port. What is longer is none, and is not kept either."""
 OPEN = ("/healthz", "/readyz", "/metrics")
 """The routes that probes and Prometheus call, by whatever name or address they have for a replica."""
 SAFE = ("GET", "HEAD")
@@ -124,9 +126,13 @@ class OriginCheck:
         await self._app(scope, receive, send)
 
 
-@lru_cache(1024)
 def _read(text: str) -> HostPort | None:
     """A host and port; None for what is neither."""
+    return _parsed(text) if len(text) <= LONGEST_HOST else None
+
+
+@lru_cache(1024)
+def _parsed(text: str) -> HostPort | None:
     try:
         return read_host_port(text)
     except ValueError:

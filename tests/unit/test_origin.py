@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 
 from deployments.api import app
 from deployments.configuration.api_keys import fingerprint
+from deployments.http import origin
 from deployments.http.origin import OPEN, Origins
 from tests.conftest import PROMPT
 from tests.unit.api_world import ApiWorld, run_api
@@ -119,11 +120,16 @@ def test_loopback_is_known_by_its_names(host: str) -> None:
     "host",
     [
         "", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "127.1", "2130706433", "0x7f000001",
-        "10.0.0.7:8000", "0.0.0.0", "[::]:8000", "[::1", "me@localhost", "localhost/x", "a b", "localhost:x", "::1",
-    ],
+        "10.0.0.7:8000", "0.0.0.0", "[::]:8000", "[::1", "me@localhost", "localhost/x", "a b", "localhost:x", "::1", "a" * 5000],
 )  # fmt: skip
 def test_no_other_host_is(host: str) -> None:
     assert verdict({"host": host}) == "host_not_allowed"
+
+
+def test_names_that_no_host_has_are_not_kept() -> None:
+    kept = origin._parsed.cache_info().currsize
+    assert {verdict({"host": f"{n}" * 500}) for n in range(9)} == {"host_not_allowed"}
+    assert origin._parsed.cache_info().currsize == kept
 
 
 def test_a_request_without_a_host_or_with_a_second_one_is_refused() -> None:
