@@ -120,7 +120,9 @@ def test_loopback_is_known_by_its_names(host: str) -> None:
     "host",
     [
         "", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "127.1", "2130706433", "0x7f000001",
-        "10.0.0.7:8000", "0.0.0.0", "[::]:8000", "[::1", "me@localhost", "localhost/x", "a b", "localhost:x", "::1", "a" * 5000],
+        "10.0.0.7:8000", "0.0.0.0", "[::]:8000", "[::1", "me@localhost", "localhost/x", "a b", "localhost:x", "::1",
+        "a" * 5000,
+    ],
 )  # fmt: skip
 def test_no_other_host_is(host: str) -> None:
     assert verdict({"host": host}) == "host_not_allowed"
