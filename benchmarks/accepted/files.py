@@ -16,7 +16,7 @@ BT709, LIMITED = 1, 1
 
 def file_cases() -> Iterator[Case]:
     yield Case("files", "colors: BT.709, limited range, said in the file", _colors)
-    for size, seconds in (("720x1280", 4), ("1280x720", 4), ("720x1280", 8)):
+    for size, seconds in (("720x1280", 4), ("1280x720", 8), ("1024x1792", 4), ("1792x1024", 4)):
         yield Case("files", f"`size: {size}`, `seconds: {seconds}`", partial(_shape, size=size, seconds=seconds))
     odd = partial(_shape, size="853x481", seconds=1, actual="854x482")
     yield Case("files", "an odd size, `853x481`: even, and said", odd)

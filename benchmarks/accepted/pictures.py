@@ -85,7 +85,11 @@ def _compare(service: Service, data: bytes, expected: Pixels, within: float) -> 
 
 
 def _taken() -> Iterator[tuple[str, bytes, Pixels, float]]:
-    yield "a JPEG, WebP, GIF, BMP, TIFF or MPO", encoded(SCENE, "MPO", quality=100, subsampling=0), SCENE, LOSSY
+    yield "a JPEG", JPEG, SCENE, LOSSY
+    yield "an MPO, as phones write it", encoded(SCENE, "MPO", quality=100, subsampling=0), SCENE, LOSSY
+    for kind in ("PNG", "BMP", "TIFF"):
+        yield f"a {kind}", encoded(SCENE, kind), SCENE, 0
+    yield "a WebP", encoded(SCENE, "WEBP", lossless=True), SCENE, 0
     yield from _turned()
     yield from _deep()
     yield from _colored()
@@ -193,7 +197,7 @@ def _refused() -> Iterator[tuple[str, bytes, *tuple[str, ...]]]:
     for kind, name in (("GIF", "GIF"), ("PNG", "APNG"), ("WEBP", "WebP")):
         data = encoded(SCENE, kind, save_all=True, append_images=other)
         yield f"an animated {name}: refused", data, "must not be animated"
-    yield "half a JPEG: refused", JPEG[: len(JPEG) // 2], "input_reference", "its end is missing"
+    yield "half a JPEG: refused", JPEG[: len(JPEG) // 2], "its end is missing"
     yield "a JPEG 2000: refused by its name", encoded(SCENE, "JPEG2000"), "JPEG 2000"
     yield "a PDF: refused by its name", b"%PDF-1.7\n", "PDF"
     yield "an SVG: refused by its name", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"

@@ -74,7 +74,7 @@ def _bodies() -> Iterator[Case]:
     yield Case(
         "requests",
         "a list of two pictures: refused, with how many",
-        lambda s: refused(s.create(input_reference=[URL, URL]), "input_reference", "one"),
+        lambda s: refused(s.create(input_reference=[URL, URL]), "send one picture"),
     )
     yield Case(
         "requests",
@@ -99,7 +99,7 @@ def _bodies() -> Iterator[Case]:
 def _fields() -> Iterator[Case]:
     yield Case("requests", "`seed: -1`", lambda s: _taken(s, s.create(seed=-1)))
     yield Case("requests", "`seed: null`", lambda s: _taken(s, s.create(seed=None)))
-    for size in ("720x1280", "1280x720"):
+    for size in ("720x1280", "1280x720", "1024x1792", "1792x1024"):
         yield Case(
             "requests",
             f"`size: {size}`, `seconds: 4`",
@@ -107,8 +107,13 @@ def _fields() -> Iterator[Case]:
         )
     yield Case(
         "requests",
-        "`size: 1792x1024`, larger than the model's: refused, with the nearest",
-        lambda s: refused(s.create(model="simulated", size="1792x1024"), "size", "x"),
+        "`size: 3840x2160`, too large: refused, with the nearest",
+        lambda s: refused(s.create(model="simulated", size="3840x2160"), "1920x1080"),
+    )
+    yield Case(
+        "requests",
+        "`seconds: 12`, too long: refused, with the most",
+        lambda s: refused(s.create(model="simulated", seconds="12", fps=24), "at most 10.708"),
     )
     yield Case(
         "requests",
