@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.types import Message, Receive
 
+from deployments.http.create_fields import MAX_FIELDS, MAX_FIELDS_BYTES, speakable
 from deployments.http.errors import PayloadTooLarge, TooSlow
 from deployments.http.extra import spread
 from deployments.http.form import read_form, text_of
@@ -24,7 +25,6 @@ from deployments.http.images import IMAGE_FIELD
 from deployments.http.in_hand import expect, in_threads
 from deployments.http.nesting import path_of, put
 from deployments.http.reference import Sent, read_reference
-from deployments.http.schemas import MAX_FIELDS, MAX_FIELDS_BYTES, speakable
 from deployments.http.sizes import declared_bytes
 from pipelines.errors import InvalidRequest
 

@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.http.create_fields import speakable
 from deployments.http.error_response import render
 from deployments.http.errors import NotFound, Unavailable
-from deployments.http.schemas import speakable
 from jobs.database import UNREACHABLE
 from pipelines.errors import InvalidRequest, KinorayError
 from storage.errors import StorageUnavailable

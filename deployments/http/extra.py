@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from deployments.http.schemas import speakable
+from deployments.http.create_fields import speakable
 from pipelines.errors import InvalidRequest
 
 OBJECTS = "extra_body", "extra_params"

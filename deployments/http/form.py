@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from deployments.http.schemas import MAX_FIELDS
+from deployments.http.create_fields import MAX_FIELDS
 from pipelines.errors import InvalidRequest
 
 PIECE_BYTES = 2**18

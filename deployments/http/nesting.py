@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from deployments.http.schemas import speakable
+from deployments.http.create_fields import speakable
 from pipelines.errors import InvalidRequest
 
 DEEPEST = 8

@@ -8,8 +8,9 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from deployments.http.contents import VARIANTS
+from deployments.http.create_fields import CreateVideo
 from deployments.http.examples import Examples, answer_examples, request_examples
-from deployments.http.schemas import CreateVideo, ErrorAnswer, Video
+from deployments.http.schemas import ErrorAnswer, Video
 
 Answers = dict[int | str, dict[str, Any]]
 """A route's `responses`."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import binascii
 from dataclasses import dataclass
 
+from deployments.http.create_fields import MAX_FIELDS_BYTES
 from deployments.http.images import IMAGE_FIELD
-from deployments.http.schemas import MAX_FIELDS_BYTES
 from jobs.ids import is_upload_id
 from pipelines.errors import InvalidRequest
 

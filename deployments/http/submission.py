@@ -18,11 +18,11 @@ from pydantic import ValidationError
 from deployments.configuration.settings import Settings, webhook_secret
 from deployments.events import emit
 from deployments.http.auth import Caller
+from deployments.http.create_fields import CreateFields, parse_create
 from deployments.http.errors import KeyReused, NotFound, PerhapsAccepted
 from deployments.http.images import IMAGE_FIELD, Images
 from deployments.http.in_hand import expect, in_threads
 from deployments.http.limits import limits_of, too_many
-from deployments.http.schemas import CreateFields, parse_create
 from deployments.http.unbroken import Unbroken
 from deployments.http.uploads import Uploads
 from deployments.outbound import Outbound

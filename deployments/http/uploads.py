@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deployments.configuration.settings import Settings
 from deployments.http.auth import Caller
+from deployments.http.create_fields import refused
 from deployments.http.errors import PayloadTooLarge
 from deployments.http.limits import limits_of, too_many
-from deployments.http.schemas import refused
 from jobs import admission
 from jobs.database import Database
 from jobs.ids import UPLOAD_KEPT_S, is_outdated, is_upload_id, new_upload_id

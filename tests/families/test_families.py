@@ -104,7 +104,7 @@ def frames(mp4: bytes) -> list[Any]:
 def test_it_joins_the_catalogue_and_the_requests() -> None:
     done = in_a_process_of_its_own("""
 import sys
-from deployments.http.schemas import parse_create
+from deployments.http.create_fields import parse_create
 from pipelines.catalogue import get_card
 from pipelines.errors import InvalidRequest
 from pipelines.requests import resolve

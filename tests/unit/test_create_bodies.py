@@ -15,8 +15,8 @@ import pytest
 from fastapi import Request
 
 from deployments.http.body import read_body
+from deployments.http.create_fields import parse_create
 from deployments.http.form import read_form
-from deployments.http.schemas import parse_create
 from jobs.ids import new_upload_id
 from pipelines.errors import InvalidRequest
 from storage.keys import input_key

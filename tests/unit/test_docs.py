@@ -14,7 +14,8 @@ import yaml
 from deployments import metrics
 from deployments.api import app
 from deployments.configuration.settings import Settings
-from deployments.http.schemas import CreateVideo, Model, Video
+from deployments.http.create_fields import CreateVideo
+from deployments.http.schemas import Model, Video
 from pipelines.card import CheckpointCard
 from pipelines.catalogue import load_catalogue, read_card
 from pipelines.paths import ROOT

@@ -17,8 +17,8 @@ from PIL import Image
 from deployments.configuration.api_keys import SCOPES, KeyLimits
 from deployments.http.auth import Caller
 from deployments.http.body import _read_json, read_body
+from deployments.http.create_fields import MAX_FIELDS
 from deployments.http.reference import PIECE_BYTES
-from deployments.http.schemas import MAX_FIELDS
 from deployments.http.submission import CreateRequest
 from jobs.record import Job
 from pipelines.errors import RequestError

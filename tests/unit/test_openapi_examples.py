@@ -10,8 +10,8 @@ import jsonschema_rs
 import pytest
 
 from deployments.api import app
+from deployments.http.create_fields import parse_create
 from deployments.http.openapi import BYTES, JSON
-from deployments.http.schemas import parse_create
 from pipelines.paths import ROOT
 
 DOCUMENT = app.openapi()
