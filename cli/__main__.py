@@ -109,16 +109,15 @@ def migrate() -> None:
 
 @app.command()
 def jobs(
-    dead: Annotated[bool, typer.Option("--dead", help="Those whose every attempt ended in a fault.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the latest first.")] = 50,
+    dead: Annotated[bool, typer.Option("--dead", help="Only those whose every attempt ended in a fault.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the latest first.")] = 50,
 ) -> None:
-    """List jobs of the store: one line each, id, model, attempts and what went wrong."""
-    from cli.job_store import dead_jobs
+    """List jobs of the store, one line each: id, model, state, attempts and what went wrong."""
+    from cli.job_store import dead_jobs, latest_jobs
 
-    if not dead:
-        raise typer.BadParameter("say which: --dead (GET /v1/videos lists them all)")
-    for job in dead_jobs(limit):
-        typer.echo(f"{job.id}  {job.model}  {job.attempts}  {job.error_message}")
+    for job in dead_jobs(limit) if dead else latest_jobs(limit):
+        state = f"{job.stage} {job.progress}%" if job.stage is not None and not job.ended else job.status.value
+        typer.echo(f"{job.id}  {job.model}  {state}  {job.attempts}  {job.error_message or ''}".rstrip())
 
 
 @app.command()
@@ -198,7 +197,7 @@ def main() -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, _terminate)
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(prog_name="kinoray", standalone_mode=False) or 0
     except KinorayError as error:
         console.print(f"[red]error:[/] {escape(error.message)}", emoji=False)
         code = 1

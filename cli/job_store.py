@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import make_url
 
-from deployments.configuration.settings import database_url
+from deployments.configuration.settings import database_url, require_data_dir, uses_data_dir
 from jobs.costs import mean_seconds
 from jobs.database import UNREACHABLE, Database, DatabaseUnusable, open_database
 from jobs.pins import Pins
@@ -36,6 +36,12 @@ def migrate_job_store() -> tuple[str | None, str]:
     """Migrate the store to this version; returns the revision before and after. Raises ConfigError."""
     with _one_sentence(), Database(database_url()) as database:
         return database.migrate()
+
+
+def latest_jobs(limit: int) -> list[Job]:
+    """The jobs in the store, newest first. Raises ConfigError."""
+    with _one_sentence(), open_database(database_url()) as database:
+        return JobStore(database).page(after=None, limit=limit, newest_first=True, api_key=None)[0]
 
 
 def dead_jobs(limit: int) -> list[Job]:
@@ -75,6 +81,8 @@ def pins() -> Iterator[Pins]:
 
 @contextmanager
 def _one_sentence() -> Iterator[None]:
+    if uses_data_dir():
+        require_data_dir()
     try:
         yield
     except DatabaseUnusable as error:

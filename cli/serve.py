@@ -15,7 +15,7 @@ from cli.fetching import fetch_all
 from cli.job_store import check_job_store
 from cli.service import default_config, run_service
 from deployments.configuration.serve_config import load_config, served_cards
-from deployments.configuration.settings import data_dir, require_webhook_secret, webhook_secret
+from deployments.configuration.settings import require_data_dir, require_webhook_secret, webhook_secret
 
 QUIET_S = 15.0
 """How long nothing is said of stages that load, at first and between two times."""
@@ -45,7 +45,7 @@ def run_forever(console: Console, path: Path | None) -> None:
     try:
         with run_service(
             config,
-            data=data_dir(),
+            data=require_data_dir(),
             dashboard=True,
             show_logs=True,
             keep_waiting=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,12 @@ def load_settings(args: dict[str, Any]) -> Settings:
 
 def database_url() -> str:
     """The job store's URL: `KINORAY_DATABASE_URL`, which may hold a password, or a SQLite file in `data_dir()`."""
-    return os.environ.get("KINORAY_DATABASE_URL") or sqlite_url(data_dir() / "jobs.sqlite3")
+    return sqlite_url(data_dir() / "jobs.sqlite3") if uses_data_dir() else os.environ["KINORAY_DATABASE_URL"]
+
+
+def uses_data_dir() -> bool:
+    """Whether the job store is in `data_dir()`."""
+    return not os.environ.get("KINORAY_DATABASE_URL")
 
 
 def webhook_secret() -> str | None:
@@ -184,3 +190,22 @@ def require_webhook_secret(secret: str | None) -> None:
 def data_dir() -> Path:
     """The directory that holds all local state."""
     return Path(os.environ.get("KINORAY_DATA") or ROOT / ".kinoray").resolve()
+
+
+def require_data_dir() -> Path:
+    """`data_dir()`, made if it is not there.
+
+    Raises:
+        ConfigError: nothing can be written there.
+    """
+    path = data_dir()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except FileExistsError:
+        why = "is no folder"
+    except OSError as error:
+        why = f"cannot be written ({error.strerror})"
+    chosen = "KINORAY_DATA names it" if os.environ.get("KINORAY_DATA") else "it is the default"
+    raise ConfigError(f"{path}, where the service keeps its data, {why}; {chosen}: set KINORAY_DATA to another folder")
