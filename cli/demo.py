@@ -88,10 +88,12 @@ def _report(console: Console, video: dict[str, Any], out: Path, seconds: float) 
 
     sheet = out.with_suffix(".png")
     contact_sheet(out).save(sheet)
-    parameters = video["parameters"]
+    parameters, made = video["parameters"], video["result_metadata"]
     stages = ", ".join(f"{stage} {spent:.2f} s" for stage, spent in video["stage_seconds"].items())
     console.print(
-        f"[bold]{out}[/]: {parameters['num_frames']} frames of {video['size']} at {parameters['fps']} fps, "
+        f"[bold]{out}[/]: {made['frames']} frames of {video['size']} at {parameters['fps']} fps, "
         f"{parameters['num_inference_steps']} steps, seed {video['seed']}, {out.stat().st_size} bytes, {seconds:.1f} s"
     )
+    for warning in made.get("warnings", ()):
+        console.print(f"[yellow]{escape(warning.partition(': ')[2])}[/]")
     console.print(f"Each stage: {stages}. Frames side by side: [bold]{sheet}[/]")

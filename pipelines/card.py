@@ -180,6 +180,8 @@ class ModelCard(StrictModel):
     """The sizes with which the model works best, the first one before all others."""
     advice: str | None = None
     """What makes good videos, in a few sentences for those who write requests."""
+    vocabulary: tuple[str, ...] = ()
+    """The only words that the model knows, in lower case; none for one that was trained on language."""
     example_image: Path | None = None
     """An image for trying the model; a relative path starts at the repository's root."""
 

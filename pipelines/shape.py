@@ -39,10 +39,10 @@ def even(side: int) -> int:
     return side + side % 2
 
 
-def odd_sides(width: int, height: int) -> tuple[str, ...] | None:
+def odd_sides(width: int, height: int) -> tuple[str, ...]:
     """What to tell the client whose size cannot be a file's."""
     if (even(width), even(height)) == (width, height):
-        return None
+        return ()
     what = f"odd_size: {width}x{height} has an odd side, which H.264 cannot have; the file is"
     return (f"{what} {even(width)}x{even(height)}",)
 

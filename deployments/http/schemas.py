@@ -162,6 +162,8 @@ class Model(BaseModel):
     """The sizes with which it works best, the first one before all others."""
     advice: str | None
     """What makes good videos."""
+    vocabulary: list[str]
+    """The only words that the model knows; none for one that was trained on language."""
 
     @classmethod
     def of(cls, card: ModelCard, commits: Commits, unavailable_reason: str | None) -> Model:
@@ -172,7 +174,7 @@ class Model(BaseModel):
             prompt="required" if card.TAKES_PROMPT else "ignored", input_reference=_takes_image(card),
             limits=limits, defaults=card.defaults.model_dump(exclude_none=True),
             allowed_num_inference_steps=list(card.allowed_num_inference_steps) or None,
-            recommended_sizes=list(card.recommended_sizes), advice=card.advice,
+            recommended_sizes=list(card.recommended_sizes), advice=card.advice, vocabulary=list(card.vocabulary),
         )  # fmt: skip
 
 

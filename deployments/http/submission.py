@@ -44,6 +44,7 @@ from pipelines.pictures.read import Limits, Picture
 from pipelines.requests import read_parameters, resolve, said_by
 from pipelines.shape import Asked, odd_sides
 from pipelines.strict import read_stored
+from pipelines.vocabulary import unknown_words
 from storage.artifacts import ArtifactStore
 from storage.keys import input_key, job_folder, job_prefix
 from storage.store import delete_or_leave
@@ -136,6 +137,7 @@ class Submission:
         has_image = image is not None
         parameters = resolve(body.generation(), card, asked=asked, has_image=has_image)
         graph = graph_of(card, parameters, has_image)
+        size = asked.size or (parameters.width, parameters.height)
         job_id, now, bucket = new_job_id(), time.time(), self._settings.bucket
         return Job(
             id=job_id,
@@ -156,7 +158,7 @@ class Submission:
             result_metadata=ResultMetadata(
                 prompt_used=False if body.prompt and not card.TAKES_PROMPT else None,
                 image_notes=image.notes or None if image is not None else None,
-                warnings=odd_sides(*(asked.size or (parameters.width, parameters.height))),
+                warnings=(*odd_sides(*size), *unknown_words(body.prompt or "", card)) or None,
             ),
         )
 

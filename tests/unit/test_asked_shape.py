@@ -68,13 +68,13 @@ UNCHANGED: list[tuple[dict[str, Any], Shown]] = [
 def test_what_needs_no_change_says_nothing(jobs: Jobs, tmp_path: Path) -> None:
     door = Door(jobs, tmp_path)
     for fields, expected in UNCHANGED:
-        job = door.ask(fields=fields)
+        job = door.ask(fields={"prompt": "a red circle", **fields})
         assert (fields, shown(jobs.get(job))) == (fields, expected)
         assert job.result_metadata.warnings is None
 
 
 def test_an_odd_size_becomes_even_and_the_job_says_so(jobs: Jobs, tmp_path: Path) -> None:
-    job = jobs.get(Door(jobs, tmp_path).ask(fields={"size": "65x49"}))
+    job = jobs.get(Door(jobs, tmp_path).ask(fields={"prompt": "a red circle", "size": "65x49"}))
     assert shown(job) == ("66x50", "1.125", {"size": "96x64", "num_frames": 9})
     said = "odd_size: 65x49 has an odd side, which H.264 cannot have; the file is 66x50"
     assert job.result_metadata.warnings == (said,)
