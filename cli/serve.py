@@ -18,7 +18,7 @@ from deployments.configuration.serve_config import load_config, served_cards
 from deployments.configuration.settings import require_data_dir, require_webhook_secret, webhook_secret
 
 QUIET_S = 15.0
-"""How long nothing is said of stages that load, at first and between two times."""
+"""How long nothing is said while nothing becomes ready."""
 
 
 def run_forever(console: Console, path: Path | None) -> None:
@@ -49,7 +49,8 @@ def run_forever(console: Console, path: Path | None) -> None:
             dashboard=True,
             show_logs=True,
             keep_waiting=True,
-            on_waiting=loading,
+            on_waiting=loading.waiting,
+            on_ready=loading.ready,
             on_failed=say,
         ) as url:
             console.print(f"Kinoray listens on {url} (docs on {url}/docs). Ctrl-C stops it.")
@@ -60,14 +61,26 @@ def run_forever(console: Console, path: Path | None) -> None:
 
 
 class Loading:
-    """Says which stages still load: when those have changed, and not too often."""
+    """Says of each stage when it is ready, and now and then which still load."""
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._say, self._clock = say, clock
-        self._said: list[str] = []
-        self._quiet_until = clock() + QUIET_S
+        self._began_at = clock()
+        self._quiet_until = self._began_at + QUIET_S
 
-    def __call__(self, stages: list[str]) -> None:
-        if stages != self._said and self._clock() >= self._quiet_until:
-            self._said, self._quiet_until = stages, self._clock() + QUIET_S
-            self._say(f"still loading: {', '.join(stages)}")
+    def waiting(self, stages: list[str]) -> None:
+        """Report what still loads."""
+        if self._clock() >= self._quiet_until:
+            self._tell(f"still loading after {self._seconds}: {', '.join(stages)}")
+
+    def ready(self, stage: str) -> None:
+        """Report that a stage takes calls."""
+        self._tell(f"{stage} is ready after {self._seconds}")
+
+    @property
+    def _seconds(self) -> str:
+        return f"{self._clock() - self._began_at:.0f} s"
+
+    def _tell(self, sentence: str) -> None:
+        self._quiet_until = self._clock() + QUIET_S
+        self._say(sentence)

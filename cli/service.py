@@ -29,6 +29,8 @@ from pipelines.stages import Stage
 
 START_TIMEOUT_S = 300
 """How long a service may take to answer, and to load its stages where nobody can say how large they are."""
+PROXY = "Ray Serve"
+"""What a start waits for before the service itself can say it."""
 STARTS = 3
 STOP_TIMEOUT_S = 15
 FREE_PORTS = range(20_000, 32_768)
@@ -111,6 +113,7 @@ def run_service(
     show_logs: bool = False,
     keep_waiting: bool = False,
     on_waiting: Callable[[list[str]], None] = lambda _: None,
+    on_ready: Callable[[str], None] = lambda _: None,
     on_failed: Callable[[str], None] = lambda _: None,
 ) -> Iterator[str]:
     """Start Ray and the application, and yield its base URL once a model can be served and nothing loads any more.
@@ -124,6 +127,7 @@ def run_service(
         graceful: let Serve drain at the end, so that running jobs are given back; otherwise everything is just stopped.
         keep_waiting: wait as long as stages load; otherwise, `START_TIMEOUT_S` in all.
         on_waiting: called every half second with the stages that are still loading.
+        on_ready: called once with each that has been loading and takes calls now.
         on_failed: called once with each sentence that says why a stage could not start.
 
     Raises:
@@ -165,7 +169,7 @@ def run_service(
             cleanup.callback(signals.ignore)
         _deploy(schema)
         url = base_url(config, host, port)
-        _wait_until_ready(url, on_waiting, on_failed, keep_waiting)
+        _wait_until_ready(url, on_waiting, on_ready, on_failed, keep_waiting)
         yield url
 
 
@@ -241,27 +245,36 @@ def _deploy(schema: Any) -> None:
 
 
 def _wait_until_ready(
-    url: str, on_waiting: Callable[[list[str]], None], on_failed: Callable[[str], None], keep_waiting: bool
+    url: str,
+    on_waiting: Callable[[list[str]], None],
+    on_ready: Callable[[str], None],
+    on_failed: Callable[[str], None],
+    keep_waiting: bool,
 ) -> None:
     from ray import serve
     from ray.serve.schema import ApplicationStatus
 
     deadline = time.monotonic() + START_TIMEOUT_S
     told: set[str] = set()
+    loading: list[str] = [PROXY]
     while True:
-        waiting = ["Ray Serve"]
+        waiting = [PROXY]
         now = _readiness(url)
         if now is not None:
             waiting = now.waiting_for
+            for each in loading:
+                if each not in waiting and each not in now.cannot_start:
+                    on_ready(each)
+            loading = waiting
             if keep_waiting:  # tens of gigabytes may come from a slow disk, but an API that answers goes on answering
                 deadline = time.monotonic() + START_TIMEOUT_S
-            for sentence in (each for each in now.sentences if each not in told):
+            for sentence in (each for each in now.cannot_start.values() if each not in told):
                 told.add(sentence)
                 on_failed(sentence)
             if now.status == "ready":
                 return
             if now.status == "unavailable":
-                raise StartFailed(f"no model can be served: {'; '.join(now.sentences)}")
+                raise StartFailed(f"no model can be served: {'; '.join(dict.fromkeys(now.cannot_start.values()))}")
         # While the API answers, it knows better: what Serve has given up may be one model's stage.
         application = serve.status().applications.get(APPLICATION)
         if now is None and application is not None and application.status is ApplicationStatus.DEPLOY_FAILED:
@@ -278,8 +291,8 @@ class Answer:
 
     status: str
     waiting_for: list[str]
-    sentences: list[str]
-    """Why stages cannot start, each once."""
+    cannot_start: dict[str, str]
+    """Why stages cannot start, by stage."""
 
 
 def _readiness(url: str) -> Answer | None:
@@ -292,6 +305,6 @@ def _readiness(url: str) -> Answer | None:
         except urllib.error.HTTPError as error:
             body = error.read()
         said = json.loads(body)
-        return Answer(said["status"], said["waiting_for"], list(dict.fromkeys(said["cannot_start"].values())))
+        return Answer(said["status"], said["waiting_for"], dict(said["cannot_start"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # Serve's proxy does not listen yet, or the API is not behind it yet

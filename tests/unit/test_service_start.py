@@ -70,17 +70,29 @@ def answer(status: str, *waiting_for: str, **cannot_start: str) -> tuple[int, di
     return code, {"status": status, "waiting_for": list(waiting_for), "cannot_start": cannot_start}
 
 
-def wait(api: Api, *, keep_waiting: bool = False) -> tuple[list[list[str]], list[str]]:
+def wait(
+    api: Api, *, keep_waiting: bool = False, on_ready: Callable[[str], None] = lambda _: None
+) -> tuple[list[list[str]], list[str]]:
     """What was told of stages that load, and of stages that cannot start."""
     waiting: list[list[str]] = []
     failed: list[str] = []
-    service._wait_until_ready(api.url, waiting.append, failed.append, keep_waiting)
+    service._wait_until_ready(api.url, waiting.append, on_ready, failed.append, keep_waiting)
     return waiting, failed
 
 
 def test_a_service_is_ready_when_it_says_so(api: Callable[..., Api]) -> None:
     waiting, failed = wait(api(None, answer("loading", "A", "B"), answer("loading", "B"), answer("ready")))
     assert (waiting, failed) == ([["Ray Serve"], ["A", "B"], ["B"]], [])
+
+
+def test_each_stage_is_told_once_it_takes_calls_but_not_one_that_cannot_start(api: Callable[..., Api]) -> None:
+    answers = (
+        None, answer("loading", "A", "B", "C"), answer("loading", "B", "C"), None, answer("loading", "C", B="broken"),
+        answer("ready", B="broken"),
+    )  # fmt: skip
+    ready: list[str] = []
+    wait(api(*answers), on_ready=ready.append)
+    assert ready == ["Ray Serve", "A", "C"]
 
 
 def test_each_sentence_is_told_once_and_as_soon_as_it_is_known(api: Callable[..., Api]) -> None:
@@ -132,15 +144,21 @@ def test_serve_waits_as_long_as_stages_load(api: Callable[..., Api], monkeypatch
         wait(api(answer("loading", "A"), None, None, None, answer("ready")), keep_waiting=True)
 
 
-def test_stages_that_load_are_named_when_they_change_and_not_too_often() -> None:
+def test_what_still_loads_is_named_when_nothing_has_been_said_for_a_while() -> None:
     said: list[tuple[float, str]] = []
     now = 0.0
     loading = serve.Loading(lambda sentence: said.append((now, sentence)), lambda: now)
-    for second, stages in ((1, ["Ray Serve"]), (14, ["A", "B"]), (15, ["A", "B"]), (29, ["B"]), (31, ["B"]),
-                           (50, ["B"]), (60, ["C"])):  # fmt: skip
+    for second, stages in ((1, ["Ray Serve"]), (14, ["A", "B"]), (15, ["A", "B"]), (16, ["A", "B"])):
         now = second
-        loading(stages)
-    assert said == [(15, "still loading: A, B"), (31, "still loading: B"), (60, "still loading: C")]
+        loading.waiting(stages)
+    now = 20
+    loading.ready("A")
+    for second in (31, 34, 36):
+        now = second
+        loading.waiting(["B"])
+    assert said == [
+        (15, "still loading after 15 s: A, B"), (20, "A is ready after 20 s"), (36, "still loading after 36 s: B")
+    ]  # fmt: skip
 
 
 @pytest.fixture
