@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from benchmarks.accepted.cases import GOOD, Case, Service, outcome, refused
-from tests.unit.heic import heic
-from tests.unit.pictures import (
+from tests.harness.heic import heic
+from tests.harness.pictures import (
     ADOBE_XYZ,
     ASCII,
     DOUBLE,

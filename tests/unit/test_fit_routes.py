@@ -10,8 +10,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.harness.pictures import encoded, scene
 from tests.unit.api_world import ApiWorld
-from tests.unit.pictures import encoded, scene
 from tests.unit.wire_world import talk
 
 PNG = encoded(scene(), "PNG")

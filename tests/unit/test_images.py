@@ -23,9 +23,9 @@ from pipelines.errors import InvalidRequest
 from pipelines.paths import ROOT
 from pipelines.pictures.read import Limits
 from tests.conftest import DEADLINE_S
+from tests.harness.pictures import encoded, scene
 from tests.unit.conftest import Jobs
 from tests.unit.door import Door
-from tests.unit.pictures import encoded, scene
 
 LIMITS = Limits(10**6, 8)
 PNG = encoded(scene(), "PNG")

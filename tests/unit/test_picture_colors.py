@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from pipelines.pictures import colors
-from tests.unit.pictures import (
+from tests.harness.pictures import (
     ADOBE_XYZ,
     HEIGHT,
     SRGB_XYZ,

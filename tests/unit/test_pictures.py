@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipelines.errors import InvalidRequest
 from pipelines.pictures.read import Limits
-from tests.unit.pictures import (
+from tests.harness.pictures import (
     ASCII,
     DOUBLE,
     EXIF,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipelines.errors import InvalidRequest
-from tests.unit.heic import TURNS, Pixels, heic
-from tests.unit.pictures import exif, near, read, scene, seen, turn
+from tests.harness.heic import TURNS, Pixels, heic
+from tests.harness.pictures import exif, near, read, scene, seen, turn
 
 SCENE = scene().repeat(4, 0).repeat(4, 1)[:48, :64]  # x265 takes no smaller ones
 UPRIGHT = {
