@@ -24,11 +24,8 @@ _PRIMARIES: dict[int, tuple[Corner, Corner, Corner]] = {
     12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
 }
 """By H.273's code: BT.709 and sRGB, BT.601 of 625 and 525 lines, SMPTE 240M, BT.2020, Display P3. All with D65."""
-_UNSPECIFIED = 2
-_SRGB = 13
-_VIDEO = {1, 6, 7, 11, 14, 15}
-"""Curves of video cameras. Who shows such a file as a picture shows it with sRGB's, as screens do."""
 _GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}
+"""Curves that differ from sRGB's on a screen. Those of video cameras are shown with sRGB's, as all others are."""
 _HDR = {16: "PQ", 18: "HLG"}
 
 NEAR = 0.05

@@ -18,7 +18,6 @@ from pipelines.pictures.orientation import orientation_of
 
 MAX_CHUNKS = 100_000
 MAX_PROFILE_BYTES = 4 * 2**20
-MAX_METADATA_BYTES = 2**20
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT"}
