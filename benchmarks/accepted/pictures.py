@@ -141,6 +141,8 @@ def _deep() -> Iterator[tuple[str, bytes, Pixels, float]]:
     yield "a gray TIFF of 16 bits", tiff((DEEP, [])), gray, 1
     yield "a gray TIFF of 16 bits, big-endian", tiff((DEEP, []), order=">"), gray, 1
     yield "a gray TIFF of 32 bits", tiff(((RAMP * (2**31 - 1)).astype(np.int32), [])), gray, 1
+    unsigned = (RAMP * (2**32 - 1)).astype(np.uint32)
+    yield "a gray TIFF of 32 bits, unsigned", tiff((unsigned, [])), gray, 1
     yield "a TIFF of floats from 0 to 1", tiff((RAMP.astype(np.float32), [])), gray, 1
     yield "a gray TIFF of 16 bits, white is zero", tiff((DEEP, [white_is_zero])), eight(1 - RAMP), 1
 

@@ -23,7 +23,11 @@ class Tag:
     at: int
     """Where in the file the number is."""
     form: str
-    """How `struct` reads it."""
+    """How `struct` reads it: two numbers of a fraction."""
+
+    def write(self, data: bytearray, value: int) -> None:
+        """Put another number in its place."""
+        struct.pack_into(self.form, data, self.at, *((value, 1) if self.form[1:] in _RATIONAL.values() else (value,)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ class Opened:
     """The value of white, where a pixel has more than 8 bits and the file says how many; in gray pictures only."""
     inverted: bool = False
     """Whether 0 is white in a gray picture of more than 8 bits."""
+    unsigned: bool = False
+    """Whether a gray picture's numbers have 32 bits and no sign."""
     notes: tuple[str, ...] = ()
     """What was left out of account, for the person who sent it."""
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import struct
 from dataclasses import dataclass
 
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import OPEN_INFO, TiffImageFile
 
 from pipelines.pictures.directory import Directory, directory, layout
 from pipelines.pictures.opened import Opened, animated
@@ -16,7 +15,10 @@ MAX_PAGES = 64
 _KIND, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _FORMAT = 254, 256, 257, 258, 262, 339
 _REDUCED, _MASK = 1, 4
 _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
-_SIGNED, _FLOAT = 2, 3
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
+
+# Pillow knows the little-endian ones only. It has no type for them, and takes those from 2**31 for negative numbers.
+OPEN_INFO[b"MM", _BLACK_IS_ZERO, (_UNSIGNED,), 1, (32,), ()] = ("I", "I;32BS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ def open_tiff(data: bytes) -> Opened:
     page = _full_page(data)
     tags = page.directory.tags
     bits = page.directory.get(_BITS, 1)
-    form = page.directory.get(_FORMAT, 1)
+    form = page.directory.get(_FORMAT, _UNSIGNED)
     # Pillow would turn the picture itself, and write its whole EXIF anew to do so, which fails for odd tags. It would
     # also take white for black where a pixel has more than 8 bits.
     own = {ORIENTATION: 1}
@@ -57,9 +59,10 @@ def open_tiff(data: bytes) -> Opened:
     changed = bytearray(data)
     for tag, value in own.items():
         if tag in tags:
-            struct.pack_into(tags[tag].form, changed, tags[tag].at, value)
+            tags[tag].write(changed, value)
     image = TiffImageFile(io.BytesIO(changed))
     image.seek(page.index)
+    _take_native_numbers(image)
     known = 8 < bits < 32 and form != _FLOAT
     return Opened(
         *image.size,
@@ -68,7 +71,18 @@ def open_tiff(data: bytes) -> Opened:
         profile=image.info.get("icc_profile"),
         white=2 ** (bits - (form == _SIGNED)) - 1 if known else None,
         inverted=inverted,
+        unsigned=bits == 32 and form == _UNSIGNED,
     )
+
+
+def _take_native_numbers(image: TiffImageFile) -> None:
+    """Have what libtiff decodes read in this machine's byte order: of some types Pillow expects the file's."""
+    if image.mode not in {"I", "F"}:
+        return
+    for index, tile in enumerate(image.tile):
+        if tile.codec_name == "libtiff" and isinstance(tile.args, tuple):
+            rawmode, *more = tile.args
+            image.tile[index] = tile._replace(args=(rawmode.replace("B", "N"), *more))
 
 
 def _full_page(data: bytes) -> _Page:

@@ -17,7 +17,7 @@ from pipelines.pictures.read import Limits, Picture, read_picture
 LIMITS = Limits(10**6, 8)
 WIDTH, HEIGHT = 16, 12
 ORIENTATION, GPS, EXIF = 0x0112, 0x8825, 0x8769
-SHORT, LONG, RATIONAL, ASCII, DOUBLE = 3, 4, 5, 2, 12
+SHORT, LONG, RATIONAL, SRATIONAL, ASCII, DOUBLE = 3, 4, 5, 10, 2, 12
 
 Pixels = NDArray[np.uint8]
 Tag = tuple[int, int, int, bytes]
@@ -121,8 +121,10 @@ def raw_png(depth: int, color: int, rows: NDArray[np.generic], *chunks: bytes) -
 # TIFF
 
 
-def tiff(*pages: tuple[NDArray[np.generic], Sequence[Tag]], order: Literal["<", ">"] = "<") -> bytes:
-    """An uncompressed TIFF; each page is pixels, [H, W] or [H, W, C], and tags beside or instead of the usual ones."""
+def tiff(
+    *pages: tuple[NDArray[np.generic], Sequence[Tag]], order: Literal["<", ">"] = "<", deflated: bool = False
+) -> bytes:
+    """A TIFF; each page is pixels, [H, W] or [H, W, C], and tags beside or instead of the usual ones."""
     out = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "L", 8)
     for index, (pixels, given) in enumerate(pages):
         height, width = pixels.shape[:2]
@@ -130,10 +132,12 @@ def tiff(*pages: tuple[NDArray[np.generic], Sequence[Tag]], order: Literal["<", 
         bits = struct.pack(order + f"{channels}H", *[pixels.itemsize * 8] * channels)
         form = {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]
         data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+        if deflated:
+            data = zlib.compress(data)
         tags: dict[int, Tag] = {
             number: (number, kind, count, struct.pack(order + ("H" if kind == SHORT else "L"), value))
             for number, kind, count, value in (
-                (256, LONG, 1, width), (257, LONG, 1, height), (259, SHORT, 1, 1),
+                (256, LONG, 1, width), (257, LONG, 1, height), (259, SHORT, 1, 8 if deflated else 1),
                 (262, SHORT, 1, 2 if channels == 3 else 1), (277, SHORT, 1, channels), (278, LONG, 1, height),
                 (279, LONG, 1, len(data)), (339, SHORT, 1, form),
             )

@@ -24,6 +24,7 @@ from tests.harness.pictures import (
     ORIENTATION,
     RATIONAL,
     SHORT,
+    SRATIONAL,
     WIDTH,
     Pixels,
     Tag,
@@ -139,6 +140,17 @@ def test_exif_that_is_odd_or_broken_turns_as_far_as_it_says_so(order: str, body:
     assert near(seen(with_chunks(PNG, chunk(b"eXIf", body[6:]))), UPRIGHT[orientation], 0)
 
 
+@pytest.mark.parametrize("kind", [RATIONAL, SRATIONAL], ids=["fraction", "signed fraction"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_may_be_turned_by_a_fraction(kind: int, order: Literal["<", ">"]) -> None:
+    def by(above: int, below: int) -> Tag:
+        return ORIENTATION, kind, 1, struct.pack(order + "LL", above, below)
+
+    assert near(seen(tiff((SCENE, [by(6, 1)]), order=order)), UPRIGHT[6], 0)
+    assert near(seen(tiff((SCENE, [by(16, 2)]), order=order)), UPRIGHT[8], 0)
+    assert near(seen(tiff((SCENE, [by(6, 0)]), order=order)), SCENE, 0)
+
+
 def test_xmp_turns_where_exif_says_nothing() -> None:
     xmp = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta tiff:Orientation="6"/>'
     assert near(seen(with_segment(JPEG, 0xE1, xmp)), UPRIGHT[6], 12)
@@ -148,26 +160,37 @@ def test_xmp_turns_where_exif_says_nothing() -> None:
 
 RAMP = ramp()
 DEEP = (RAMP * 65535).round().astype(np.uint16)
-
+FULL = (RAMP * (2**32 - 1)).astype(np.uint32)
 
 ORDERS: list[Literal["<", ">"]] = ["<", ">"]
 
 
+@pytest.mark.parametrize("deflated", [False, True])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("levels", [
     DEEP, DEEP.astype(np.int32), (RAMP * (2**31 - 1)).astype(np.int32), (RAMP * 32767).astype(np.int16),
     (RAMP * 255).round().astype(np.int32), RAMP.astype(np.float32), (RAMP * 255).astype(np.float32),
-    (RAMP * 65535).astype(np.float32),
+    (RAMP * 65535).astype(np.float32), FULL, DEEP.astype(np.uint32), (RAMP * 255).round().astype(np.uint32),
 ], ids=["16 bits", "16 bits in 32", "32 bits", "16 bits, signed", "8 bits in 32", "floats up to 1",
-        "floats up to 255", "floats up to 65535"])  # fmt: skip
-def test_gray_of_more_than_8_bits_is_scaled_by_its_depth(levels: Pixels, order: Literal["<", ">"]) -> None:
-    assert near(seen(tiff((levels, []), order=order)), eight(RAMP))
+        "floats up to 255", "floats up to 65535", "32 bits, unsigned", "16 bits in 32, unsigned",
+        "8 bits in 32, unsigned"])  # fmt: skip
+def test_gray_of_more_than_8_bits_is_scaled_by_its_depth(
+    levels: Pixels, order: Literal["<", ">"], deflated: bool
+) -> None:
+    assert near(seen(tiff((levels, []), order=order, deflated=deflated)), eight(RAMP))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_dark_picture_of_32_bits_without_a_sign_stays_dark(order: Literal["<", ">"]) -> None:
+    assert near(seen(tiff(((RAMP * 2**30).astype(np.uint32), []), order=order)), eight(RAMP / 4))
+    no_format: Tag = (339, SHORT, 0, bytes(4))  # it is unsigned then
+    assert near(seen(tiff((FULL, [no_format]), order=order)), eight(RAMP))
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("levels", [
-    (RAMP * 255).round().astype(np.uint8), DEEP, RAMP.astype(np.float32)
-], ids=["8 bits", "16 bits", "floats"])  # fmt: skip
+    (RAMP * 255).round().astype(np.uint8), DEEP, RAMP.astype(np.float32), FULL, DEEP.astype(np.uint32),
+], ids=["8 bits", "16 bits", "floats", "32 bits, unsigned", "16 bits in 32, unsigned"])  # fmt: skip
 def test_white_may_be_zero(levels: Pixels, order: Literal["<", ">"]) -> None:
     white_is_zero: Tag = (262, SHORT, 1, struct.pack(order + "H", 0))
     assert near(seen(tiff((levels, [white_is_zero]), order=order)), eight(1 - RAMP))
