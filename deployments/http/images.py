@@ -73,14 +73,20 @@ class Images:
                 self._idle.put(process)
                 return _picture(*said)
             process.end()
-            if process.is_late:
-                log.warning("an image of %d bytes was not read in %d s", len(data), self._cpu_s)
+            if limit := self._exceeded_by(process):
+                log.warning("an image of %d bytes was not read in %s", len(data), limit)
                 raise InvalidRequest(
-                    f"the image cannot be read: it takes longer than {self._cpu_s} s; send a smaller or simpler one",
+                    f"the image cannot be read: it takes more than {limit}; send a smaller or simpler one",
                     param=IMAGE_FIELD,
                 )
             log.warning("a process has ended over an image of %d bytes", len(data))
         raise InvalidRequest("the image cannot be read; save it anew, as a PNG or JPEG", param=IMAGE_FIELD)
+
+    def _exceeded_by(self, process: _Process) -> str | None:
+        """The limit of time over which a process has ended; None if it was another reason."""
+        if process.is_overdue:
+            return f"{self._time_s} s"
+        return f"{self._cpu_s} s of a CPU" if process.has_spent_its_time else None
 
     def _started(self) -> _Process:
         """A process that is idle, or a new one. Raises Unavailable."""
@@ -117,7 +123,8 @@ class _Process:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         self._process = process
-        self._is_overdue = False
+        self.is_overdue = False
+        """Whether it was ended because a picture took too long."""
         self.end: Callable[[], object] = weakref.finalize(self, _end, process)
         assert process.stdin is not None
         assert process.stdout is not None
@@ -133,9 +140,9 @@ class _Process:
         return self._process.poll() is None
 
     @property
-    def is_late(self) -> bool:
-        """Whether it has ended because a picture took too long."""
-        return self._is_overdue or self._process.returncode == -signal.SIGXCPU
+    def has_spent_its_time(self) -> bool:
+        """Whether it has ended because a picture took too much of a CPU."""
+        return self._process.returncode == -signal.SIGXCPU
 
     def ask(self, data: bytes, limits: Limits, time_s: float) -> tuple[dict[str, object], bytes] | None:
         """What it says of a picture, as JSON, and the picture. None if it has ended, which it does after `time_s`."""
@@ -162,7 +169,7 @@ class _Process:
         """End the process if what is done meanwhile takes longer: its pipes fail then."""
 
         def end() -> None:
-            self._is_overdue = True
+            self.is_overdue = True
             self._process.kill()
 
         timer = threading.Timer(time_s, end)

@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -24,6 +23,7 @@ from pipelines.paths import ROOT
 from pipelines.pictures.read import Limits
 from tests.conftest import DEADLINE_S
 from tests.harness.pictures import encoded, scene
+from tests.harness.processes import title, until
 from tests.unit.conftest import Jobs
 from tests.unit.door import Door
 
@@ -56,7 +56,14 @@ ODD = textwrap.dedent("""
             while True:
                 pass
         if what == b"hang":
-            open(more or os.devnull, "w").close()
+            time.sleep(10_000)
+        if what == b"outlive":
+            replica = os.getppid()
+            open(more, "w").close()
+            while os.getppid() == replica:
+                time.sleep(0.01)
+            if signal.alarm(0):
+                signal.alarm(1)  # what is left of the time may be much
             time.sleep(10_000)
         if what == b"grow":
             bytearray(10 * 2**30)
@@ -81,12 +88,8 @@ def children() -> list[psutil.Process]:
     return [each for each in psutil.Process().children() if "-P" in each.cmdline()]
 
 
-def until(true: Callable[[], bool]) -> None:
-    """Wait until something is true."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def has_ended(process: psutil.Process) -> bool:
+    return not title(process)
 
 
 def refusal(images: Images, data: bytes) -> str:
@@ -111,7 +114,7 @@ def test_one_process_reads_one_picture_after_another_and_none_is_there_before_th
     assert set(children()) - set(before) == {process}
     del images
     gc.collect()  # the error of the refusal still knows it
-    until(lambda: not process.is_running())
+    until(partial(has_ended, process), "the process has ended", DEADLINE_S)
 
 
 def test_it_loads_pillow_and_little_else() -> None:
@@ -132,11 +135,24 @@ def test_a_picture_is_not_blamed_for_one_end_of_a_process(tmp_path: Path) -> Non
     assert pixels(odd().read(b"once " + bytes(tmp_path / "there")).png) == scene().tobytes()
 
 
-def test_a_picture_that_hangs_the_decoder_is_refused_after_its_time_and_holds_up_no_other() -> None:
-    for bad, images in ((b"spin", odd(cpu_s=1)), (b"hang", odd(time_s=4))):
-        hanging = images.threads.submit(refusal, images, bad)
-        assert pixels(images.threads.submit(images.read, PNG).result(DEADLINE_S).png) == scene().tobytes()
-        assert "takes longer than" in hanging.result(DEADLINE_S)
+@pytest.mark.parametrize(("bad", "cpu_s", "time_s", "limit"), [
+    (b"spin", 1, 3 * DEADLINE_S, "1 s of a CPU"), (b"hang", 3 * DEADLINE_S, 1, "1 s"),
+])  # fmt: skip
+def test_a_picture_that_hangs_the_decoder_is_refused_after_its_time(
+    bad: bytes, cpu_s: int, time_s: int, limit: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = refusal(odd(cpu_s, time_s), bad)
+    assert said == f"the image cannot be read: it takes more than {limit}; send a smaller or simpler one"
+    assert f"an image of 4 bytes was not read in {limit}" in caplog.messages
+
+
+def test_a_picture_that_takes_long_holds_up_no_other(tmp_path: Path) -> None:
+    images = odd()
+    long = images.threads.submit(refusal, images, b"wait " + bytes(tmp_path / "here"))
+    assert pixels(images.threads.submit(images.read, PNG).result(DEADLINE_S).png) == scene().tobytes()
+    assert not long.done()
+    (tmp_path / "here").touch()
+    assert long.result(DEADLINE_S) == "it is here"
 
 
 def test_each_picture_has_its_own_time() -> None:
@@ -159,13 +175,13 @@ def test_a_decoder_that_asks_for_too_much_memory_gets_none_and_goes_on() -> None
 def test_processes_that_ended_while_idle_are_replaced(tmp_path: Path) -> None:
     before, images = set(children()), odd()
     both = [images.threads.submit(refusal, images, b"wait " + bytes(tmp_path / "here")) for _ in range(2)]
-    until(lambda: len(set(children()) - before) == 2)
+    until(lambda: len(set(children()) - before) == 2, "two processes have started", DEADLINE_S)
     (tmp_path / "here").touch()
     assert [each.result(DEADLINE_S) for each in both] == ["it is here"] * 2
     processes = set(children()) - before
     for process in processes:
         process.kill()
-        until(lambda process=process: process.status() == psutil.STATUS_ZOMBIE)  # type: ignore[misc]
+        until(partial(has_ended, process), "the process has ended", DEADLINE_S)
     assert pixels(images.read(PNG).png) == scene().tobytes()
 
 
@@ -192,24 +208,24 @@ def test_the_process_ends_with_a_replica_that_is_killed(busy: bool, tmp_path: Pa
         import sys
         from deployments.http.images import Images
         from pipelines.pictures.read import Limits
-        images = Images(Limits(10**6, 8), cpu_s=1, time_s=1, command=[sys.executable, "-P", "-c", sys.argv[1]])
+        images = Images(Limits(10**6, 8), command=[sys.executable, "-P", "-c", sys.argv[1]])
         process = images._started()
         print(process._process.pid, flush=True)
         if sys.argv[2] == "True":
-            process.ask(b"hang " + sys.argv[3].encode(), Limits(10**6, 8), 10_000)
+            process.ask(b"outlive " + sys.argv[3].encode(), Limits(10**6, 8), 10_000)
         sys.stdin.read()
     """)
     replica = subprocess.Popen(
-        [sys.executable, "-c", begin, ODD, str(busy), str(tmp_path / "hangs")],
+        [sys.executable, "-c", begin, ODD, str(busy), str(tmp_path / "busy")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     with replica:
         assert replica.stdout is not None
         process = psutil.Process(int(replica.stdout.readline()))
         if busy:
-            until((tmp_path / "hangs").exists)
+            until((tmp_path / "busy").exists, "the picture is being read", DEADLINE_S)
         replica.send_signal(signal.SIGKILL)
-        until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+        until(partial(has_ended, process), "the process has ended", DEADLINE_S)
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
