@@ -116,10 +116,10 @@ class Api:
         self.held_open = HeldOpen(settings.max_held_open)
         self.files = ThreadPoolExecutor(STORING, thread_name_prefix="files")
         self.uploads = Uploads(settings, database, self.store)
-        self.submission = Submission(settings, database, self.store, self.uploads, self.files)
+        self.submission = Submission(settings, database, self.store, self.uploads, self.files, self.notifying.of_job)
         self.queue = QueueView(self.jobs)
         watcher = Watcher(self.jobs.versions)
-        streams = Lane("streams", STREAMERS, settings.max_held_open)
+        streams = Lane("streams", STREAMERS)
         self.waiting = Waiting(self.jobs, watcher, streams)
         self.event_stream = EventStream(self.jobs, watcher, streams, self.held_open)
         self.ready = Cached(self._readiness, "readiness")
@@ -297,7 +297,7 @@ class Api:
         caller = caller_of(request, self.authenticator, "submit")
         with self.in_hand.enter(request.headers) as place:
             data = await read_file(request, self.settings.max_body_bytes)
-            place.read()
+            place.read(slow=True)
             await in_threads(self.files, self.uploads.receive, upload_id, caller, data)
 
     @app.post("/v1/videos/edits", include_in_schema=False)
@@ -353,10 +353,9 @@ class Api:
         """Accept a job. If the client leaves while it is being stored, `left` is run with it once it is."""
         with self.in_hand.enter(request.headers) as place:
             fields, image = await read_body(request, self.settings.max_body_bytes)
-            place.read()
-            job = await self.submission.accept(CreateRequest(fields, image, caller, idempotency_key, remix_of), left)
-        self.notifying.of_job()
-        return job
+            asked = CreateRequest(fields, image, caller, idempotency_key, remix_of)
+            place.read(slow=asked.has_image)
+            return await self.submission.accept(asked, left)
 
     async def _answer(self, request: Request, job: Job, response: Response, prefer: str | None) -> Video:
         wait_s = parse_prefer(prefer, self.settings.max_wait_s)

@@ -6,7 +6,6 @@ one long call of a C function holds the interpreter's lock, and with it the even
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 from collections.abc import Callable
@@ -17,8 +16,9 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.types import Message, Receive
 
+from deployments.http.arriving import in_time
 from deployments.http.create_fields import MAX_FIELDS, MAX_FIELDS_BYTES, speakable
-from deployments.http.errors import PayloadTooLarge, TooSlow
+from deployments.http.errors import PayloadTooLarge
 from deployments.http.extra import spread
 from deployments.http.form import read_form, text_of
 from deployments.http.images import IMAGE_FIELD
@@ -36,10 +36,10 @@ SMALL_BYTES = 16 * 2**10
 """A body of this size is read in a millisecond, on the event loop: to wait for a thread would take longer."""
 MOST_TAKEN = 16
 """The most long strings that a body may have: far more pictures than any model takes."""
+ESCAPES = [(b"\\/", b"/")]
+ESCAPES += [(f"\\u{ord(each):04{form}}".encode(), each.encode()) for each in "=+/" for form in "xX"]
 MAY_BE_EMPTY = frozenset({"negative_prompt"})
 """The fields for which an empty value in a form says something: not to use the model's own."""
-SILENCE_S, LONGEST_S = 20.0, 120.0
-"""How long a body may let wait for its next piece, and for its end. A body of 32 MiB needs 2.2 Mbit/s."""
 # Not the default threads, which read the job store: large bodies take tenths of a second each.
 _THREADS = ThreadPoolExecutor(2, thread_name_prefix="body")
 
@@ -78,16 +78,11 @@ async def _read(request: Request, max_bytes: int, parse: Callable[[bytes], T]) -
 
 def _bounded(request: Request, max_bytes: int) -> Receive:
     """The request's body stream, which fails once it is too large or too slow, whatever length the request declared."""
-    received = 0
-    ends_at = asyncio.get_running_loop().time() + LONGEST_S
+    received, next_message = 0, in_time(request.receive)
 
     async def receive() -> Message:
         nonlocal received
-        try:
-            async with asyncio.timeout_at(min(asyncio.get_running_loop().time() + SILENCE_S, ends_at)):
-                message = await request.receive()
-        except TimeoutError:
-            raise TooSlow("the body did not arrive in time; send the request again") from None
+        message = await next_message()
         received += len(message.get("body", b""))
         expect(len(message.get("body", b"")))
         if max(received, declared_bytes(request.headers) or 0) > max_bytes:
@@ -156,11 +151,19 @@ def _take_out(data: bytes) -> tuple[bytes, dict[str, bytes]]:
         if begin == 0 or end < 0 or len(taken) == MOST_TAKEN:
             raise _too_much()
         mark = f"{secret}{len(taken)}"
-        taken[mark] = data[begin:end].replace(b"\\/", b"/")
+        taken[mark] = _unescaped(data[begin:end])
         rest += [data[at:begin], mark.encode()]
         left -= begin - at
         at = end
     return b"".join([*rest, data[at:]]), taken
+
+
+def _unescaped(url: bytes) -> bytes:
+    """A data URL without JSON's escapes, which some writers use in base64 too: Gson ends it with `\\u003d`."""
+    if b"\\" in url:
+        for escape, character in ESCAPES:
+            url = url.replace(escape, character)
+    return url
 
 
 def _put_back(value: object, taken: dict[str, bytes], depth: int = 2) -> object:

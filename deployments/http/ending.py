@@ -9,7 +9,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from deployments import metrics
 from deployments.events import emit
-from deployments.http.errors import NotFound
+from deployments.http.errors import NotFound, Overloaded
 from deployments.http.overload import Lane
 from deployments.http.unbroken import Unbroken
 from jobs.database import UNREACHABLE
@@ -83,9 +83,13 @@ class Ending:
         await asyncio.wait([self._delete_files(job)], timeout=FILES_S)
 
     def _delete_files(self, job: Job) -> asyncio.Task[None]:
-        return self._unbroken.detach(
-            self._deletes.finish(delete_job, self._artifacts, job), f"the deletion of the files of {job.id}"
-        )
+        return self._unbroken.detach(self._delete_now(job), f"the deletion of the files of {job.id}")
+
+    async def _delete_now(self, job: Job) -> None:
+        try:
+            await self._deletes.run(delete_job, self._artifacts, job)
+        except Overloaded:
+            log.warning("the files of %s are left to the sweeper: too many wait for the artifact store", job.id)
 
 
 def no_such_video() -> NotFound:

@@ -21,9 +21,11 @@ def spread(fields: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InvalidRequest: it is no object, or has a field that is given already.
     """
-    spread = {name: value for name, value in fields.items() if name not in OBJECTS}
+    spread = {name: value for name, value in fields.items() if name not in OBJECTS and value is not None}
     for each in OBJECTS:
         for name, value in _object(fields.get(each), each).items():
+            if value is None:
+                continue  # as in any other place, it was not given
             if name in spread:
                 raise InvalidRequest("this field was sent twice", param=speakable(name))
             spread[name] = value
@@ -31,6 +33,8 @@ def spread(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _object(value: object, name: str) -> dict[str, Any]:
+    if isinstance(value, str) and not value.strip():
+        return {}
     if isinstance(value, str):
         try:
             value = json.loads(value)

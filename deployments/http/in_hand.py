@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 READ_PER_WORKED_ON = 4
 """How many large bodies may be read at once for each request that may be worked on."""
+OF_SLOW = 2
+"""One in so many of those that are worked on may be slow, which requests with pictures are."""
 
 
 class InHand:
@@ -36,7 +38,7 @@ class InHand:
             most_bytes: of all together; one alone may have more.
         """
         self._most, self._most_bytes = most, most_bytes
-        self.reading = self.working = self.bytes = 0
+        self.reading = self.working = self.slow = self.bytes = 0
         self._lock = threading.Lock()
 
     @contextmanager
@@ -64,27 +66,29 @@ class InHand:
             _PLACE.reset(token)
             place.leave()
 
-    def work(self, *, was_counted: bool) -> None:
+    def work(self, *, was_counted: bool, slow: bool) -> None:
         """Let a request be worked on, whose reading `was_counted`. Raises Overloaded."""
         with self._lock:
-            if self.working >= self._most:
+            if self.working >= self._most or (slow and self.slow >= max(self._most // OF_SLOW, 1)):
                 raise overloaded("creates")
             self.reading -= was_counted
             self.working += 1
+            self.slow += slow
 
     def grow(self, nbytes: int, its_own: int) -> None:
-        """Let a request that has `its_own` bytes have more. Raises Overloaded."""
+        """Let a request that has `its_own` bytes have more, or less. Raises Overloaded."""
         with self._lock:
-            if self.bytes > its_own:
+            if nbytes > 0 and self.bytes > its_own:
                 self._require_bytes(nbytes)
             self.bytes += nbytes
 
-    def shrink(self, nbytes: int, *, reading: bool, working: bool) -> None:
+    def let_go(self, nbytes: int, *, reading: bool, working: bool, slow: bool) -> None:
         """Let a request go."""
         with self._lock:
             self.bytes -= nbytes
             self.reading -= reading
             self.working -= working
+            self.slow -= slow
 
     def _require_bytes(self, nbytes: int) -> None:
         if self.bytes and self.bytes + nbytes > self._most_bytes:
@@ -97,18 +101,18 @@ class Place:
     def __init__(self, in_hand: InHand, is_large: bool) -> None:
         self._in_hand = in_hand
         self._is_large = is_large
-        self._is_read = False
+        self._is_read = self._is_slow = False
         self._bytes = 0
         self._workers = 1  # the threads that work on it, and the request itself
         self._lock = threading.Lock()
 
-    def read(self) -> None:
-        """Report that the body is here and that the work begins. Raises Overloaded."""
-        self._in_hand.work(was_counted=self._is_large)
-        self._is_read = True
+    def read(self, *, slow: bool = False) -> None:
+        """Report that the body is here and that the work begins, which is slow with a picture. Raises Overloaded."""
+        self._in_hand.work(was_counted=self._is_large, slow=slow)
+        self._is_read, self._is_slow = True, slow
 
     def expect(self, nbytes: int) -> None:
-        """Report that the request holds so many bytes more. Raises Overloaded."""
+        """Report that the request holds so many bytes more, or less. Raises Overloaded."""
         self._in_hand.grow(nbytes, self._bytes)
         self._bytes += nbytes
 
@@ -125,7 +129,7 @@ class Place:
             is_done = self._workers == 0
         if is_done:
             reading = self._is_large and not self._is_read
-            self._in_hand.shrink(self._bytes, reading=reading, working=self._is_read)
+            self._in_hand.let_go(self._bytes, reading=reading, working=self._is_read, slow=self._is_slow)
 
 
 _PLACE: ContextVar[Place] = ContextVar("place")
@@ -141,6 +145,6 @@ async def in_threads(threads: Executor, work: Callable[..., T], *inputs: Any) ->
 
 
 def expect(nbytes: int) -> None:
-    """Report that the present request holds so many bytes more, or is about to. Raises Overloaded."""
+    """Report that the present request holds so many bytes more or less, or is about to. Raises Overloaded."""
     if (place := _PLACE.get(None)) is not None:
         place.expect(nbytes)

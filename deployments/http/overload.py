@@ -27,10 +27,10 @@ RETRY_AFTER_S = (1.0, 3.0)
 class Lane:
     """Threads for one kind of blocking work. Used from one event loop."""
 
-    def __init__(self, name: str, threads: int, most: int) -> None:
+    def __init__(self, name: str, threads: int, most: int | None = None) -> None:
         """
         Args:
-            most: how much work may be in its threads or wait for one; more is refused.
+            most: how much work may be in its threads or wait for one; more is refused. None: something else bounds it.
         """
         self._name, self._most = name, most
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
@@ -43,7 +43,7 @@ class Lane:
         Raises:
             Overloaded: at once; nothing was done.
         """
-        if self._inside >= self._most:
+        if self._most is not None and self._inside >= self._most:
             raise overloaded(self._name)
         return await self.finish(work, *inputs)
 
@@ -93,6 +93,7 @@ WHY = {
     "creates": "the service is accepting as many requests as it can at once",
     "reads": "the service is answering as many reads as it can at once",
     "contents": "the service is looking for as many files as it can at once",
+    "deletes": "the service is deleting as many files as it can at once",
     "changes": "the service is ending as many videos as it can at once",
     "held open": "the service holds as many event streams and waiting requests open as it can; poll instead",
 }

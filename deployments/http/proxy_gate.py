@@ -15,7 +15,9 @@ import asyncio
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.http.arriving import in_time
 from deployments.http.error_response import render
+from deployments.http.errors import TooSlow
 from deployments.http.kinds import Kind, has_picture, is_held_open, kind_of
 from deployments.http.overload import overloaded
 from deployments.http.proxy_answers import ProxyAnswers, Readers
@@ -24,6 +26,8 @@ from deployments.http.threads import switch_soon
 
 MOST = {Kind.CREATE: 32, Kind.LONG_CREATE: 32, Kind.READ: 256}
 """The most requests of a kind that one proxy has in hand."""
+MOST_ARRIVING = 1000
+"""The most small bodies that are waited for, of less than 64 KiB each."""
 PASSED_ON = 8
 """How many of the short creates are on their way at once; the others wait here in their order, which delays nothing
 else. Each takes some hundredths of a second, so these are hundreds a second."""
@@ -40,6 +44,7 @@ class ProxyGate:
         self._app = app
         self._readers = readers
         self._inside = dict.fromkeys(Kind, 0)
+        self._arriving = 0
         self._passed_on = asyncio.Semaphore(PASSED_ON)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,7 +53,17 @@ class ProxyGate:
             await self._app(scope, receive, send)
             return
         if kind is Kind.CREATE and not self._is_full(kind):
-            body, receive = await _received(receive)
+            if self._arriving >= MOST_ARRIVING:
+                await self._refuse(kind, scope, receive, send)
+                return
+            self._arriving += 1
+            try:
+                body, receive = await _received(receive)
+            except TooSlow as slow:
+                await self._readers.allow(scope, render(slow))(scope, receive, send)
+                return
+            finally:
+                self._arriving -= 1
             if has_picture(body):
                 kind = Kind.LONG_CREATE
         if self._is_full(kind):
@@ -95,10 +110,11 @@ class ProxyGate:
 
 
 async def _received(receive: Receive) -> tuple[bytes, Receive]:
-    """Wait for a small body, so that a client that sends it slowly takes nobody's place meanwhile."""
+    """Wait for a small body, so that a client that sends it slowly takes nobody's place meanwhile. Raises TooSlow."""
     messages: list[Message] = []
+    next_message = in_time(receive)
     while not messages or messages[-1].get("more_body"):
-        messages.append(await receive())
+        messages.append(await next_message())
     body = b"".join(message.get("body", b"") for message in messages)
 
     async def again() -> Message:

@@ -19,7 +19,7 @@ from deployments.configuration.settings import Settings, webhook_secret
 from deployments.events import emit
 from deployments.http.auth import Caller
 from deployments.http.create_fields import CreateFields, parse_create
-from deployments.http.errors import KeyReused, NotFound, PerhapsAccepted
+from deployments.http.errors import KeyReused, NotFound, Overloaded, PerhapsAccepted
 from deployments.http.images import IMAGE_FIELD, Images
 from deployments.http.in_hand import expect, in_threads
 from deployments.http.limits import limits_of, too_many
@@ -51,6 +51,8 @@ from storage.store import delete_or_leave
 
 log = logging.getLogger("ray.serve")
 
+MOST_HAVE = 4 * 2**20
+"""The bytes of a picture that is not there yet."""
 SHAPE = {"size": ("width", "height"), "seconds": ("num_frames",)}
 """Alternative fields, each with the fields that it stands for."""
 
@@ -65,12 +67,23 @@ class CreateRequest:
     idempotency_key: str | None = None
     remix_of: Job | None = None
 
+    @property
+    def has_image(self) -> bool:
+        """Whether there is one to be read."""
+        return self.image is not None or (self.remix_of is not None and self.remix_of.has_image)
+
 
 class Submission:
     """Accepts create requests. All requests of one API replica share one instance."""
 
     def __init__(
-        self, settings: Settings, database: Database, artifacts: ArtifactStore, uploads: Uploads, files: Executor
+        self,
+        settings: Settings,
+        database: Database,
+        artifacts: ArtifactStore,
+        uploads: Uploads,
+        files: Executor,
+        on_accepted: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._cards = settings.cards()
@@ -85,6 +98,7 @@ class Submission:
         self._accepting = ThreadPoolExecutor(settings.max_creates_at_once, thread_name_prefix="accept")
         self._arrivals = Arrivals(database)
         self._unbroken = Unbroken()
+        self._on_accepted = on_accepted
 
     async def accept(
         self, request: CreateRequest, left: Callable[[Job], Coroutine[Any, Any, None]] | None = None
@@ -114,6 +128,7 @@ class Submission:
         # A job without an image needs no artifact store, and must not wait behind jobs that do.
         threads = self._accepting if image is None else self._files
         accepted = await in_threads(threads, self._store, job, image, request)
+        self._on_accepted()  # here, as the client may have left
         if accepted.id == job.id:
             size = f"{job.parameters['width']}x{job.parameters['height']}"
             emit("job.accepted", job_id=job.id, model=job.model, size=size, cost_s=round(accepted.cost_s, 2))
@@ -166,12 +181,13 @@ class Submission:
         source = request.remix_of
         if request.image is not None:
             given = await self._referred(request.image) if isinstance(request.image, str) else request.image
-            return await in_threads(self._images.threads, self._images.read, given)
+            picture = await in_threads(self._images.threads, self._images.read, given)
+            expect(len(picture.png))
+            return picture
         if source is None or not source.has_image:
             return None
         try:
-            expect(self._settings.max_body_bytes)
-            png = await in_threads(self._files, self._artifacts.get, input_key(source))
+            png = await _got(in_threads(self._files, self._artifacts.get, input_key(source)))
         except FileNotFoundError:
             raise NotFound(
                 "the video's image is gone; send it again", param=IMAGE_FIELD, code="video_expired"
@@ -179,11 +195,10 @@ class Submission:
         return Picture(png, source.result_metadata.image_notes or ())
 
     async def _referred(self, reference: str) -> bytes:
-        expect(self._settings.max_body_bytes)
         if is_upload_id(reference):
             read = partial(self._uploads.read, reference, param=IMAGE_FIELD)
-            return await in_threads(self._files, read)
-        return await self._fetch(reference)
+            return await _got(in_threads(self._files, read))
+        return await _got(self._fetch(reference))
 
     async def _fetch(self, url: str) -> bytes:
         self._outbound.check_url(url, param=IMAGE_FIELD)
@@ -213,6 +228,18 @@ class Submission:
             if image is not None and not keep_image:
                 delete_or_leave(self._artifacts, job_prefix(job))
         return accepted
+
+
+async def _got(reading: Coroutine[Any, Any, bytes]) -> bytes:
+    """What is read, which counts as much as most pictures have until it is there. Raises Overloaded."""
+    try:
+        expect(MOST_HAVE)
+    except Overloaded:
+        reading.close()
+        raise
+    data = await reading
+    expect(len(data) - MOST_HAVE)
+    return data
 
 
 async def _and_then(storing: asyncio.Task[Job], left: Callable[[Job], Coroutine[Any, Any, None]]) -> None:

@@ -38,7 +38,8 @@ class Door:
         self.artifacts = FolderStore(folder / "artifacts")
         given = Settings(**{"models": ("ltx-tiny", "svd-tiny"), **settings})
         self.uploads = Uploads(given, jobs.database, self.artifacts)
-        self.submission = Submission(given, jobs.database, self.artifacts, self.uploads, ThreadPoolExecutor(1))
+        files = ThreadPoolExecutor(1)
+        self.submission = Submission(given, jobs.database, self.artifacts, self.uploads, files, lambda: None)
 
     def ask(self, *, limits: KeyLimits | None = None, caller: str = "k", **asked: Any) -> Job:
         fields = {"prompt": "p", **asked.pop("fields", {})}

@@ -16,6 +16,7 @@ from fastapi import Request
 
 from deployments.http.body import read_body
 from deployments.http.create_fields import parse_create
+from deployments.http.extra import spread
 from deployments.http.form import read_form
 from jobs.ids import new_upload_id
 from pipelines.errors import InvalidRequest
@@ -315,3 +316,9 @@ def test_the_parts_of_a_form_are_read_in_their_order() -> None:
     assert [(part.name, part.data, part.is_file) for part in parts] == [
         ("b", b"1", False), ("a", b"2", True), ("a", b"3", False),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["extra_body", "extra_params"])
+def test_what_is_null_beside_an_object_of_fields_was_not_given(name: str) -> None:
+    for body in ({"seed": None, name: {"seed": 4}}, {"seed": 4, name: {"seed": None}}, {"seed": 4, name: ""}):
+        assert spread(body) == {"seed": 4}

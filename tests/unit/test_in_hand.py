@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.datastructures import Headers
 
-from deployments.http import body
+from deployments.http import arriving, submission
 from deployments.http.errors import Overloaded
 from deployments.http.in_hand import READ_PER_WORKED_ON, InHand, expect, in_threads
 from deployments.http.sizes import declared_bytes
+from pipelines.paths import ROOT
 from tests.unit.api_world import ApiWorld, run_api, until
 
 DEADLINE_S = 60.0
+PICTURE = "data:image/png;base64," + base64.b64encode((ROOT / "models/svd-tiny/example.png").read_bytes()).decode()
 
 
 def length(size: int | None) -> Headers:
@@ -78,8 +82,8 @@ def test_those_who_send_slowly_keep_nobody_from_being_worked_on(tmp_path: Path) 
 def test_a_body_that_does_not_arrive_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silence_s: float, longest_s: float
 ) -> None:
-    monkeypatch.setattr(body, "SILENCE_S", silence_s)
-    monkeypatch.setattr(body, "LONGEST_S", longest_s)
+    monkeypatch.setattr(arriving, "SILENCE_S", silence_s)
+    monkeypatch.setattr(arriving, "LONGEST_S", longest_s)
 
     async def run(world: ApiWorld) -> int:
         async def trickles() -> Any:
@@ -127,7 +131,8 @@ def test_a_request_stays_in_hand_until_its_threads_are_done_though_its_client_ha
         go.set()
 
 
-def test_what_is_fetched_counts_before_it_is_there(tmp_path: Path) -> None:
+def test_what_is_fetched_counts_before_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "MOST_HAVE", 1000)
     fetching = 0
 
     async def fetch(_url: str, _most: int) -> bytes:
@@ -150,3 +155,51 @@ def test_what_is_fetched_counts_before_it_is_there(tmp_path: Path) -> None:
 
     with run_api(tmp_path, max_body_bytes=1000, max_bytes_at_once=2500, outbound_allow=("127.0.0.1",)) as world:
         asyncio.run(run(world))
+
+
+def test_what_was_expected_counts_as_what_came() -> None:
+    in_hand = InHand(2, 1000)
+    with in_hand.enter(length(10)) as place:
+        place.read()
+        expect(800)
+        expect(10 - 800)
+        with in_hand.enter(length(10)) as other:
+            other.read()
+            expect(900)
+            assert in_hand.bytes == 910
+    assert in_hand.bytes == 0
+
+
+def test_pictures_leave_room_for_what_has_none() -> None:
+    in_hand = InHand(4, 1000)
+    with ExitStack() as inside:
+        for _ in range(2):
+            inside.enter_context(in_hand.enter(length(10))).read(slow=True)
+        with in_hand.enter(length(10)) as third, pytest.raises(Overloaded):
+            third.read(slow=True)
+        for _ in range(2):
+            inside.enter_context(in_hand.enter(length(10))).read()
+        assert (in_hand.working, in_hand.slow) == (4, 2)
+    assert (in_hand.working, in_hand.slow) == (0, 0)
+
+
+def test_a_create_with_a_picture_is_slow(tmp_path: Path) -> None:
+    """Whether it sends it, names it, or is a remix of a video that has one."""
+    counted: list[int] = []
+
+    async def run(world: ApiWorld) -> None:
+        accept = world.api.submission.accept
+
+        async def look(*given: Any) -> Any:
+            counted.append(world.api.in_hand.slow)
+            return await accept(*given)
+
+        world.api.submission.accept = look
+        async with world.http() as http:
+            with_picture = (await http.post("/v1/videos", json={"prompt": "p", "input_reference": PICTURE})).json()
+            assert (await http.post("/v1/videos", json={"prompt": "p"})).status_code == 200
+            assert (await http.post(f"/v1/videos/{with_picture['id']}/remix", json={"prompt": "q"})).status_code == 200
+
+    with run_api(tmp_path) as world:
+        asyncio.run(run(world))
+    assert counted == [1, 0, 1]

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from cli.service import environment
-from deployments.http import proxy_gate
+from deployments.http import arriving, proxy_gate
 from deployments.http.kinds import Kind, kind_of, takes_body
 from deployments.http.proxy_gate import PASSED_ON, install
 from deployments.http.proxy_input import ProxyInput
 from deployments.http.sizes import LARGE
 from pipelines.paths import ROOT
-from tests.unit.api_world import until
 
 VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 
@@ -217,20 +217,24 @@ def test_a_create_with_a_picture_takes_no_short_ones_place() -> None:
 def test_one_that_waits_for_its_video_makes_room_once_it_is_accepted(
     monkeypatch: pytest.MonkeyPatch, held: dict[str, str]
 ) -> None:
+    timers: list[Callable[[], None]] = []
+
     async def run() -> None:
         world = World()
+        monkeypatch.setattr(asyncio.get_running_loop(), "call_later", lambda _, done: timers.append(done))
         path = "/v1/videos" if held else "/v1/videos/sync"
         inside = [asyncio.ensure_future(world.ask("POST", path=path, **held, **SMALL)) for _ in range(PASSED_ON + 1)]
         await settled()
         assert len(world.reached) == PASSED_ON, "until then it is one of them"
-        await until(lambda: len(world.reached) > PASSED_ON)
+        timers[0]()
+        await settled()
+        assert len(world.reached) == PASSED_ON + 1
         world.go.set()
         await asyncio.wait(inside)
         again = world.begin(PASSED_ON, "POST")
         await asyncio.wait(again)
         assert len(world.reached) == 2 * PASSED_ON + 1, "and leaves only once"
 
-    monkeypatch.setattr(proxy_gate, "ACCEPTED_S", 0.01)
     asyncio.run(run())
 
 
@@ -275,6 +279,47 @@ def test_a_client_steers_nothing_of_serves() -> None:
     ]  # fmt: skip
     asyncio.run(ProxyInput(app)({**scope("GET", "/"), "headers": own + others}, unread, unread))  # type: ignore[arg-type]
     assert seen == own
+
+
+def test_a_small_body_that_does_not_arrive_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arriving, "SILENCE_S", 0.01)
+
+    async def run() -> None:
+        world = World()
+        begun = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+        async def stops() -> Any:
+            return begun.pop() if begun else await asyncio.Event().wait()
+
+        async with asyncio.timeout(60):
+            start, body = await world.ask("POST", stops)
+        assert (start["status"], json.loads(body["body"])["error"]["code"]) == (408, "body_timeout")
+        assert world.reached == []
+
+    asyncio.run(run())
+
+
+def test_no_more_small_bodies_are_waited_for_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_gate, "MOST_ARRIVING", 2)
+
+    async def run() -> None:
+        world = World()
+
+        async def never() -> Any:
+            await asyncio.Event().wait()
+
+        waiting = world.begin(2, "POST", never)
+        await settled()
+        start, _ = await world.ask("POST", unread)
+        assert start["status"] == 503
+        for each in waiting:
+            each.cancel()
+        await asyncio.wait(waiting)
+        world.go.set()
+        await world.ask("POST")
+        assert world.bodies == [b"{}"]
+
+    asyncio.run(run())
 
 
 def test_every_way_to_start_a_node_has_it(tmp_path: Any) -> None:
