@@ -84,8 +84,10 @@ def size_for(asked: tuple[int, int], num_frames: int, fps: int, card: ModelCard)
         if limits.min_size <= min(asked) and max(asked) <= _most_side(card):
             message = f"{card.id} cannot render this size, nor one to enlarge{instead}"
         raise InvalidRequest(message, param="size")
-    fewest = math.ceil(width / MOST_ENLARGED), math.ceil(height / MOST_ENLARGED)
-    most = most_seconds(max(_sides(fewest[0], card)), max(_sides(fewest[1], card)), fps, card)
+    ratio = card.compression.temporal
+    possible = range(1, limits.max_num_frames + 1, ratio)
+    frames = max(each for each in possible if _rendered_size(width, height, each, card) is not None)
+    most = _most_seconds(frames, fps, card)
     raise InvalidRequest(
         f"size must be smaller for {num_frames} frames of {card.id}, or the video at most {most} s long{instead}",
         param="size",
@@ -112,8 +114,8 @@ def _rendered_size(width: int, height: int, num_frames: int, card: ModelCard) ->
     possible = [
         (_enlarged((width, height), (wide, high)), wide * high, (wide, high))
         for part in (1.0, scale)
-        for wide in _sides(width * part, card)
-        for high in _sides(height * part, card)
+        for wide in _sides(width, part, card)
+        for high in _sides(height, part, card)
         if card.limits.allow_pixels(wide, high, num_frames)
     ]
     enlarged, _, size = min(possible, default=(math.inf, 0, None))
@@ -130,11 +132,12 @@ def _most_side(card: ModelCard) -> int:
     return math.floor(card.limits.max_size * MOST_ENLARGED / 2) * 2
 
 
-def _sides(side: float, card: ModelCard) -> list[int]:
-    """The possible sides on either side of a file's."""
+def _sides(file: int, part: float, card: ModelCard) -> list[int]:
+    """The possible sides on either side of a part of a file's."""
     multiple, limits = card.limits.size_multiple, card.limits
-    if side < limits.min_size:
+    if file < limits.min_size:
         return []
+    side = max(round(file * part, 6), limits.min_size)
     below, above = math.floor(side / multiple) * multiple, math.ceil(side / multiple) * multiple
     return [each for each in {below, above} if limits.allow_side(each)]
 

@@ -51,6 +51,7 @@ def shape(parameters: Parameters) -> tuple[int, int, int]:
         (LTX, (1280, 1280), 8, 24, (1088, 1088, 193), (1280, 1280, 192)),
         # 1312 is more than a side may have; the other side is the larger one if that means to enlarge less.
         (LTX, (1290, 720), 4, 24, (1280, 736, 97), (1290, 720, 96)),
+        (LTX, (32, 1900), 4, 24, (32, 1280, 97), (32, 1900, 96)),
         (LTX, (720, 1310), 4, 24, (704, 1280, 97), (720, 1310, 96)),
         # The nearest frame, and one at least.
         (LTX, None, 0.01, 24, (1216, 704, 1), (1216, 704, 1)),
@@ -93,7 +94,6 @@ def test_a_card_without_a_word_of_the_shape_renders_its_own() -> None:
         (LTX, Asked((16, 64)), {}, "size", "is 32x128"),
         (LTX, Asked((0, 64)), {}, "size", "the sides of size must be between 32 and 1920 for MODEL"),
         (LTX, Asked((99999, 64)), {}, "size", "the sides of size must be between 32 and 1920 for MODEL"),
-        (LTX, Asked((32, 1900)), {}, "size", "MODEL cannot render this size, nor one to enlarge"),
         (DEMO, Asked((1792, 1024)), {}, "size", "is 1526x872"),
         (LTX, Asked((1920, 1920), 8), {"fps": 24}, "size",
          "size must be smaller for 193 frames of MODEL, or the video at most 5.708 s long; "
@@ -142,6 +142,23 @@ def test_whatever_is_asked_is_delivered_or_the_refusal_names_what_can_be(model: 
             assert wanted <= real * MOST_ENLARGED
         assert card.limits.allow_pixels(rendered.width, rendered.height, rendered.num_frames)
     assert 0 < refusals < 150
+
+
+def test_a_card_whose_smallest_size_is_large() -> None:
+    card = get_card("ltx-video-0.9.5")
+    small = card.limits.model_copy(update={"min_size": 480, "max_size": 720, "max_pixels": 480 * 720 * 25})
+    card, dice = card.model_copy(update={"limits": small}), random.Random(3)
+    made_some = 0
+    for _ in range(300):
+        asked = Asked((dice.randint(400, 1200), dice.randint(400, 1200)), dice.uniform(0.1, 3))
+        try:
+            made(card, asked, fps=24)
+            made_some += 1
+        except InvalidRequest as refused:
+            for instead in _named(refused.message, asked):
+                made(card, instead, fps=24)
+    assert made_some > 30
+    assert shape(made(card, Asked((500, 1000), 1), fps=24)[0]) == (480, 704, 25)
 
 
 def _named(message: str, asked: Asked) -> list[Asked]:
