@@ -157,7 +157,7 @@ class Conductor:
             while not self.stopping and not self.backlog.is_full():
                 # One is asked for though there is no room: abandoned and denoised jobs need none.
                 most = min(max(self._room(model), 1), CLAIMS_AT_ONCE)
-                claimed = await asyncio.to_thread(self._claim, model, most)
+                claimed = await asyncio.to_thread(self._claim, model, self._capacity(model), most)
                 for job in claimed:
                     self._start(job)
                 if len(claimed) < most or not (most == CLAIMS_AT_ONCE or any(map(_had_its_turn, claimed))):
@@ -230,13 +230,13 @@ class Conductor:
         held = [each.job_run for each in self.held.values()]
         return self._capacity(model) - sum(each.job.model == model and each.wants_denoiser for each in held)
 
-    def _claim(self, model: str, most: int) -> list[Job]:
+    def _claim(self, model: str, capacity: int, most: int) -> list[Job]:
         return self.leases.claim(
             model,
             owner=self.owner,
             lease_s=self.settings.lease_s,
             max_attempts=self.settings.max_attempts,
-            capacity=self._capacity(model),
+            capacity=capacity,
             begins_with=next(stage for stage in Stage if stage in self.cards[model].STAGES),
             take_over=self.takeover_guard.trusted(),
             most=most,

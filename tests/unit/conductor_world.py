@@ -121,8 +121,8 @@ class Watched(_CONDUCTOR):
         self.searches.append(Search())
         await super()._claim_all()
 
-    def _claim(self, model: str, most: int) -> list[Job]:
-        claimed: list[Job] = super()._claim(model, most)
+    def _claim(self, model: str, capacity: int, most: int) -> list[Job]:
+        claimed: list[Job] = super()._claim(model, capacity, most)
         self.searches[-1].claims.append(Claim(most, len(claimed)))
         return claimed
 
