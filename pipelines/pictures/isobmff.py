@@ -18,6 +18,7 @@ from pipelines.pictures.opened import Opened, animated
 
 DECODER_THREADS = 2
 _BOXES_AT_MOST = 10_000
+_ITEMS_AT_MOST = 100_000
 
 
 def open_avif(data: bytes) -> Opened:
@@ -55,18 +56,45 @@ def _with_colors(opened: Opened, data: bytes) -> Opened:
 
 
 def _codes(data: memoryview) -> tuple[int, int] | None:
-    """H.273's codes of the primaries and the curve, of the first picture that says them."""
+    """H.273's codes of the primaries and the curve, of the primary picture.
+
+    Where it says nothing of its colors, they are the first ones in the file: those of the tiles that it consists of.
+    """
     try:
-        for kind, meta in _boxes(data):
-            if kind == b"meta":
-                properties = _inside(_inside(meta[4:], b"iprp"), b"ipco")
-                for name, body in _boxes(properties):
-                    if name == b"colr" and bytes(body[:4]) == b"nclx":
-                        primaries, transfer = struct.unpack_from(">HH", body, 4)
-                        return primaries, transfer
+        meta = _inside(data, b"meta")[4:]
+        properties = list(_boxes(_inside(_inside(meta, b"iprp"), b"ipco")))
+        colors = {at: body for at, (name, body) in enumerate(properties) if name == b"colr"}
+        own = colors.keys() & _places_of_primary(meta)
+        for body in (colors[at] for at in sorted(own or colors)):
+            if bytes(body[:4]) == b"nclx":
+                primaries, transfer = struct.unpack_from(">HH", body, 4)
+                return primaries, transfer
     except struct.error:
         pass  # the decoder has its own opinion of the file
     return None
+
+
+def _places_of_primary(meta: memoryview) -> set[int]:
+    """Which of the properties are the primary picture's, from 0. Raises struct.error."""
+    said = _inside(meta, b"pitm")
+    (primary,) = struct.unpack_from(">L" if bytes(said[:1]) > b"\0" else ">H", said, 4)
+    places: set[int] = set()
+    for name, body in _boxes(_inside(meta, b"iprp")):
+        if name != b"ipma":
+            continue
+        version, is_wide, count = struct.unpack_from(">BxxBL", body)
+        head, place = (">LB" if version else ">HB"), (">H" if is_wide & 1 else ">B")
+        at = 8
+        for _ in range(min(count, _ITEMS_AT_MOST)):
+            item, length = struct.unpack_from(head, body, at)
+            at += struct.calcsize(head)
+            end = at + length * struct.calcsize(place)
+            if item == primary:
+                # The first bit says whether a reader must know the property; they are counted from 1, and 0 is none.
+                bits = 0x7FFF if is_wide & 1 else 0x7F
+                places |= {(number & bits) - 1 for (number,) in struct.iter_unpack(place, body[at:end])} - {-1}
+            at = end
+    return places
 
 
 def _inside(data: memoryview, kind: bytes) -> memoryview:

@@ -24,28 +24,47 @@ TURNS = {
 """The properties that show a picture as EXIF's orientations do."""
 
 
-def heic(*pictures: Pixels, primary: int = 0, turn: bytes = b"", colr: bytes = NCLX_BT709, exif: bytes = b"") -> bytes:
-    """A HEIC of one picture or several, [H, W, 3] with sides that are multiples of 16; `exif` goes with the first."""
+def heic(
+    *pictures: Pixels, primary: int = 0, turn: bytes = b"", colr: bytes | Sequence[bytes] = NCLX_BT709,
+    exif: bytes = b"", wide: bool = False,
+) -> bytes:  # fmt: skip
+    """A HEIC of one picture or several, [H, W, 3] with sides that are multiples of 16.
+
+    Args:
+        colr: what it says of its colors, or one for each picture; nothing if it is empty.
+        exif: goes with the first one.
+        wide: write the numbers of pictures and properties in twice the bytes.
+    """
+    colrs = [colr] * len(pictures) if isinstance(colr, bytes) else colr
     coded = [hevc(pixels.tobytes(), *pixels.shape[:2]) for pixels in pictures]
     items = [body for _, body in coded] + ([struct.pack(">L", 6) + exif] if exif else [])
     properties, associations = b"", b""
     numbers = 0
-    for index, (pixels, (config, _)) in enumerate(zip(pictures, coded, strict=True)):
+    for index, (pixels, (config, _), color) in enumerate(zip(pictures, coded, colrs, strict=True)):
         turns = _boxes(turn)
         height, width = pixels.shape[:2]
-        own = [config, _box(b"ispe", struct.pack(">4xLL", width, height)), _box(b"colr", colr), *turns]
+        own = [config, _box(b"ispe", struct.pack(">4xLL", width, height)), *turns]
+        if color:
+            own.insert(0, _box(b"colr", color))
         properties += b"".join(own)
-        marks = bytes((0x80 if own[at][4:8] in {b"hvcC", b"irot", b"imir"} else 0) | numbers + at + 1
-                      for at in range(len(own)))  # fmt: skip
-        associations += struct.pack(">HB", index + 1, len(own)) + marks
+        bits = 16 if wide else 8
+        marks = [
+            (own[at][4:8] in {b"hvcC", b"irot", b"imir", b"colr"}) << bits - 1 | numbers + at + 1
+            for at in range(len(own))
+        ]
+        associations += struct.pack(">LB" if wide else ">HB", index + 1, len(own))
+        associations += struct.pack(f">{len(own)}{'H' if wide else 'B'}", *marks)
         numbers += len(own)
     kinds = [b"hvc1"] * len(pictures) + [b"Exif"] * bool(exif)
     infos = b"".join(_box(b"infe", struct.pack(">B3xHH4sx", 2, at + 1, 0, kind)) for at, kind in enumerate(kinds))
     parts = [
         _box(b"hdlr", struct.pack(">4x4x4s13x", b"pict")),
-        _box(b"pitm", struct.pack(">4xH", primary + 1)),
+        _box(b"pitm", struct.pack(">B3xL" if wide else ">B3xH", wide, primary + 1)),
         _box(b"iinf", struct.pack(">4xH", len(items)) + infos),
-        _box(b"iprp", _box(b"ipco", properties) + _box(b"ipma", struct.pack(">4xL", len(pictures)) + associations)),
+        _box(
+            b"iprp",
+            _box(b"ipco", properties) + _box(b"ipma", struct.pack(">BxxBL", wide, wide, len(pictures)) + associations),
+        ),
     ]
     if exif:
         reference = _box(b"cdsc", struct.pack(">HHH", len(items), 1, 1))
