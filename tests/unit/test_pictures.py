@@ -156,6 +156,8 @@ def test_xmp_turns_where_exif_says_nothing() -> None:
     assert near(seen(with_segment(JPEG, 0xE1, xmp)), UPRIGHT[6], 12)
     both = with_segment(with_segment(JPEG, 0xE1, xmp), 0xE1, exif([turn(1)]))
     assert near(seen(both), SCENE, 12)
+    said = b'<x:xmpmeta tiff:Orientation="6"/>'
+    assert near(seen(encoded(SCENE, "WEBP", lossless=True, xmp=said)), UPRIGHT[6], 0)
 
 
 RAMP = ramp()
