@@ -126,6 +126,7 @@ def test_gray_stays_gray_at_every_level() -> None:
     assert np.abs(luma[0] - (16 + 219 * np.arange(256) / 255)).max() <= 0.51
 
 
+@pytest.mark.long
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_chromium_shows_the_colors_and_the_length() -> None:
     videos = [(encode_mp4([patches(*size)] * 5, 7, {}), places(*size)) for size in SIZES]
