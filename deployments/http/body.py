@@ -22,7 +22,7 @@ from deployments.http.errors import PayloadTooLarge
 from deployments.http.extra import spread
 from deployments.http.form import read_form, text_of
 from deployments.http.images import IMAGE_FIELD
-from deployments.http.in_hand import expect, in_threads
+from deployments.http.in_hand import in_threads, reserve
 from deployments.http.nesting import path_of, put
 from deployments.http.reference import Sent, read_reference
 from deployments.http.sizes import declared_bytes
@@ -84,7 +84,7 @@ def _bounded(request: Request, max_bytes: int) -> Receive:
         nonlocal received
         message = await next_message()
         received += len(message.get("body", b""))
-        expect(len(message.get("body", b"")))
+        reserve(len(message.get("body", b"")))
         if max(received, declared_bytes(request.headers) or 0) > max_bytes:
             raise PayloadTooLarge(f"the body must be at most {max_bytes} bytes")
         return message

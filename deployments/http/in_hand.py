@@ -75,14 +75,14 @@ class InHand:
             self.working += 1
             self.slow += slow
 
-    def grow(self, nbytes: int, its_own: int) -> None:
+    def reserve(self, nbytes: int, its_own: int) -> None:
         """Let a request that has `its_own` bytes have more, or less. Raises Overloaded."""
         with self._lock:
             if nbytes > 0 and self.bytes > its_own:
                 self._require_bytes(nbytes)
             self.bytes += nbytes
 
-    def let_go(self, nbytes: int, *, reading: bool, working: bool, slow: bool) -> None:
+    def release(self, nbytes: int, *, reading: bool, working: bool, slow: bool) -> None:
         """Let a request go."""
         with self._lock:
             self.bytes -= nbytes
@@ -111,9 +111,9 @@ class Place:
         self._in_hand.work(was_counted=self._is_large, slow=slow)
         self._is_read, self._is_slow = True, slow
 
-    def expect(self, nbytes: int) -> None:
+    def reserve(self, nbytes: int) -> None:
         """Report that the request holds so many bytes more, or less. Raises Overloaded."""
-        self._in_hand.grow(nbytes, self._bytes)
+        self._in_hand.reserve(nbytes, self._bytes)
         self._bytes += nbytes
 
     def follow(self, work: Future[Any]) -> None:
@@ -129,7 +129,7 @@ class Place:
             is_done = self._workers == 0
         if is_done:
             reading = self._is_large and not self._is_read
-            self._in_hand.let_go(self._bytes, reading=reading, working=self._is_read, slow=self._is_slow)
+            self._in_hand.release(self._bytes, reading=reading, working=self._is_read, slow=self._is_slow)
 
 
 _PLACE: ContextVar[Place] = ContextVar("place")
@@ -144,7 +144,7 @@ async def in_threads(threads: Executor, work: Callable[..., T], *inputs: Any) ->
     return await asyncio.shield(asyncio.wrap_future(future))
 
 
-def expect(nbytes: int) -> None:
+def reserve(nbytes: int) -> None:
     """Report that the present request holds so many bytes more or less, or is about to. Raises Overloaded."""
     if (place := _PLACE.get(None)) is not None:
-        place.expect(nbytes)
+        place.reserve(nbytes)

@@ -21,7 +21,7 @@ from deployments.http.auth import Caller
 from deployments.http.create_fields import CreateFields, parse_create
 from deployments.http.errors import KeyReused, NotFound, Overloaded, PerhapsAccepted
 from deployments.http.images import IMAGE_FIELD, Images
-from deployments.http.in_hand import expect, in_threads
+from deployments.http.in_hand import in_threads, reserve
 from deployments.http.limits import limits_of, too_many
 from deployments.http.unbroken import Unbroken
 from deployments.http.uploads import Uploads
@@ -182,7 +182,7 @@ class Submission:
         if request.image is not None:
             given = await self._referred(request.image) if isinstance(request.image, str) else request.image
             picture = await in_threads(self._images.threads, self._images.read, given)
-            expect(len(picture.png))
+            reserve(len(picture.png))
             return picture
         if source is None or not source.has_image:
             return None
@@ -233,12 +233,12 @@ class Submission:
 async def _got(reading: Coroutine[Any, Any, bytes]) -> bytes:
     """What is read, which counts as much as most pictures have until it is there. Raises Overloaded."""
     try:
-        expect(MOST_HAVE)
+        reserve(MOST_HAVE)
     except Overloaded:
         reading.close()
         raise
     data = await reading
-    expect(len(data) - MOST_HAVE)
+    reserve(len(data) - MOST_HAVE)
     return data
 
 

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 
 from deployments.http import arriving, submission
 from deployments.http.errors import Overloaded
-from deployments.http.in_hand import READ_PER_WORKED_ON, InHand, expect, in_threads
+from deployments.http.in_hand import READ_PER_WORKED_ON, InHand, in_threads, reserve
 from deployments.http.sizes import declared_bytes
 from pipelines.paths import ROOT
 from tests.unit.api_world import ApiWorld, run_api, until
@@ -31,14 +31,14 @@ def length(size: int | None) -> Headers:
 def test_bodies_are_bounded_in_bytes() -> None:
     in_hand = InHand(10, 200_000)
     with in_hand.enter(length(150_000)), in_hand.enter(length(150_000)) as other:  # nothing is here yet
-        expect(150_000)
+        reserve(150_000)
         with pytest.raises(Overloaded), in_hand.enter(length(100_000)):
             pass
         with in_hand.enter(length(65_000)), pytest.raises(Overloaded):
-            expect(65_000)
+            reserve(65_000)
         with in_hand.enter(length(None)), pytest.raises(Overloaded):
-            expect(65_000)
-        other.expect(150_000)  # one alone may have any size, else it could never be accepted
+            reserve(65_000)
+        other.reserve(150_000)  # one alone may have any size, else it could never be accepted
     assert (in_hand.reading, in_hand.bytes) == (0, 0)
 
 
@@ -109,7 +109,7 @@ def test_a_request_stays_in_hand_until_its_threads_are_done_though_its_client_ha
     async def work(threads: ThreadPoolExecutor) -> None:
         with in_hand.enter(length(100)) as place:
             place.read()
-            expect(150)
+            reserve(150)
             await in_threads(threads, go.wait, DEADLINE_S)
 
     async def run(threads: ThreadPoolExecutor) -> None:
@@ -161,11 +161,11 @@ def test_what_was_expected_counts_as_what_came() -> None:
     in_hand = InHand(2, 1000)
     with in_hand.enter(length(10)) as place:
         place.read()
-        expect(800)
-        expect(10 - 800)
+        reserve(800)
+        reserve(10 - 800)
         with in_hand.enter(length(10)) as other:
             other.read()
-            expect(900)
+            reserve(900)
             assert in_hand.bytes == 910
     assert in_hand.bytes == 0
 
