@@ -42,13 +42,13 @@ def new_key(name: str, scopes: Sequence[str] | None = None) -> tuple[str, str]:
 
     from deployments.configuration.api_keys import DEFAULT_SCOPES, ApiKey, fingerprint, generate
     from pipelines.errors import ConfigError
+    from pipelines.wrong_values import all_wrong
 
     secret = generate()
     entry = {"name": name, "sha256": fingerprint(secret), "scopes": list(dict.fromkeys(scopes or DEFAULT_SCOPES))}
     try:
         ApiKey.model_validate(entry)
     except ValidationError as error:
-        problems = "; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"no such key can be made: {problems}") from None
+        raise ConfigError(f"no such key can be made: {'; '.join(all_wrong(error, ApiKey))}") from None
     # The config files here write an entry as a block and its scopes on one line.
     return secret, yaml.safe_dump([entry], sort_keys=False, default_flow_style=None, width=1000)

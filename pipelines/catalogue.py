@@ -18,6 +18,7 @@ from pipelines.card import ModelCard
 from pipelines.errors import ConfigError, InvalidRequest
 from pipelines.families import families, graph_of
 from pipelines.paths import ROOT
+from pipelines.wrong_values import all_wrong
 
 CATALOGUE = ROOT / "configs" / "models"
 
@@ -71,11 +72,8 @@ def _read(path: Path) -> ModelCard:
 
 def _problems(error: ValidationError) -> str:
     """What is wrong with the keys of a card, one clause for each."""
-    clauses = []
-    for each in error.errors():
-        key, said = ".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, ")
-        clauses.append(f"{key}: {said}" if key else said)
-    return "; ".join(clauses)
+    kinds = {family.card.__name__: family.card for family in families().values()}
+    return "; ".join(all_wrong(error, kinds.get(error.title)))
 
 
 def _check(card: ModelCard) -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from pydantic import ValidationError
 from ray.serve._private.constants import DEFAULT_HTTP_PORT
 from ray.serve.config import AutoscalingConfig
 
@@ -21,6 +22,7 @@ from deployments.configuration.settings import MOST, WEBHOOK_SECRET, Settings, l
 from pipelines.card import CheckpointCard
 from pipelines.errors import ConfigError
 from pipelines.stages import Stage
+from pipelines.wrong_values import all_wrong
 
 DENOISER = DEPLOYMENTS[Stage.DENOISE]
 AWAKE = ("Conductor", "Publisher")
@@ -272,6 +274,5 @@ def _of(mapping: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _said(error: ValueError) -> str:
-    """What pydantic says, in one line."""
-    errors = getattr(error, "errors", None)
-    return "; ".join(each["msg"] for each in errors()) if errors is not None else str(error)
+    """What is wrong, in one line."""
+    return "; ".join(all_wrong(error)) if isinstance(error, ValidationError) else str(error)

@@ -23,6 +23,7 @@ from deployments.configuration.settings import load_settings
 from deployments.configuration.yaml_file import read_yaml
 from pipelines.card import ModelCard
 from pipelines.errors import ConfigError
+from pipelines.wrong_values import all_wrong, unknown
 
 LOCAL = "configs/local.yaml"
 SCALING = "deployments.autoscaling"
@@ -79,7 +80,7 @@ def check_config(config: dict[str, Any]) -> list[str]:
     try:
         ServeDeploySchema.model_validate(config)
     except ValidationError as error:
-        problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        problems += all_wrong(error, ServeDeploySchema)
     except (ImportError, AttributeError) as error:  # Ray imports a deployment's policy when it reads it
         problems.append(f"a policy_function cannot be imported: {error}")
     return problems
@@ -152,4 +153,4 @@ def _unknown(given: Any, schema: Any, where: str) -> list[str]:
     if not isinstance(given, dict):
         return []
     known = set(schema.model_fields)
-    return [f"{where} has no option {key!r}" for key in given if key not in known]
+    return [f"{where} has no option {key!r}: it {unknown(str(key), known)}" for key in given if key not in known]

@@ -18,6 +18,7 @@ from pipelines.catalogue import get_card
 from pipelines.errors import ConfigError
 from pipelines.paths import ROOT
 from pipelines.strict import StrictModel
+from pipelines.wrong_values import all_wrong
 from storage.settings import BucketSettings
 
 TEN_YEARS_S = 10 * 365 * 24 * 3600
@@ -150,7 +151,7 @@ def load_settings(args: dict[str, Any]) -> Settings:
     try:
         settings = Settings.model_validate(args)
     except ValidationError as error:
-        problems = "; ".join(f"args.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(all_wrong(error, Settings, "args."))
         raise ConfigError(f"the application's args are wrong: {problems}") from error
     settings.cards()
     return settings

@@ -14,6 +14,7 @@ from pipelines.errors import InvalidRequest
 from pipelines.output import OutputFields
 from pipelines.requests import GenerationRequest, with_family_fields
 from pipelines.shape import Asked
+from pipelines.wrong_values import wrong
 
 MAX_FIELDS = 64
 """The most fields of a request; there are half as many."""
@@ -131,9 +132,9 @@ def _check_text(value: str, param: str | None) -> None:
 
 def refused(error: ValidationError, model: type[BaseModel]) -> InvalidRequest:
     """The error about the first field at fault, without the value that was sent."""
-    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    first = error.errors(include_input=False, include_url=False)[0]
     param = speakable(str(first["loc"][0])) if first["loc"] else None
     if first["type"] == "extra_forbidden":
         known = ", ".join(sorted(model.model_fields))
         return InvalidRequest(f"this field is not known; there are {known}", param=param, code="unknown_field")
-    return InvalidRequest(f"{param or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", param=param)
+    return InvalidRequest(f"{param or 'the body'} {wrong(first)}", param=param)

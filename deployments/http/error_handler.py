@@ -17,6 +17,7 @@ from deployments.http.error_response import render
 from deployments.http.errors import NotFound, Unavailable
 from jobs.database import UNREACHABLE
 from pipelines.errors import InvalidRequest, KinorayError
+from pipelines.wrong_values import wrong
 from storage.errors import StorageUnavailable
 
 METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
@@ -54,7 +55,7 @@ async def _bad_query(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     name = speakable(str(first["loc"][-1]))
-    return render(InvalidRequest(f"{name or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}", param=name))
+    return render(InvalidRequest(f"{name or 'the body'} {wrong(first)}", param=name))
 
 
 async def _no_route(request: Request, error: Exception) -> JSONResponse:

@@ -278,7 +278,7 @@ def test_a_new_key_comes_with_the_entry_that_admits_it() -> None:
 def test_no_key_is_made_for_a_wrong_name_or_scope() -> None:
     with pytest.raises(ConfigError, match="no such key can be made: name: "):
         new_key("Alice")
-    with pytest.raises(ConfigError, match=r"no such key can be made: scopes: .*'submit', 'read' or 'admin'"):
+    with pytest.raises(ConfigError, match=r"no such key can be made: scopes\.0: must be 'submit', 'read' or 'admin'"):
         new_key("alice", ["write"])
 
 

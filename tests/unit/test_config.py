@@ -195,11 +195,11 @@ READER = {"name": "looks", "sha256": "0" * 64, "scopes": ["read"]}
         (lambda c: denoiser(c).update(num_replicas="auto"), "Denoiser-ltx-tiny, num_replicas: auto is Serve's own"),
         (
             lambda c: scale_between(c, "VideoDecoder-ltx-tiny", min_replicas=3, max_replicas=2),
-            "deployment VideoDecoder-ltx-tiny, autoscaling_config: Value error, max_replicas (2) must be greater than",
+            "deployment VideoDecoder-ltx-tiny, autoscaling_config: max_replicas (2) must be greater than",
         ),
         (
             lambda c: scale_between(c, "VideoDecoder-ltx-tiny", max_replicas=0),
-            "deployment VideoDecoder-ltx-tiny, autoscaling_config: Input should be greater than 0",
+            "deployment VideoDecoder-ltx-tiny, autoscaling_config: max_replicas: must be above 0",
         ),
         *[
             (

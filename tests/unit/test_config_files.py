@@ -61,7 +61,7 @@ def publisher(**values: Any) -> Callable[[dict[str, Any]], None]:
     [
         (args(max_attempts=10**23), "args.max_attempts"),
         (args(threads={"denoise": 10**20}), "args.threads.denoise"),
-        (args(lease_s=float("inf")), "args.lease_s: Input should be a finite number"),
+        (args(lease_s=float("inf")), "args.lease_s: must be a finite number"),
         (args(lease_s=1e300), "args.lease_s"),
         (args(max_queued=10**30), "args.max_queued"),
         (args(allowed_hosts=["a:99999"]), "'a:99999' has a port that is not between 1 and 65535"),

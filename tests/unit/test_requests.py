@@ -196,7 +196,7 @@ def test_a_wrong_card_is_said_in_words(tmp_path: Path) -> None:
     path.write_text(good.replace("  schedule: linear-quadratic\n", ""))
     with pytest.raises(ConfigError) as refused:
         load_card(path)
-    assert refused.value.message == f"{path}: defaults.schedule: Field required"
+    assert refused.value.message == f"{path}: defaults.schedule: is missing"
 
 
 @pytest.mark.parametrize("size", ["1312x64", "64x1312", "100x64", "32x64", "1280x1280"])

@@ -76,8 +76,8 @@ def test_a_request_may_still_say_otherwise(tmp_path: Path) -> None:
             {"recipe": "stability"},
             "recipe is stability, but there is no block `stability`: add its settings, or use diffusers",
         ),
-        ({"recipe": "comfy"}, "recipe: Input should be 'diffusers' or 'stability'"),
-        ({"stability": {"steps": 30}}, "stability.steps: Extra inputs are not permitted"),
+        ({"recipe": "comfy"}, "recipe: must be 'diffusers' or 'stability'"),
+        ({"stability": {"steps": 30}}, "stability.steps: is not known; there are "),
         (
             {"recipe": "stability", "stability": {"min_guidance_scale": 5}},
             "the card's own defaults are refused: min_guidance_scale must be at most max_guidance_scale",
