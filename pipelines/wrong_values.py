@@ -57,9 +57,8 @@ def wrong(error: ErrorDetails, model: type[BaseModel] | None = None) -> str:
     if error["type"] == "value_error" and "error" in context:
         return str(context["error"])
     if (says := _SAYS.get(error["type"])) is not None:
-        return says.format(
-            **{name: f"{value:g}" if isinstance(value, float) else value for name, value in context.items()}
-        )
+        plain = {name: f"{value:g}" if isinstance(value, float) else value for name, value in context.items()}
+        return says.format(**plain)
     return error["msg"][:1].lower() + error["msg"][1:]
 
 
