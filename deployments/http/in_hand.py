@@ -119,6 +119,8 @@ class Place:
     def follow(self, work: Future[Any]) -> None:
         """Stay taken until some work is done."""
         with self._lock:
+            if self._workers == 0:
+                return  # it counts no more
             self._workers += 1
         work.add_done_callback(lambda _: self.leave())
 

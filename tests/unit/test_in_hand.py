@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -203,3 +203,12 @@ def test_a_create_with_a_picture_is_slow(tmp_path: Path) -> None:
     with run_api(tmp_path) as world:
         asyncio.run(run(world))
     assert counted == [1, 0, 1]
+
+
+def test_work_that_begins_after_its_request_has_gone_counts_for_nothing() -> None:
+    in_hand, late = InHand(1, 1000), Future[None]()
+    with in_hand.enter(length(10)) as place:
+        place.read()
+    place.follow(late)
+    late.set_result(None)
+    assert (in_hand.working, in_hand.bytes) == (0, 0)
