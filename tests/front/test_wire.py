@@ -72,7 +72,7 @@ def test_a_page_may_call_and_read_every_answer(front: Front) -> None:
     headers = {**BROWSER, "authorization": f"Bearer {front.keys['bob']}"}
     with front.http.stream("GET", f"/v1/videos/{made.json()['id']}/events", headers=headers) as stream:
         assert allowed(stream) == PAGE
-        assert "video.queued" in next(stream.iter_text())
+        assert "event: video." in next(stream.iter_text())
     for answer, status in (
         (front.http.get("/v1/videos", headers=BROWSER), 401),
         (front.ask("bob", "GET", "/nowhere", headers=BROWSER), 404),

@@ -48,14 +48,14 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"num_frames": 10}, "num_frames", "9 and 11"),
     ({"num_frames": 0}, "num_frames", "between 1"),
     ({"width": 1024, "height": 1024, "num_frames": 257}, "num_frames", "at most"),
-    ({"num_inference_steps": 0}, "num_inference_steps", "greater than or equal to 1"),
+    ({"num_inference_steps": 0}, "num_inference_steps", "must be at least 1"),
     ({"num_inference_steps": 1001}, "num_inference_steps", "1000"),
     ({"guidance_scale": "nan"}, "guidance_scale", "finite"),
-    ({"guidance_rescale": 2}, "guidance_rescale", "less than or equal to 1"),
+    ({"guidance_rescale": 2}, "guidance_rescale", "must be at most 1"),
     ({"seconds": "-1"}, "seconds", "above 0"),
     ({"seconds": "soon"}, "seconds", "number"),
-    ({"seed": -2}, "seed", "greater than or equal to -1"),
-    ({"fps": 0}, "fps", "greater than or equal to 1"),
+    ({"seed": -2}, "seed", "must be at least -1"),
+    ({"fps": 0}, "fps", "must be at least 1"),
     ({"input_reference": "http://example.org/x.png"}, "input_reference", "https"),
     ({"input_reference": data_url(b"not an image")}, "input_reference", "cannot be read"),
     ({"input_reference": data_url(PNG[:-200])}, "input_reference", "cannot be read"),
@@ -74,7 +74,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (
         {"model": "svd-tiny", "input_reference": data_url(PNG), "motion_bucket_id": 256},
         "motion_bucket_id",
-        "less than or equal to 255",
+        "must be at most 255",
     ),
 ]
 
