@@ -160,7 +160,7 @@ def test_each_picture_has_its_own_time() -> None:
     images, before = odd(cpu_s=1), children()
     for _ in range(3):
         images.read(b"work " + PNG)
-    assert len(children()) == len(before) + 1
+    assert len(set(children()) - set(before)) == 1
 
 
 def test_a_decoder_that_asks_for_too_much_memory_gets_none_and_goes_on() -> None:
@@ -169,7 +169,7 @@ def test_a_decoder_that_asks_for_too_much_memory_gets_none_and_goes_on() -> None
     before = children()
     assert "takes too much memory" in refusal(images, b"grow")
     images.read(PNG)
-    assert children() == before
+    assert set(children()) <= set(before)
 
 
 def test_processes_that_ended_while_idle_are_replaced(tmp_path: Path) -> None:
