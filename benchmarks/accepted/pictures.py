@@ -31,6 +31,7 @@ from tests.harness.pictures import (
     eight,
     encoded,
     exif,
+    frames,
     near,
     ramp,
     raw_png,
@@ -38,6 +39,7 @@ from tests.harness.pictures import (
     scene,
     tiff,
     turn,
+    upright,
     with_chunks,
     with_segment,
 )
@@ -45,7 +47,8 @@ from tests.harness.pictures import (
 SCENE, RAMP = scene(), ramp()
 DEEP = (RAMP * 65535).round().astype(np.uint16)
 JPEG, PNG = encoded(SCENE, "JPEG", quality=100, subsampling=0), encoded(SCENE, "PNG")
-TURNED = np.rot90(SCENE, -1)
+UPRIGHT = upright(SCENE)
+TURNED = UPRIGHT[6]
 """The scene as orientation 6 shows it."""
 LOSSY = 14
 """Levels by which a JPEG or AVIF of such a small picture may be off."""
@@ -97,18 +100,14 @@ def _taken() -> Iterator[tuple[str, bytes, Pixels, float]]:
     yield "AVIF", encoded(SCENE, "AVIF", quality=100, subsampling="4:4:4"), SCENE, LOSSY
     large = np.kron(SCENE, np.ones((4, 4, 1), np.uint8))[:48, :64]
     yield "HEIC", heic(large), large, LOSSY
-    yield "an APNG of one frame", with_chunks(PNG, _frames(1)), SCENE, 0
+    yield "an APNG of one frame", with_chunks(PNG, frames(1)), SCENE, 0
     yield "a TIFF with a thumbnail as a second page", tiff((SCENE, []), (SCENE[::2, ::2], [])), SCENE, 0
     yield "a JPEG without its end marker", JPEG[:-2], SCENE, LOSSY
     yield "a PNG without its end, or with more behind it", PNG[:-12], SCENE, 0
 
 
 def _turned() -> Iterator[tuple[str, bytes, Pixels, float]]:
-    upright = {
-        2: SCENE[:, ::-1], 3: SCENE[::-1, ::-1], 4: SCENE[::-1], 5: SCENE.swapaxes(0, 1), 6: TURNED,
-        7: np.rot90(SCENE, 2).swapaxes(0, 1), 8: np.rot90(SCENE),
-    }  # fmt: skip
-    for orientation, expected in upright.items():
+    for orientation, expected in list(UPRIGHT.items())[1:]:
         data = encoded(SCENE, "JPEG", quality=100, subsampling=0, exif=exif([turn(orientation)]))
         yield f"a turned JPEG, orientation {orientation}", data, expected, LOSSY
     yield "a turned PNG", encoded(SCENE, "PNG", exif=exif([turn(6)])), TURNED, 0
@@ -187,11 +186,6 @@ def _with_metadata() -> Iterator[tuple[str, bytes, Pixels, float]]:
     yield "a PNG with XMP of 2 MiB", with_chunks(PNG, xmp), SCENE, 0
     yield "a PNG with a comment whose checksum is wrong", with_chunks(PNG, bad[:-4] + bytes(4)), SCENE, 0
     yield "a PNG with broken EXIF", with_chunks(PNG, chunk(b"eXIf", b"\0\x08\0\2\1\x12\0\3")), SCENE, 0
-
-
-def _frames(count: int) -> bytes:
-    shown = struct.pack(">LLLLLHHBB", 0, WIDTH, HEIGHT, 0, 0, 1, 10, 0, 0)
-    return chunk(b"acTL", struct.pack(">LL", count, 0)) + chunk(b"fcTL", shown)
 
 
 def _refused() -> Iterator[tuple[str, bytes, *tuple[str, ...]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from functools import partial
 
@@ -10,10 +9,11 @@ import httpx2
 
 from benchmarks.accepted.cases import GOOD, Case, Service, outcome, refused
 from pipelines.paths import ROOT
+from tests.harness.data_urls import data_url
 
 PICTURE = (ROOT / "models/svd-tiny/example.png").read_bytes()
-URL = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
-PADDED = "data:image/png;base64," + base64.b64encode(PICTURE + bytes(1_200_000)).decode()
+URL = data_url(PICTURE)
+PADDED = data_url(PICTURE + bytes(1_200_000))
 """The same picture with more than a mebibyte behind it, which is no harm to a PNG."""
 
 

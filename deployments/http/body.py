@@ -79,13 +79,15 @@ async def _read(request: Request, max_bytes: int, parse: Callable[[bytes], T]) -
 def _bounded(request: Request, max_bytes: int) -> Receive:
     """The request's body stream, which fails once it is too large or too slow, whatever length the request declared."""
     received, next_message = 0, in_time(request.receive)
+    declared = declared_bytes(request.headers) or 0
 
     async def receive() -> Message:
         nonlocal received
         message = await next_message()
-        received += len(message.get("body", b""))
-        reserve(len(message.get("body", b"")))
-        if max(received, declared_bytes(request.headers) or 0) > max_bytes:
+        arrived = len(message.get("body", b""))
+        received += arrived
+        reserve(arrived)
+        if max(received, declared) > max_bytes:
             raise PayloadTooLarge(f"the body must be at most {max_bytes} bytes")
         return message
 

@@ -35,6 +35,14 @@ def scene() -> Pixels:
     return np.stack([x, y, 1 - x], 2).__mul__(255).round().astype(np.uint8)
 
 
+def upright(pixels: Pixels) -> dict[int, Pixels]:
+    """A picture as each orientation shows it."""
+    return {
+        1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: pixels.swapaxes(0, 1),
+        6: np.rot90(pixels, -1), 7: np.rot90(pixels, 2).swapaxes(0, 1), 8: np.rot90(pixels),
+    }  # fmt: skip
+
+
 def eight(gray: NDArray[np.float64]) -> Pixels:
     """Gray levels as an RGB picture of 8 bits."""
     return np.repeat((gray * 255).round().astype(np.uint8)[..., None], 3, 2)
@@ -109,6 +117,12 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 def with_chunks(png: bytes, *chunks: bytes) -> bytes:
     """With chunks behind the first one."""
     return png[:33] + b"".join(chunks) + png[33:]
+
+
+def frames(count: int) -> bytes:
+    """What makes a PNG animated: the number of its frames, and that the first is the picture itself."""
+    shown = struct.pack(">LLLLLHHBB", 0, WIDTH, HEIGHT, 0, 0, 1, 10, 0, 0)
+    return chunk(b"acTL", struct.pack(">LL", count, 0)) + chunk(b"fcTL", shown)
 
 
 def raw_png(depth: int, color: int, rows: NDArray[np.generic], *chunks: bytes) -> bytes:

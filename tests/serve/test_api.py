@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,10 @@ from pipelines.catalogue import get_card
 from pipelines.devices import place
 from pipelines.protocols import Resources
 from tests.conftest import ENDLESS, PROMPT, ServiceClient
+from tests.harness.data_urls import data_url
 
 PNG = io.BytesIO()
 Image.effect_noise((64, 64), 50).save(PNG, "PNG")
-
-
-def data_url(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import shutil
 import signal
 import time
@@ -22,9 +21,9 @@ from jobs.stage_failures import GIVEN_UP_AT
 from pipelines.paths import ROOT
 from tests.conftest import ServiceClient
 from tests.harness.command import Command, own_config
+from tests.harness.data_urls import EXAMPLE as PICTURE
 from tests.harness.processes import title
 
-PICTURE = "data:image/png;base64," + base64.b64encode((ROOT / "models/svd-tiny/example.png").read_bytes()).decode()
 PATIENCE_S = 300
 SOON_S = 20
 """How long the job of a model that cannot start may take to say so. It does nothing but find that out."""

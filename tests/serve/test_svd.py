@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 
-from pipelines.paths import ROOT
 from pipelines.video import read_frames
 from tests.conftest import ServiceClient
+from tests.harness.data_urls import EXAMPLE as PICTURE
 from training.detect import detect
-
-PICTURE = "data:image/png;base64," + base64.b64encode((ROOT / "models/svd-tiny/example.png").read_bytes()).decode()
 
 
 def test_makes_a_video_from_an_image_alone(service: ServiceClient) -> None:

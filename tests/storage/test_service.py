@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import copy
 import io
 import os
@@ -22,12 +21,12 @@ from tests.conftest import DEADLINE_S, PROMPT, ServiceClient
 from tests.harness.bucket import PREFIX, bucket_config, folder_of, killed, objects, unfinished_uploads
 from tests.harness.bucket_server import BUCKET, BucketServer
 from tests.harness.chaos.verdict import FILES
+from tests.harness.data_urls import EXAMPLE as PICTURE
 from tests.harness.faulty_network import Fault, FaultyNetwork
 from tests.harness.processes import until
 from tests.harness.serving import deploy, replica_pid
 
 MAX_UNPUBLISHED = 3
-PICTURE = "data:image/png;base64," + base64.b64encode((ROOT / "models/svd-tiny/example.png").read_bytes()).decode()
 
 
 @pytest.fixture(scope="package")

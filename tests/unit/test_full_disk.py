@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.data_urls import data_url
 from tests.unit.conftest import Jobs
-from tests.unit.test_refusals import PNG, Front, data_url
+from tests.unit.test_refusals import PNG, Front
 from tests.unit.test_transient import limit
 
 WITH_IMAGE = {"model": "svd-tiny", "input_reference": data_url(PNG)}

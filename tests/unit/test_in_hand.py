@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,11 +16,10 @@ from deployments.http import arriving, submission
 from deployments.http.errors import Overloaded
 from deployments.http.in_hand import READ_PER_WORKED_ON, InHand, in_threads, reserve
 from deployments.http.sizes import declared_bytes
-from pipelines.paths import ROOT
+from tests.harness.data_urls import EXAMPLE as PICTURE
 from tests.unit.api_world import ApiWorld, run_api, until
 
 DEADLINE_S = 60.0
-PICTURE = "data:image/png;base64," + base64.b64encode((ROOT / "models/svd-tiny/example.png").read_bytes()).decode()
 
 
 def length(size: int | None) -> Headers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import sqlite3
 import threading
 import time
@@ -24,11 +23,10 @@ from deployments.http.queue_view import QueueView
 from deployments.http.readiness import Readiness
 from jobs.record import Job
 from jobs.store import Waiting
-from pipelines.paths import ROOT
+from tests.harness.data_urls import EXAMPLE as PICTURE
 from tests.harness.processes import until as until_true
 from tests.unit.api_world import ApiWorld, run_api, until
 
-PICTURE = "data:image/png;base64," + base64.b64encode((ROOT / "models/svd-tiny/example.png").read_bytes()).decode()
 JSON = {"content_type": "application/json", "content_length": "15"}
 DEADLINE_S = 60.0
 

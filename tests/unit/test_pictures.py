@@ -32,6 +32,7 @@ from tests.harness.pictures import (
     eight,
     encoded,
     exif,
+    frames,
     near,
     ramp,
     raw_png,
@@ -40,6 +41,7 @@ from tests.harness.pictures import (
     seen,
     tiff,
     turn,
+    upright,
     with_chunks,
     with_segment,
 )
@@ -47,10 +49,7 @@ from tests.harness.pictures import (
 SCENE = scene()
 JPEG = encoded(SCENE, "JPEG", quality=100, subsampling=0)
 PNG = encoded(SCENE, "PNG")
-UPRIGHT = {
-    1: SCENE, 2: SCENE[:, ::-1], 3: SCENE[::-1, ::-1], 4: SCENE[::-1], 5: SCENE.swapaxes(0, 1),
-    6: np.rot90(SCENE, -1), 7: np.rot90(SCENE, 2).swapaxes(0, 1), 8: np.rot90(SCENE),
-}  # fmt: skip
+UPRIGHT = upright(SCENE)
 """The scene as each orientation shows it."""
 
 
@@ -324,12 +323,6 @@ def test_a_jpeg_may_lack_its_end_marker_and_nothing_more() -> None:
 def test_half_a_file_is_refused(kind: str) -> None:
     data = encoded(SCENE, kind)
     assert "the image" in refusal(data[: len(data) * 2 // 3])
-
-
-def frames(count: int) -> bytes:
-    """What makes a PNG animated: the number of its frames, and that the first is the picture itself."""
-    shown = struct.pack(">LLLLLHHBB", 0, WIDTH, HEIGHT, 0, 0, 1, 10, 0, 0)
-    return chunk(b"acTL", struct.pack(">LL", count, 0)) + chunk(b"fcTL", shown)
 
 
 def test_one_frame_is_no_animation() -> None:

@@ -11,13 +11,10 @@ import pytest
 
 from pipelines.errors import InvalidRequest
 from tests.harness.heic import NCLX_BT709, TURNS, Pixels, heic
-from tests.harness.pictures import exif, near, read, scene, seen, turn
+from tests.harness.pictures import exif, near, read, scene, seen, turn, upright
 
 SCENE = scene().repeat(4, 0).repeat(4, 1)[:48, :64]  # x265 takes no smaller ones
-UPRIGHT = {
-    1: SCENE, 2: SCENE[:, ::-1], 3: SCENE[::-1, ::-1], 4: SCENE[::-1], 5: SCENE.swapaxes(0, 1),
-    6: np.rot90(SCENE, -1), 7: np.rot90(SCENE, 2).swapaxes(0, 1), 8: np.rot90(SCENE),
-}  # fmt: skip
+UPRIGHT = upright(SCENE)
 
 
 @pytest.mark.parametrize("orientation", TURNS)

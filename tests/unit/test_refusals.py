@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from deployments.http import error_handler
 from deployments.http.auth import Caller
 from deployments.http.body import read_body
 from deployments.http.submission import CreateRequest
+from tests.harness.data_urls import data_url
 from tests.unit.conftest import Jobs
 from tests.unit.door import PICTURE, Door
 
@@ -29,10 +29,6 @@ THIN = io.BytesIO()
 Image.new("RGB", (90, 10)).save(THIN, "PNG")
 HUGE = io.BytesIO()
 Image.new("1", (10_000, 6_000)).save(HUGE, "PNG")
-
-
-def data_url(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
